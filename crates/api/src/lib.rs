@@ -1,0 +1,14 @@
+//! The Kubernetes API as data: kinds, schemas, codecs, patches, field ownership, selectors, validation and printing.
+//!
+//! Everything here is a function of values. This crate knows no I/O, no clock (the caller passes the time) and no store.
+//! An object is one [`Value`] tree directed by its [`schema`]; a kind is a [`kind::Kind`] descriptor and, where the
+//! schema does not say everything, a typed [`kind::Strategy`].
+
+pub mod kind;
+pub mod kinds;
+pub mod schema;
+pub mod status;
+pub mod validation;
+
+pub use serde_json::{Map, Value};
+pub use status::Status;
