@@ -1,1 +1,6 @@
-//! runtime
+//! The container runtime: images, sandboxes, containers and the shim that keeps them, behind the Container Runtime
+//! Interface.
+
+pub mod cri;
+pub mod images;
+pub mod sandbox;
