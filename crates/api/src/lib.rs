@@ -6,6 +6,7 @@
 
 pub mod kind;
 pub mod kinds;
+pub mod print;
 pub mod schema;
 pub mod status;
 pub mod validation;

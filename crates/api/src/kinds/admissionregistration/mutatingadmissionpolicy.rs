@@ -1,0 +1,10 @@
+//! `admissionregistration.k8s.io/v1 MutatingAdmissionPolicy`.
+
+use crate::kind::Kind;
+use crate::kinds::builder::Builder;
+
+pub fn kind() -> Kind {
+    Builder::new("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies")
+        .category("api-extensions")
+        .build()
+}

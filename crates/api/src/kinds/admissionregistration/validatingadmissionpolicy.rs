@@ -1,0 +1,11 @@
+//! `admissionregistration.k8s.io/v1 ValidatingAdmissionPolicy`.
+
+use crate::kind::Kind;
+use crate::kinds::builder::Builder;
+
+pub fn kind() -> Kind {
+    Builder::new("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies")
+        .category("api-extensions")
+        .status()
+        .build()
+}

@@ -1,0 +1,13 @@
+//! The kinds of the apps group.
+
+mod controllerrevision;
+mod daemonset;
+mod deployment;
+mod replicaset;
+mod statefulset;
+
+use crate::kind::Kind;
+
+pub(super) fn all() -> Vec<Kind> {
+    vec![controllerrevision::kind(), daemonset::kind(), deployment::kind(), replicaset::kind(), statefulset::kind()]
+}

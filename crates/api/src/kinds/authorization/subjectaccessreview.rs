@@ -1,0 +1,8 @@
+//! `authorization.k8s.io/v1 SubjectAccessReview`.
+
+use crate::kind::Kind;
+use crate::kinds::builder::Builder;
+
+pub fn kind() -> Kind {
+    Builder::new("authorization.k8s.io", "v1", "SubjectAccessReview", "subjectaccessreviews").verbs(&["create"]).build()
+}

@@ -1,0 +1,10 @@
+//! The kinds of the batch group.
+
+mod cronjob;
+mod job;
+
+use crate::kind::Kind;
+
+pub(super) fn all() -> Vec<Kind> {
+    vec![cronjob::kind(), job::kind()]
+}

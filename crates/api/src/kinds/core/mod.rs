@@ -1,0 +1,43 @@
+//! The kinds of the core group.
+
+mod binding;
+mod componentstatus;
+mod configmap;
+mod endpoints;
+mod event;
+mod limitrange;
+mod namespace;
+mod node;
+mod persistentvolume;
+mod persistentvolumeclaim;
+mod pod;
+mod podtemplate;
+mod replicationcontroller;
+mod resourcequota;
+mod secret;
+mod service;
+mod serviceaccount;
+
+use crate::kind::Kind;
+
+pub(super) fn all() -> Vec<Kind> {
+    vec![
+        binding::kind(),
+        componentstatus::kind(),
+        configmap::kind(),
+        endpoints::kind(),
+        event::kind(),
+        limitrange::kind(),
+        namespace::kind(),
+        node::kind(),
+        persistentvolume::kind(),
+        persistentvolumeclaim::kind(),
+        pod::kind(),
+        podtemplate::kind(),
+        replicationcontroller::kind(),
+        resourcequota::kind(),
+        secret::kind(),
+        service::kind(),
+        serviceaccount::kind(),
+    ]
+}

@@ -1,0 +1,10 @@
+//! The kinds of the flowcontrol group.
+
+mod flowschema;
+mod prioritylevelconfiguration;
+
+use crate::kind::Kind;
+
+pub(super) fn all() -> Vec<Kind> {
+    vec![flowschema::kind(), prioritylevelconfiguration::kind()]
+}

@@ -1,0 +1,8 @@
+//! `networking.k8s.io/v1 ServiceCIDR`.
+
+use crate::kind::Kind;
+use crate::kinds::builder::Builder;
+
+pub fn kind() -> Kind {
+    Builder::new("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs").status().build()
+}

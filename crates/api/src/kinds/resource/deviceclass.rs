@@ -1,0 +1,8 @@
+//! `resource.k8s.io/v1 DeviceClass`.
+
+use crate::kind::Kind;
+use crate::kinds::builder::Builder;
+
+pub fn kind() -> Kind {
+    Builder::new("resource.k8s.io", "v1", "DeviceClass", "deviceclasses").build()
+}

@@ -1,0 +1,12 @@
+//! The kinds of the resource group.
+
+mod deviceclass;
+mod resourceclaim;
+mod resourceclaimtemplate;
+mod resourceslice;
+
+use crate::kind::Kind;
+
+pub(super) fn all() -> Vec<Kind> {
+    vec![deviceclass::kind(), resourceclaim::kind(), resourceclaimtemplate::kind(), resourceslice::kind()]
+}

@@ -1,0 +1,8 @@
+//! `storage.k8s.io/v1 CSIStorageCapacity`.
+
+use crate::kind::Kind;
+use crate::kinds::builder::Builder;
+
+pub fn kind() -> Kind {
+    Builder::new("storage.k8s.io", "v1", "CSIStorageCapacity", "csistoragecapacities").namespaced().build()
+}
