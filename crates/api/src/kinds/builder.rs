@@ -186,6 +186,6 @@ fn schema_name(group: &str, version: &str, kind: &str) -> String {
 /// The generated structure of a built-in type.
 fn schema(_name: &str) -> crate::schema::StructRef {
     static EMPTY: crate::schema::Struct =
-        crate::schema::Struct { name: Cow::Borrowed("stub"), fields: Cow::Borrowed(&[]), atomic: false, open: true };
+        crate::schema::Struct { name: Cow::Borrowed("stub"), fields: Cow::Borrowed(&[]), wire: &[], atomic: false, open: true };
     crate::schema::StructRef::Static(&EMPTY)
 }
