@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::schema::StructRef;
-use crate::validation::Errors;
+use crate::validation::{Errors, NameRule, object_meta, object_meta_update};
 
 /// Text that is static for a built-in kind and owned for one that a custom resource definition made.
 pub type Text = Cow<'static, str>;
@@ -134,7 +134,12 @@ pub trait Strategy: Send + Sync {
         }
     }
 
-    /// Errors of the whole object beyond its schema's types.
+    /// What the object's name must look like.
+    fn name_rule(&self) -> NameRule {
+        NameRule::Subdomain
+    }
+
+    /// Errors of the whole object beyond its schema's types and its metadata.
     fn validate(&self, _object: &Value, _errors: &mut Errors) {}
 
     /// Errors of a change, immutable fields above all. [`Strategy::validate`] is called too.
@@ -202,6 +207,27 @@ impl Kind {
     /// Whether discovery lists the verb.
     pub fn has_verb(&self, verb: &str) -> bool {
         self.verbs.iter().any(|v| v == verb)
+    }
+
+    /// Every error of a new object: its metadata's, then its strategy's.
+    pub fn validate_create(&self, object: &Value, errors: &mut Errors) {
+        object_meta(object, self.namespaced, self.strategy.name_rule(), errors);
+        self.strategy.validate(object, errors);
+    }
+
+    /// Every error of an update of the main resource.
+    pub fn validate_update(&self, old: &Value, new: &Value, errors: &mut Errors) {
+        // A name that was accepted once stays acceptable.
+        object_meta(new, self.namespaced, NameRule::Own, errors);
+        object_meta_update(old, new, errors);
+        self.strategy.validate(new, errors);
+        self.strategy.validate_update(old, new, errors);
+    }
+
+    /// Every error of an update through a subresource.
+    pub fn validate_subresource_update(&self, subresource: &str, old: &Value, new: &Value, errors: &mut Errors) {
+        object_meta_update(old, new, errors);
+        self.strategy.validate_subresource_update(subresource, old, new, errors);
     }
 
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {
