@@ -8,7 +8,9 @@ use std::io::{self, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, makedev, mknod, utimensat};
+use nix::sys::time::TimeSpec;
 use sha2::{Digest, Sha256};
 
 /// `sha256:<hex>` of everything read through it.
@@ -100,15 +102,24 @@ pub(super) fn unpack(blob: &Path, target: &Path) -> io::Result<Unpacked> {
         let path = inside(&entry.path()?)?;
         make_way(target, &path, true).map_err(|e| annotate(e, &path))?;
         entry.unpack_in(target).map_err(|e| annotate(e, &path))?;
+        // The archive reader sets no times of directories.
+        let time = TimeSpec::new(entry.header().mtime()? as i64, 0);
+        utimensat(AT_FDCWD, &target.join(&path), &time, &time, UtimensatFlags::NoFollowSymlink)?;
     }
-    drop(archive);
     io::copy(&mut reader, &mut io::sink())?;
     let size = reader.bytes;
     Ok(Unpacked { diff_id: reader.digest(), size })
 }
 
+/// The error with the entry's name and the causes that the archive reader keeps inside.
 fn annotate(error: io::Error, path: &Path) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+    let mut text = format!("{}: {error}", path.display());
+    let mut cause = std::error::Error::source(&error);
+    while let Some(inner) = cause {
+        text += &format!(": {inner}");
+        cause = inner.source();
+    }
+    io::Error::new(error.kind(), text)
 }
 
 /// Puts one entry that is no directory into place.
@@ -291,7 +302,8 @@ mod tests {
             eprintln!("skipped: needs root");
             return;
         }
-        let (directory, result) = unpacked(&archive(&[("etc/.wh.passwd", Regular, ""), ("var/.wh..wh..opq", Regular, "")]));
+        let (directory, result) =
+            unpacked(&archive(&[("etc/.wh.passwd", Regular, ""), ("var/.wh..wh..opq", Regular, "")]));
         result.expect("unpacks");
         let meta = fs::symlink_metadata(directory.path().join("fs/etc/passwd")).expect("whiteout");
         assert!(meta.file_type().is_char_device() && meta.rdev() == 0);

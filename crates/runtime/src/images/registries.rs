@@ -84,8 +84,8 @@ pub enum RegistriesError {
 impl Registries {
     /// Reads and checks a registries file.
     pub fn load(path: &Path) -> Result<Self, RegistriesError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| RegistriesError::Read { path: path.to_owned(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| RegistriesError::Read { path: path.to_owned(), source })?;
         Self::parse(&text).map_err(|message| RegistriesError::Invalid { path: path.to_owned(), message })
     }
 
@@ -187,12 +187,18 @@ mod tests {
     #[test]
     fn mirrors_come_first_and_the_registry_itself_last() {
         let file = "mirrors: {docker.io: {endpoint: ['http://127.0.0.1:5000', 'https://mirror.example'], rewrite: {'^library/(.*)': 'hub/$1'}}}";
-        let expected =
-            ["http://127.0.0.1:5000/hub/nginx", "https://mirror.example/hub/nginx", "https://index.docker.io/library/nginx"];
+        let expected = [
+            "http://127.0.0.1:5000/hub/nginx",
+            "https://mirror.example/hub/nginx",
+            "https://index.docker.io/library/nginx",
+        ];
         assert_eq!(places(file, "docker.io", "library/nginx"), expected);
         assert_eq!(places(file, "ghcr.io", "a/b"), ["https://ghcr.io/a/b"]);
         assert_eq!(places("", "localhost:5000", "a"), ["http://localhost:5000/a"]);
-        assert_eq!(places("mirrors: {'*': {endpoint: ['https://m.example/v2']}}", "quay.io", "x")[0], "https://m.example/x");
+        assert_eq!(
+            places("mirrors: {'*': {endpoint: ['https://m.example/v2']}}", "quay.io", "x")[0],
+            "https://m.example/x"
+        );
     }
 
     #[test]
