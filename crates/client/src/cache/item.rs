@@ -240,7 +240,7 @@ mod tests {
     use super::*;
 
     fn item(json: &str, content: Content) -> Item {
-        read(json, content, Arc::from).expect("readable")
+        read(json, content, |name| name.into()).expect("readable")
     }
 
     #[test]
@@ -268,7 +268,7 @@ mod tests {
             r#"{"metadata":{"name":"a","labels":null,"ownerReferences":null,"deletionTimestamp":null},"spec":3}"#;
         let item = item(json, Content::Metadata);
         assert_eq!((item.namespace(), item.deleting, item.bytes.len()), ("", false, 0));
-        assert!(read("{}", Content::Object, Arc::from).is_err());
+        assert!(read("{}", Content::Object, |name| name.into()).is_err());
     }
 
     #[test]

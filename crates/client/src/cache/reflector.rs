@@ -303,7 +303,7 @@ fn number(revision: &str) -> u64 {
 /// Escapes what may not stand in a query's value.
 fn encode(text: &str) -> Cow<'_, str> {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
-    if text.as_bytes().iter().all(|byte| plain(byte)) {
+    if text.as_bytes().iter().all(plain) {
         return Cow::Borrowed(text);
     }
     let escape = |byte: u8| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };

@@ -127,10 +127,12 @@ mod tests {
 
     fn item(uid: &str, revision: u64) -> Arc<Item> {
         let json = format!(r#"{{"metadata":{{"name":"a","uid":"{uid}","resourceVersion":"{revision}"}}}}"#);
-        Arc::new(read(&json, Content::Object, Arc::from).unwrap())
+        Arc::new(read(&json, Content::Object, |name| name.into()).unwrap())
     }
 
-    fn taken(pushes: &[(Option<&Arc<Item>>, Option<&Arc<Item>>)]) -> Vec<(Option<u64>, Option<u64>)> {
+    type Push<'a> = (Option<&'a Arc<Item>>, Option<&'a Arc<Item>>);
+
+    fn taken(pushes: &[Push<'_>]) -> Vec<(Option<u64>, Option<u64>)> {
         let feed = Arc::new(Feed::default());
         for (old, new) in pushes {
             feed.push(&Key::new("", "a"), *old, *new);
