@@ -4,6 +4,7 @@
 //!   VERSION   "regatta store, format 1"
 //!   lock      locked while the store is open; holds the process id of whoever has it
 //!   data/     the database
+//!   DAMAGED   what was found wrong; while it is there the store is not opened
 //! ```
 
 use std::{
@@ -94,10 +95,23 @@ impl Directory {
         let mark = fs::read(&version).map_err(io(&version))?;
         let mark = String::from_utf8_lossy(&mark);
         match mark.trim_end().strip_prefix(MARK).map(str::parse) {
-            Some(Ok(FORMAT)) => Ok(Self { path: path.into(), _lock: lock }),
+            Some(Ok(FORMAT)) => match fs::read_to_string(path.join("DAMAGED")) {
+                Ok(reason) => Err(OpenError::Damaged { path: path.into(), reason: reason.trim_end().into() }),
+                Err(_) => Ok(Self { path: path.into(), _lock: lock }),
+            },
             Some(_) => Err(OpenError::Version { path: path.into(), found: mark.trim_end()[MARK.len()..].into() }),
             None => Err(OpenError::Damaged { path: path.into(), reason: "its VERSION file is not one".into() }),
         }
+    }
+
+    /// Writes down that the store is damaged: the database repairs itself by forgetting, and a second look would find
+    /// nothing wrong.
+    pub(super) fn damaged(&self, reason: String) -> OpenError {
+        let file = self.path.join("DAMAGED");
+        if let Err(error) = fs::write(&file, format!("{reason}\n")).and_then(|()| File::open(&file)?.sync_all()) {
+            tracing::error!(%error, path = %file.display(), "cannot note that the store is damaged");
+        }
+        OpenError::Damaged { path: self.path.clone(), reason }
     }
 
     fn lock(path: &Path) -> Result<File, OpenError> {

@@ -10,6 +10,7 @@
 
 use std::{
     collections::HashMap,
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::Arc,
@@ -52,28 +53,28 @@ impl Disk {
     /// Opens the directory and loads what is there into the feed.
     pub(super) fn open(path: &Path, feed: &Feed) -> Result<Self, OpenError> {
         let directory = Directory::open(path)?;
-        let damaged = |reason| OpenError::Damaged { path: path.into(), reason };
-        let seen = journal::marks(&directory.path.join("data"))
-            .map_err(|source| OpenError::Io { path: path.into(), source })?;
-        // A damaged database may also trip an assertion of its code.
-        let open = catch_unwind(AssertUnwindSafe(|| Open::new(&directory).map_err(reason)))
-            .unwrap_or_else(|_| Err("its database cannot be opened".into()))
-            .map_err(damaged)?;
-        let revision = catch_unwind(AssertUnwindSafe(|| open.load(feed)))
-            .unwrap_or_else(|_| Err("its tables cannot be read".into()))
-            .map_err(damaged)?;
-        // The one batch that was being written when the power went may be torn; all before it had been synced.
-        if let [.., lost, _] = *seen.after(revision) {
-            return Err(damaged(format!("revision {lost} was stored and is gone")));
+        let data = directory.path.join("data");
+        let seen = journal::marks(&data).map_err(|source| OpenError::Io { path: data, source })?;
+        let loaded = guarded(|| {
+            let open = Open::new(&directory)?;
+            let revision = open.load(feed)?;
+            match *seen.after(revision) {
+                // The one batch that was being written when the power went may be torn; all before it had been synced.
+                [.., lost, _] => Err(Failure::Damage(format!("revision {lost} was stored and is gone"))),
+                _ => Ok(open),
+            }
+        });
+        match loaded {
+            Ok(open) => Ok(Self { directory, open: Some(open), doubt: Vec::new() }),
+            Err(Failure::System(source)) => Err(OpenError::Io { path: directory.path.clone(), source }),
+            Err(Failure::Damage(reason)) => Err(directory.damaged(reason)),
         }
-        Ok(Self { directory, open: Some(open), doubt: Vec::new() })
     }
 
     /// The open database, opened again after a failure and rid of what was refused.
-    fn ready(&mut self) -> Result<&Open, String> {
+    fn ready(&mut self) -> Result<&Open, Failure> {
         if self.open.is_none() {
-            let open = catch_unwind(AssertUnwindSafe(|| Open::new(&self.directory).map_err(reason)))
-                .unwrap_or_else(|_| Err("its database cannot be opened again".into()))?;
+            let open = guarded(|| Open::new(&self.directory))?;
             if let Some(first) = self.doubt.first()
                 && open.revision()? >= first.revision()
             {
@@ -82,23 +83,60 @@ impl Disk {
             self.doubt.clear();
             self.open = Some(open);
         }
-        self.open.as_ref().ok_or_else(|| "its database is closed".into())
+        self.open.as_ref().ok_or_else(|| Failure::Damage("its database is closed".into()))
     }
 }
 
 impl Durable for Disk {
     fn write(&mut self, events: &[Event]) -> Result<(), String> {
-        let outcome = self.ready()?.write(events);
-        if outcome.is_err() {
+        let written = self.ready().map_err(|failure| failure.to_string())?.write(events);
+        written.map_err(|failure| {
             self.doubt = events.to_vec();
             self.open = None;
-        }
-        outcome
+            failure.to_string()
+        })
     }
 }
 
+/// Why the database did not do something.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// The system refused: no space, no permission.
+    #[error("{0}")]
+    System(io::Error),
+    /// The data is not what was written.
+    #[error("{0}")]
+    Damage(String),
+}
+
+impl From<fjall::Error> for Failure {
+    fn from(error: fjall::Error) -> Self {
+        match error {
+            fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => match error.kind() {
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::NotFound => {
+                    Self::Damage(format!("its database: {error}"))
+                }
+                _ => Self::System(error),
+            },
+            fjall::Error::Poisoned => Self::System(io::Error::other("an earlier write in the background failed")),
+            error => Self::Damage(format!("its database: {error}")),
+        }
+    }
+}
+
+impl From<String> for Failure {
+    fn from(damage: String) -> Self {
+        Self::Damage(damage)
+    }
+}
+
+/// Runs what may also trip an assertion of the database's code when the data is damaged.
+fn guarded<T>(run: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(Failure::Damage("its database cannot be opened".into())))
+}
+
 impl Open {
-    fn new(directory: &Directory) -> fjall::Result<Self> {
+    fn new(directory: &Directory) -> Result<Self, Failure> {
         let database = Database::builder(directory.path.join("data"))
             .cache_size(CACHE)
             .worker_threads(2)
@@ -113,40 +151,41 @@ impl Open {
     }
 
     /// Feeds everything; returns the revision.
-    fn load(&self, feed: &Feed) -> Result<u64, String> {
+    fn load(&self, feed: &Feed) -> Result<u64, Failure> {
         let revision = self.revision()?;
         let mut entries = Vec::new();
         for item in self.keyspace.prefix(b"e") {
-            let (key, value) = item.into_inner().map_err(reason)?;
+            let (key, value) = item.into_inner()?;
             let entry = decode(&key[1..], &value).filter(|entry| entry.created <= entry.modified);
             let entry =
                 entry.ok_or_else(|| format!("the entry of {:?} is garbled", String::from_utf8_lossy(&key[1..])))?;
             if entry.modified > revision {
-                return Err(format!("{} has revision {} and the store {revision}", entry.key, entry.modified));
+                return Err(format!("{} has revision {} and the store {revision}", entry.key, entry.modified).into());
             }
             entries.push(entry);
         }
         let mut deleted = Vec::new();
         for item in self.keyspace.prefix(b"d") {
-            let (name, value) = item.into_inner().map_err(reason)?;
-            let name = std::str::from_utf8(&name[1..]).map_err(|_| "a resource's name is garbled")?;
-            deleted.push((Arc::from(name), number(&value).ok_or("the revision of a delete is garbled")?));
+            let (name, value) = item.into_inner()?;
+            let name = std::str::from_utf8(&name[1..]).map_err(|_| "a resource's name is garbled".to_owned())?;
+            deleted.push((Arc::from(name), number(&value).ok_or("the revision of a delete is garbled".to_owned())?));
         }
         feed.load(revision, 0, entries, deleted);
         Ok(revision)
     }
 
     /// The revision of the last batch.
-    fn revision(&self) -> Result<u64, String> {
-        match self.keyspace.get(REVISION).map_err(reason)? {
+    fn revision(&self) -> Result<u64, Failure> {
+        match self.keyspace.get(REVISION)? {
             None => Ok(0),
-            Some(value) => {
-                value.strip_prefix(BATCH_MARK).and_then(number).ok_or_else(|| "its revision is garbled".into())
-            }
+            Some(value) => value
+                .strip_prefix(BATCH_MARK)
+                .and_then(number)
+                .ok_or_else(|| "its revision is garbled".to_owned().into()),
         }
     }
 
-    fn write(&self, events: &[Event]) -> Result<(), String> {
+    fn write(&self, events: &[Event]) -> Result<(), Failure> {
         let Some(last) = events.last() else { return Ok(()) };
         let mut deleted: HashMap<&str, u64> = HashMap::new();
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
@@ -169,11 +208,11 @@ impl Open {
         for (name, revision) in deleted {
             batch.insert(&self.keyspace, prefixed(b'd', name), revision.to_le_bytes().as_slice());
         }
-        batch.commit().map_err(reason)
+        Ok(batch.commit()?)
     }
 
     /// Puts back what a refused batch had replaced. (The marks of deletes stay; they only make history begin later.)
-    fn undo(&self, events: &[Event]) -> Result<(), String> {
+    fn undo(&self, events: &[Event]) -> Result<(), Failure> {
         let Some(first) = events.first() else { return Ok(()) };
         let mut before: HashMap<&str, Option<&Arc<Entry>>> = HashMap::new();
         for event in events {
@@ -188,7 +227,7 @@ impl Open {
                 None => batch.remove(&self.keyspace, prefixed(b'e', key)),
             }
         }
-        batch.commit().map_err(reason)
+        Ok(batch.commit()?)
     }
 }
 
@@ -217,13 +256,4 @@ fn decode(key: &[u8], value: &[u8]) -> Option<Entry> {
 
 fn number(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.try_into().ok()?))
-}
-
-/// What went wrong, as the system says it where it was the system.
-fn reason(error: fjall::Error) -> String {
-    match error {
-        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => error.to_string(),
-        fjall::Error::Poisoned => "an earlier write in the background failed".into(),
-        error => error.to_string(),
-    }
 }

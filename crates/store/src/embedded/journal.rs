@@ -45,6 +45,7 @@ pub(super) fn marks(data: &Path) -> io::Result<Marks> {
 fn find(mut file: File, marks: &mut Vec<u64>) -> io::Result<()> {
     const NEED: usize = BATCH_MARK.len() + 8;
     let mut block = vec![0; 1 << 20];
+    let finder = memchr::memmem::Finder::new(BATCH_MARK);
     let mut kept = 0;
     loop {
         let mut end = kept;
@@ -54,7 +55,7 @@ fn find(mut file: File, marks: &mut Vec<u64>) -> io::Result<()> {
                 read => end += read,
             }
         }
-        for (at, _) in block[..end].windows(BATCH_MARK.len()).enumerate().filter(|(_, window)| window == BATCH_MARK) {
+        for at in finder.find_iter(&block[..end]) {
             let number = block[..end].get(at + BATCH_MARK.len()..at + NEED);
             marks.extend(number.and_then(|number| number.try_into().ok()).map(u64::from_le_bytes));
         }
