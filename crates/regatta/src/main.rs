@@ -1,1 +1,75 @@
-fn main() {}
+//! Regatta: Kubernetes, whole, in one binary. This crate is the command line and the composition of the parts.
+
+mod address;
+mod cli;
+mod data;
+mod detach;
+mod down;
+mod image;
+mod kubeconfig;
+mod pki;
+mod preflight;
+mod sample;
+mod status;
+mod up;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use cli::{Cli, Command};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    // A shim is small and single-threaded: it is entered before anything else is set up.
+    if let Some(code) = runtime::shim::entered() {
+        return code;
+    }
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("regatta: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    // Either of the two that may be linked serves; a second call changes nothing.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match command {
+        Command::Version => {
+            println!("regatta {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), up::KUBERNETES_VERSION);
+            Ok(())
+        }
+        Command::Up(options) if options.detach => detach::up(&options),
+        Command::Up(options) => {
+            log();
+            runtime()?.block_on(up::up(options))
+        }
+        Command::Down(options) => runtime()?.block_on(down::down(&options.place.data_dir, options.purge)),
+        Command::Status(place) => runtime()?.block_on(status::status(&place.data_dir)),
+        Command::Image { place, command } => runtime()?.block_on(image::run(&place.data_dir, command)),
+        Command::Sample { command } => runtime()?.block_on(sample::run(command)),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the threads")
+}
+
+/// Logs go to standard error, one event a line; `REGATTA_LOG` chooses them (`debug`, `regatta=info,kubelet=debug`, ...).
+fn log() {
+    let filter = EnvFilter::try_from_env("REGATTA_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+/// A client for the cluster's administrator, from the kubeconfig file.
+async fn admin_client(kubeconfig: &Path) -> Result<kube::Client> {
+    let file = kube::config::Kubeconfig::read_from(kubeconfig)
+        .with_context(|| format!("cannot read the kubeconfig {}", kubeconfig.display()))?;
+    let config = kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await?;
+    Ok(kube::Client::try_from(config)?)
+}

@@ -1,0 +1,112 @@
+//! The command line.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
+
+pub const DATA_DIR: &str = "/var/lib/regatta";
+
+/// Kubernetes, whole, in one binary
+#[derive(Parser)]
+#[command(name = "regatta", version, disable_version_flag = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Start the cluster: server and node in one process. Ctrl-C stops it and leaves the pods running
+    Up(Up),
+    /// Stop the cluster's process; with --purge also every pod, and remove all that the cluster made
+    Down(Down),
+    /// Say whether the cluster runs and is ready
+    Status(Place),
+    /// Print the version
+    Version,
+    /// Work with the node's images
+    Image {
+        #[command(flatten)]
+        place: Place,
+        #[command(subcommand)]
+        command: Image,
+    },
+    /// A small application to try a cluster with
+    Sample {
+        #[command(subcommand)]
+        command: crate::sample::Command,
+    },
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct Up {
+    /// Directory that keeps everything of the cluster
+    #[arg(long, default_value = DATA_DIR)]
+    pub data_dir: PathBuf,
+    /// File to write the administrator's kubeconfig to [default: kubeconfig.yaml in the data directory]
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
+    /// Address to serve the API on
+    #[arg(long, default_value = "0.0.0.0")]
+    pub bind_address: IpAddr,
+    /// Port to serve the API on
+    #[arg(long, default_value_t = 6443)]
+    pub https_port: u16,
+    /// Range of the pods' addresses [default: 10.42.0.0/16, or as at the first start]
+    #[arg(long)]
+    pub cluster_cidr: Option<IpNet>,
+    /// Range of the services' addresses [default: 10.43.0.0/16, or as at the first start]
+    #[arg(long)]
+    pub service_cidr: Option<IpNet>,
+    /// The node's name [default: the machine's name, or as at the first start]
+    #[arg(long)]
+    pub node_name: Option<String>,
+    /// Registries' mirrors, credentials and TLS settings, in the form of k3s's registries.yaml
+    #[arg(long)]
+    pub registries: Option<PathBuf>,
+    /// Run in the background; returns when the cluster is ready
+    #[arg(long)]
+    pub detach: bool,
+}
+
+#[derive(Args)]
+pub struct Down {
+    #[command(flatten)]
+    pub place: Place,
+    /// Remove every container, mount, namespace, interface, rule and file of the cluster
+    #[arg(long)]
+    pub purge: bool,
+}
+
+#[derive(Args)]
+pub struct Place {
+    /// The cluster's data directory
+    #[arg(long, default_value = DATA_DIR, global = true)]
+    pub data_dir: PathBuf,
+}
+
+#[derive(Subcommand)]
+pub enum Image {
+    /// Import images from archives: docker save or OCI image layout, plain, gzip or zstd
+    Import {
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Pull an image from its registry
+    Pull {
+        #[arg(value_name = "REF")]
+        reference: String,
+        /// Registries file [default: the one that the cluster was started with]
+        #[arg(long)]
+        registries: Option<PathBuf>,
+    },
+    /// List the images
+    List,
+    /// Remove an image's name; the image goes with its last one
+    Remove {
+        #[arg(value_name = "REF")]
+        reference: String,
+    },
+}

@@ -1,0 +1,76 @@
+//! `regatta down`: ends the process; with `--purge` also everything that the cluster made.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::data::DataDir;
+
+/// How long the server may take to stop.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub async fn down(data_dir: &Path, purge: bool) -> Result<()> {
+    let data = DataDir::at(data_dir)?;
+    if !data.exists() {
+        if purge && !data.run().exists() {
+            println!("there is nothing of a cluster in {}", data.path.display());
+            return Ok(());
+        }
+        if !purge {
+            bail!("no cluster has been started from {}", data.path.display());
+        }
+    }
+    match data.running()? {
+        Some(pid) => stop(&data, pid).await?,
+        None if !purge => println!("the cluster of {} is not running", data.path.display()),
+        None => {}
+    }
+    if purge {
+        remove(&data).await?;
+    }
+    Ok(())
+}
+
+async fn stop(data: &DataDir, pid: i32) -> Result<()> {
+    kill(Pid::from_raw(pid), Signal::SIGTERM).with_context(|| format!("cannot stop process {pid}"))?;
+    let waiting = data.clone();
+    // The lock is free when the process is gone.
+    let gone = tokio::task::spawn_blocking(move || waiting.wait());
+    match tokio::time::timeout(PATIENCE, gone).await {
+        Ok(result) => {
+            result??;
+            println!("stopped; pods keep running until `regatta down --purge`");
+            Ok(())
+        }
+        Err(_) => bail!("process {pid} does not stop within {} s", PATIENCE.as_secs()),
+    }
+}
+
+async fn remove(data: &DataDir) -> Result<()> {
+    let settings = data.marker()?.map(|m| m.settings).unwrap_or_default();
+    let (hold, _) = data.take()?;
+    runtime::purge(&data.join("runtime"), &data.run().join("runtime"), &data.id)
+        .await
+        .context("cannot remove the containers")?;
+    net::PodNetwork::purge(&data.id).await.context("cannot remove the network")?;
+    kubelet::unmount(&data.join("kubelet")).context("cannot unmount the volumes")?;
+    if !settings.kubeconfig.as_os_str().is_empty() {
+        let _ = std::fs::remove_file(&settings.kubeconfig);
+    }
+    for path in [&data.run(), &data.path] {
+        match std::fs::remove_dir_all(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    // The parent is shared with other clusters; it goes with the last.
+    let _ = std::fs::remove_dir("/run/regatta");
+    drop(hold);
+    println!("removed the cluster of {}", data.path.display());
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! What a start was asked for, what the first start fixed, and whether the two agree.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
+
+use crate::cli::Up;
+use crate::data::{DataDir, Settings};
+
+const CLUSTER_CIDR: &str = "10.42.0.0/16";
+const SERVICE_CIDR: &str = "10.43.0.0/16";
+/// The share of the cluster's range that one node hands out.
+const NODE_PREFIX: u8 = 24;
+
+/// Everything that is decided before anything is made.
+pub struct Plan {
+    pub settings: Settings,
+    pub cluster_cidr: IpNet,
+    pub service_cidr: IpNet,
+    /// This node's share of the cluster's range.
+    pub pod_cidr: IpNet,
+    pub bind: SocketAddr,
+    pub node_address: IpAddr,
+    /// Begins the name of every interface that the cluster makes.
+    pub interface_prefix: String,
+}
+
+/// Settles the options of this start with what the first start fixed.
+pub fn settle(options: &Up, data: &DataDir, previous: Option<&Settings>) -> Result<Plan> {
+    let fixed = |name: &str, asked: Option<String>, before: Option<&String>, default: &str| match (asked, before) {
+        (Some(asked), Some(before)) if asked != *before => bail!(
+            "the cluster of {} was made with --{name} {before}; it cannot become {asked}. Leave the option out, or make \
+             a new cluster in another --data-dir",
+            data.path.display()
+        ),
+        (asked, before) => Ok(asked.or_else(|| before.cloned()).unwrap_or_else(|| default.to_owned())),
+    };
+    let text = |net: Option<IpNet>| net.map(|n| n.trunc().to_string());
+    let node_default = crate::address::node_name()?;
+    let settings = Settings {
+        cluster_cidr: fixed(
+            "cluster-cidr",
+            text(options.cluster_cidr),
+            previous.map(|p| &p.cluster_cidr),
+            CLUSTER_CIDR,
+        )?,
+        service_cidr: fixed(
+            "service-cidr",
+            text(options.service_cidr),
+            previous.map(|p| &p.service_cidr),
+            SERVICE_CIDR,
+        )?,
+        node_name: fixed("node-name", options.node_name.clone(), previous.map(|p| &p.node_name), &node_default)?,
+        kubeconfig: absolute(options.kubeconfig.clone().unwrap_or_else(|| data.join("kubeconfig.yaml")))?,
+        https_port: options.https_port,
+        registries: options.registries.clone().map(absolute).transpose()?,
+        server: String::new(),
+    };
+    check_node_name(&settings.node_name)?;
+    let cluster_cidr: IpNet = settings.cluster_cidr.parse().context("--cluster-cidr")?;
+    let service_cidr: IpNet = settings.service_cidr.parse().context("--service-cidr")?;
+    check_ranges(cluster_cidr, service_cidr)?;
+    let pod_cidr = cluster_cidr
+        .subnets(NODE_PREFIX.max(cluster_cidr.prefix_len()))
+        .ok()
+        .and_then(|mut nets| nets.next())
+        .context("--cluster-cidr has no room for a node")?;
+    let interface_prefix = format!("rg{}", &data.id[..6]);
+    let fallback = match pod_cidr.hosts().next() {
+        Some(IpAddr::V4(gateway)) => gateway,
+        _ => Ipv4Addr::LOCALHOST,
+    };
+    let node_address = crate::address::of_node(options.bind_address, &interface_prefix, fallback)?;
+    let shown = if options.bind_address.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { options.bind_address };
+    let server = format!("https://{}", SocketAddr::new(shown, options.https_port));
+    Ok(Plan {
+        settings: Settings { server, ..settings },
+        cluster_cidr,
+        service_cidr,
+        pod_cidr,
+        bind: SocketAddr::new(options.bind_address, options.https_port),
+        node_address,
+        interface_prefix,
+    })
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf> {
+    std::path::absolute(&path).with_context(|| format!("cannot use {}", path.display()))
+}
+
+fn check_node_name(name: &str) -> Result<()> {
+    let label = |part: &str| {
+        !part.is_empty()
+            && part.len() <= 63
+            && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    };
+    if name.len() > 253 || !name.split('.').all(label) {
+        bail!("--node-name {name:?} is not a lowercase RFC 1123 subdomain (letters, digits, '-' and '.')");
+    }
+    Ok(())
+}
+
+fn check_ranges(cluster: IpNet, service: IpNet) -> Result<()> {
+    if !matches!((cluster, service), (IpNet::V4(_), IpNet::V4(_))) {
+        bail!("--cluster-cidr and --service-cidr must be IPv4 ranges");
+    }
+    if cluster.contains(&service) || service.contains(&cluster) {
+        bail!("--cluster-cidr {cluster} and --service-cidr {service} overlap; give them separate ranges");
+    }
+    if cluster.prefix_len() > 28 {
+        bail!("--cluster-cidr {cluster} is too small; a node needs at least a /28");
+    }
+    if !(12..=28).contains(&service.prefix_len()) {
+        bail!("--service-cidr {service} must be between a /12 and a /28");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn plan(args: &[&str], previous: Option<&Settings>) -> Result<Plan> {
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            up: Up,
+        }
+        let line = Line::try_parse_from(["up", "--bind-address", "127.0.0.1"].iter().chain(args))?;
+        settle(&line.up, &DataDir::at(std::path::Path::new("/nowhere/data"))?, previous)
+    }
+
+    #[test]
+    fn what_the_first_start_fixed_holds_and_cannot_be_changed() {
+        let first = plan(&["--cluster-cidr", "10.9.0.0/16", "--node-name", "a"], None).expect("plan");
+        assert_eq!(first.pod_cidr.to_string(), "10.9.0.0/24");
+        let again = plan(&[], Some(&first.settings)).expect("plan");
+        assert_eq!(again.settings, first.settings);
+        let error = plan(&["--cluster-cidr", "10.8.0.0/16"], Some(&first.settings)).err().expect("refused");
+        assert!(error.to_string().contains("was made with --cluster-cidr 10.9.0.0/16"), "{error}");
+    }
+
+    #[test]
+    fn bad_ranges_and_names_are_refused_with_their_option() {
+        for (args, part) in [
+            (vec!["--cluster-cidr", "10.0.0.0/8", "--service-cidr", "10.1.0.0/16"], "overlap"),
+            (vec!["--cluster-cidr", "10.1.0.0/30"], "too small"),
+            (vec!["--service-cidr", "10.1.0.0/30"], "between"),
+            (vec!["--cluster-cidr", "fd00::/64"], "IPv4"),
+            (vec!["--node-name", "A"], "RFC 1123"),
+        ] {
+            let error = plan(&args, None).err().expect("refused").to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

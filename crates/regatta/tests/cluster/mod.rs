@@ -1,0 +1,309 @@
+//! Real clusters for tests: each machine is a network namespace of its own without a default route, each cluster the
+//! release binary started in one, driven by stock clients.
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const BUSYBOX: &str = "regatta.test/busybox:1";
+
+/// Whether the machine can run these tests; says so where it cannot.
+pub fn possible() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: needs root");
+    }
+    root
+}
+
+/// A network namespace with one interface and no way out.
+pub struct Machine {
+    name: String,
+    pub address: String,
+}
+
+impl Machine {
+    pub fn new() -> Machine {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("rgt{}x{number}", std::process::id());
+        let address = "192.168.88.10".to_owned();
+        for line in [
+            format!("netns add {name}"),
+            format!("-n {name} link set lo up"),
+            format!("-n {name} link add eth0 type dummy"),
+            format!("-n {name} addr add {address}/24 dev eth0"),
+            format!("-n {name} link set eth0 up"),
+        ] {
+            succeed(Command::new("ip").args(line.split(' ')));
+        }
+        Machine { name, address }
+    }
+
+    /// A command inside. The mount namespace stays the host's, which keeps its cgroups.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.name)).arg("--").arg(program);
+        command
+    }
+
+    /// What a web server answers, or why it does not.
+    pub fn get(&self, url: &str) -> Result<String, String> {
+        let output = self.command("curl").args(["-sS", "--fail", "--max-time", "5", url]).output().expect("curl runs");
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    /// Everything that a cluster may make in the kernel, as text to compare.
+    pub fn traces(&self) -> String {
+        let mut found = String::new();
+        let mut section = |title: &str, content: String| {
+            let mut lines: Vec<_> = content.lines().filter(|l| !l.trim().is_empty()).collect();
+            lines.sort_unstable();
+            found += &format!("== {title}\n{}\n", lines.join("\n"));
+        };
+        let run = |program: &str, args: &[&str]| {
+            let output = self.command(program).args(args).output().expect("runs");
+            text(&output.stdout)
+        };
+        section("interfaces", run("ip", &["-o", "-br", "link"]));
+        section("routes", run("ip", &["route", "show", "table", "all"]));
+        section("rules", run("nft", &["list", "ruleset"]));
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+        let own = |line: &&str| line.contains("regatta") || line.contains("/.tmp");
+        section(
+            "mounts",
+            mounts.lines().filter(own).map(|l| l.split(' ').nth(4).unwrap_or("").to_owned() + "\n").collect(),
+        );
+        let cgroups =
+            Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", "regatta*"]).output().expect("find");
+        section("cgroups", text(&cgroups.stdout));
+        section("run", text(&Command::new("find").args(["/run/regatta"]).output().expect("find").stdout));
+        found
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+    }
+}
+
+/// A cluster from `regatta up`.
+pub struct Cluster<'a> {
+    pub machine: &'a Machine,
+    pub data: PathBuf,
+    options: Vec<String>,
+    process: Option<Child>,
+    _directory: tempfile::TempDir,
+}
+
+impl<'a> Cluster<'a> {
+    pub fn start(machine: &'a Machine, options: &[&str]) -> Cluster<'a> {
+        let directory = tempfile::tempdir().expect("directory");
+        let data = directory.path().join("data");
+        let options = options.iter().map(|o| (*o).to_owned()).collect();
+        let mut cluster = Cluster { machine, data, options, process: None, _directory: directory };
+        cluster.up();
+        cluster
+    }
+
+    pub fn regatta(&self, args: &[&str]) -> Command {
+        let mut command = self.machine.command(env!("CARGO_BIN_EXE_regatta"));
+        command.args(args).arg("--data-dir").arg(&self.data);
+        command
+    }
+
+    /// Starts the process and waits for its line.
+    pub fn up(&mut self) -> String {
+        let log =
+            std::fs::File::options().create(true).append(true).open(self.data.with_extension("log")).expect("log");
+        let mut process = self
+            .regatta(&["up", "--node-name", "node"])
+            .args(&self.options)
+            .env("REGATTA_LOG", std::env::var("REGATTA_LOG").unwrap_or_else(|_| "info".to_owned()))
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .expect("regatta runs");
+        let output = process.stdout.take().expect("output");
+        self.process = Some(process);
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).expect("line");
+        assert!(line.contains("ready"), "no cluster: {line:?}\n{}", self.log());
+        line
+    }
+
+    pub fn log(&self) -> String {
+        let text = std::fs::read_to_string(self.data.with_extension("log")).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(80)..].join("\n")
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("running").id()
+    }
+
+    /// Kills the server at once, as a crash would.
+    pub fn crash(&mut self) {
+        let mut process = self.process.take().expect("running");
+        process.kill().expect("kill");
+        process.wait().expect("wait");
+    }
+
+    /// Ends the server as Ctrl-C does.
+    pub fn interrupt(&mut self) {
+        let mut process = self.process.take().expect("running");
+        let pid = nix::unistd::Pid::from_raw(process.id().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).expect("signal");
+        let deadline = Instant::now() + PATIENCE;
+        while process.try_wait().expect("wait").is_none() {
+            assert!(Instant::now() < deadline, "the server does not stop\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn purge(&mut self) {
+        let output = self.regatta(&["down", "--purge"]).output().expect("regatta runs");
+        assert!(output.status.success(), "{}\n{}", text(&output.stderr), self.log());
+        if let Some(mut process) = self.process.take() {
+            process.wait().expect("wait");
+        }
+    }
+
+    pub fn kubectl_command(&self, args: &[&str]) -> Command {
+        let program = std::env::var("KUBECTL").unwrap_or_else(|_| "kubectl".to_owned());
+        let mut command = self.machine.command(program);
+        command.env("KUBECONFIG", self.data.join("kubeconfig.yaml")).env("HOME", self.data.parent().expect("parent"));
+        command.args(args);
+        command
+    }
+
+    /// kubectl's output; a failure ends the test with all that is known.
+    pub fn kubectl(&self, args: &[&str]) -> String {
+        self.try_kubectl(args).unwrap_or_else(|error| {
+            let pods = self.try_kubectl(&["describe", "pods", "-A"]).unwrap_or_else(|e| e);
+            panic!("kubectl {args:?}: {error}\n{pods}\n{}", self.log())
+        })
+    }
+
+    pub fn try_kubectl(&self, args: &[&str]) -> Result<String, String> {
+        let output = self.kubectl_command(args).output().expect("kubectl runs");
+        if output.status.success() {
+            Ok(text(&output.stdout))
+        } else {
+            Err(text(&output.stdout) + &text(&output.stderr))
+        }
+    }
+
+    pub fn apply(&self, manifest: &str) -> String {
+        let mut child = self
+            .kubectl_command(&["apply", "-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kubectl runs");
+        child.stdin.take().expect("input").write_all(manifest.as_bytes()).expect("write");
+        let output = child.wait_with_output().expect("output");
+        assert!(output.status.success(), "{}\n{}", text(&output.stderr), self.log());
+        text(&output.stdout)
+    }
+
+    /// Imports the sample's images and one with busybox.
+    pub fn import_images(&self) {
+        let archive = self.data.with_extension("tar");
+        succeed(Command::new(env!("CARGO_BIN_EXE_regatta")).args(["sample", "image"]).arg(&archive));
+        succeed(self.regatta(&["image", "import"]).arg(&archive));
+        busybox_archive(&archive);
+        succeed(self.regatta(&["image", "import"]).arg(&archive));
+        std::fs::remove_file(archive).expect("remove");
+    }
+
+    /// Waits until `check` gives a value; fails with its last complaint.
+    pub fn wait_for<T>(&self, what: &str, mut check: impl FnMut() -> Result<T, String>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match check() {
+                Ok(value) => return value,
+                Err(error) if Instant::now() > deadline => {
+                    let state = self.try_kubectl(&["get", "all,events", "-A", "-o", "wide"]).unwrap_or_else(|e| e);
+                    panic!("{what}: {error}\n{state}\n{}", self.log())
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            }
+        }
+    }
+}
+
+impl Drop for Cluster<'_> {
+    fn drop(&mut self) {
+        if self.data.exists() {
+            let _ = self.regatta(&["down", "--purge"]).output();
+        }
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+pub fn succeed(command: &mut Command) -> Output {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(output.status.success(), "{command:?}: {}{}", text(&output.stdout), text(&output.stderr));
+    output
+}
+
+/// An image with Debian's static busybox and links for its applets, as `docker save` writes it.
+fn busybox_archive(path: &Path) {
+    let program = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|p| Path::new(p).exists()).expect("busybox");
+    let applets = text(&succeed(Command::new(program).arg("--list")).stdout);
+    let binary = std::fs::read(program).expect("busybox");
+    let header = |kind, size: usize, mode| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(size as u64);
+        header.set_mode(mode);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header
+    };
+    let mut layer = tar::Builder::new(Vec::new());
+    for directory in ["bin/", "etc/", "home/", "tmp/"] {
+        let mode = if directory == "tmp/" { 0o1777 } else { 0o755 };
+        layer.append_data(&mut header(tar::EntryType::Directory, 0, mode), directory, std::io::empty()).expect("entry");
+    }
+    let plain = tar::EntryType::Regular;
+    layer.append_data(&mut header(plain, binary.len(), 0o755), "bin/busybox", &binary[..]).expect("entry");
+    for applet in applets.lines().filter(|a| *a != "busybox") {
+        let mut link = header(tar::EntryType::Symlink, 0, 0o777);
+        layer.append_link(&mut link, format!("bin/{applet}"), "busybox").expect("entry");
+    }
+    let users = b"root:x:0:0:root:/:/bin/sh\nuser:x:1000:1000:user:/home:/bin/sh\n";
+    layer.append_data(&mut header(plain, users.len(), 0o644), "etc/passwd", &users[..]).expect("entry");
+    let layer = layer.into_inner().expect("layer");
+    let config = serde_json::json!({
+        "architecture": if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" },
+        "os": "linux",
+        "config": {"Cmd": ["sh"], "Env": ["PATH=/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": [runtime::images::digest_of(&layer)]},
+    })
+    .to_string();
+    let manifest =
+        serde_json::json!([{"Config": "config.json", "RepoTags": [BUSYBOX], "Layers": ["layer.tar"]}]).to_string();
+    let mut archive = tar::Builder::new(std::fs::File::create(path).expect("archive"));
+    let contents: [(&str, &[u8]); 3] =
+        [("layer.tar", &layer), ("config.json", config.as_bytes()), ("manifest.json", manifest.as_bytes())];
+    for (name, content) in contents {
+        archive.append_data(&mut header(plain, content.len(), 0o644), name, content).expect("entry");
+    }
+    archive.finish().expect("archive");
+}
