@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use proptest::prelude::*;
 use store::{Error, Event, EventKind, Expect, Guard, List, Op, Store, Txn};
 
-type State = BTreeMap<String, (Vec<u8>, u64, u64)>;
+/// Value, and the revisions that made the key and the value.
+type Stored = (Vec<u8>, u64, u64);
+type State = BTreeMap<String, Stored>;
 
 /// `states[n]` is the state at revision n.
 struct Model {
@@ -51,7 +53,7 @@ impl Model {
         true
     }
 
-    fn range(&self, prefix: &str, at: u64) -> Vec<(String, (Vec<u8>, u64, u64))> {
+    fn range(&self, prefix: &str, at: u64) -> Vec<(String, Stored)> {
         let all = self.states[at as usize].iter();
         all.filter(|(key, _)| key.starts_with(prefix)).map(|(key, entry)| (key.clone(), entry.clone())).collect()
     }
@@ -101,7 +103,7 @@ fn txn() -> impl Strategy<Value = Txn> {
 const PREFIXES: [&str; 5] =
     ["/registry/pods/", "/registry/pods/a/", "/registry/pods/a-b/", "/registry/nodes/", "/registry/none/"];
 
-fn listed(entries: &[Arc<store::Entry>]) -> Vec<(String, (Vec<u8>, u64, u64))> {
+fn listed(entries: &[Arc<store::Entry>]) -> Vec<(String, Stored)> {
     entries.iter().map(|it| (it.key.to_string(), (it.value.to_vec(), it.created, it.modified))).collect()
 }
 
