@@ -1,0 +1,81 @@
+//! What the kernel says a cluster's processes use.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// The processes of a cluster: the server and its shims.
+#[derive(Clone, Debug)]
+pub struct Processes {
+    server: u32,
+}
+
+/// A reading of what was used so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    pub cpu: Duration,
+    /// Bytes that went to the disk.
+    pub written: u64,
+}
+
+impl Processes {
+    pub fn new(server: u32) -> Processes {
+        Processes { server }
+    }
+
+    /// Pids of the server and of its shims: those that share its network namespace, which is this run's own.
+    fn pids(&self) -> Result<Vec<u32>> {
+        let namespace = |pid| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+        let own = namespace(self.server);
+        let mut pids = vec![self.server];
+        for entry in fs::read_dir("/proc")? {
+            let Ok(pid) = entry?.file_name().to_string_lossy().parse::<u32>() else { continue };
+            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if command.split(|b| *b == 0).any(|word| word == b"shim") && namespace(pid) == own {
+                pids.push(pid);
+            }
+        }
+        Ok(pids)
+    }
+
+    /// Proportional set sizes in bytes: the server's, and that of all shims together with their number.
+    pub fn memory(&self) -> Result<(u64, u64, usize)> {
+        let (mut server, mut shims, mut count) = (0, 0, 0);
+        for pid in self.pids()? {
+            let Ok(text) = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else { continue };
+            let line = text.lines().find(|l| l.starts_with("Pss:")).context("no Pss in smaps_rollup")?;
+            let bytes = line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok()).context("Pss")? * 1024;
+            if pid == self.server {
+                server += bytes;
+            } else {
+                shims += bytes;
+                count += 1;
+            }
+        }
+        Ok((server, shims, count))
+    }
+
+    /// Processor time and bytes written, of the server and its shims.
+    pub fn usage(&self) -> Result<Usage> {
+        let tick = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no clock tick")?;
+        let mut usage = Usage::default();
+        for pid in self.pids()? {
+            let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+            let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+            let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
+            usage.cpu += Duration::from_secs_f64((ticks(11) + ticks(12)) as f64 / tick as f64);
+            let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+            let written =
+                io.lines().find_map(|l| l.strip_prefix("write_bytes: ")).and_then(|n| n.trim().parse::<u64>().ok());
+            usage.written += written.unwrap_or(0);
+        }
+        Ok(usage)
+    }
+}
+
+impl Usage {
+    pub fn since(self, earlier: Usage) -> Usage {
+        Usage { cpu: self.cpu.saturating_sub(earlier.cpu), written: self.written.saturating_sub(earlier.written) }
+    }
+}
