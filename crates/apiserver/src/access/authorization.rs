@@ -1,0 +1,88 @@
+//! The layer that asks whether the user may. Authorizers are asked in turn; the first that has an opinion decides.
+
+use std::sync::Arc;
+
+use api::Status;
+use api::status::{Reason, qualified};
+use client::Identity;
+
+use super::user;
+use crate::guard;
+use crate::server::Server;
+use crate::stack::Next;
+use crate::wire::{Request, RequestInfo, Response, answer};
+
+/// What an authorizer thinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    Allow,
+    Deny,
+    NoOpinion,
+}
+
+/// Decides who may do what.
+pub trait Authorizer: Send + Sync {
+    fn authorize(&self, user: &Identity, info: &RequestInfo) -> Decision;
+}
+
+/// Whether any authorizer allows it before one denies it.
+pub fn allowed(server: &Server, user: &Identity, info: &RequestInfo) -> bool {
+    let decisions = server.authorizers.iter().map(|a| a.authorize(user, info));
+    decisions.into_iter().find(|d| *d != Decision::NoOpinion) == Some(Decision::Allow)
+}
+
+/// Lets the request through or answers 403 in upstream's words.
+pub async fn authorize(server: Arc<Server>, request: Request, next: Next) -> Response {
+    let (user, info) = (user(&request), guard::info(&request));
+    if allowed(&server, &user, &info) {
+        return next.run(request).await;
+    }
+    answer::error(&forbidden(&user, &info))
+}
+
+/// The 403 for a request.
+pub fn forbidden(user: &Identity, info: &RequestInfo) -> Status {
+    let who = &user.name;
+    if !info.resource_request {
+        let message = format!("forbidden: User {who:?} cannot {} path {:?}", info.verb, info.path);
+        let mut status = Status::new(Reason::Forbidden, message);
+        status.details = Some(Box::default());
+        return status;
+    }
+    let at = if info.namespace.is_empty() {
+        "at the cluster scope".to_owned()
+    } else {
+        format!("in the namespace {:?}", info.namespace)
+    };
+    let what = info.full_resource();
+    let name = if info.name.is_empty() { String::new() } else { format!(" {:?}", info.name) };
+    let message = format!(
+        "{}{name} is forbidden: User {who:?} cannot {} resource {what:?} in API group {:?} {at}",
+        qualified(&info.group, &info.resource),
+        info.verb,
+        info.group,
+    );
+    Status::new(Reason::Forbidden, message).about(&info.group, &info.resource, &info.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_worded_as_upstream_words_it() {
+        let user = Identity { name: "x".to_owned(), ..Identity::default() };
+        let info = RequestInfo {
+            resource_request: true,
+            verb: "list",
+            resource: "pods".to_owned(),
+            namespace: "default".to_owned(),
+            ..RequestInfo::default()
+        };
+        let expected =
+            r#"pods is forbidden: User "x" cannot list resource "pods" in API group "" in the namespace "default""#;
+        assert_eq!(forbidden(&user, &info).message, expected);
+        let info = RequestInfo { verb: "get", path: "/x".to_owned(), ..RequestInfo::default() };
+        assert_eq!(forbidden(&user, &info).message, r#"forbidden: User "x" cannot get path "/x""#);
+    }
+}

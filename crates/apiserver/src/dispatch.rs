@@ -1,0 +1,111 @@
+//! Behind the layers: which handler answers.
+
+use std::sync::Arc;
+
+use api::Status;
+use api::status::Reason;
+use http::Method;
+
+use crate::rest::{self, Call};
+use crate::server::Server;
+use crate::wire::{Accept, Request, RequestInfo, Response, answer};
+use crate::{access, discovery, guard, health, metrics, openapi, special};
+
+/// Answers a request that may be made.
+pub async fn dispatch(server: Arc<Server>, request: Request) -> Response {
+    let info = guard::info(&request);
+    let answered = if info.resource_request {
+        resource(server, request, info).await
+    } else {
+        other(&server, request, &info).await
+    };
+    answered.unwrap_or_else(|status| answer::error(&status))
+}
+
+async fn other(server: &Server, request: Request, info: &RequestInfo) -> Result<Response, Status> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return Err(not_allowed());
+    }
+    let query = guard::query(&request);
+    let headers = request.into_parts().0.headers;
+    let path = info.path.trim_end_matches('/');
+    match path.split('/').nth(1).unwrap_or("") {
+        "api" | "apis" => discovery::answer(server, &headers, path),
+        "openapi" => openapi::answer(server, &headers, path),
+        "healthz" | "livez" | "readyz" => Ok(health::answer(server, path, &query).await),
+        "metrics" if path == "/metrics" => Ok(metrics::answer(server)),
+        "version" if path == "/version" => Ok(discovery::version()),
+        "openid" | ".well-known" => discovery::issuer(server, path),
+        "" => Ok(discovery::root(server)),
+        _ => Err(no_such_path()),
+    }
+}
+
+async fn resource(server: Arc<Server>, mut request: Request, info: Arc<RequestInfo>) -> Result<Response, Status> {
+    let kind =
+        server.catalog.load().get(&info.group, &info.version, &info.resource).cloned().ok_or_else(no_such_path)?;
+    let of_namespaces = info.group.is_empty() && info.resource == "namespaces";
+    let needs_namespace = kind.namespaced && (!info.name.is_empty() || info.verb == "create");
+    if (needs_namespace && info.namespace.is_empty())
+        || (!kind.namespaced && !info.namespace.is_empty() && !of_namespaces)
+    {
+        return Err(if info.verb == "create" { not_allowed() } else { no_such_path() });
+    }
+    if !info.subresource.is_empty() && kind.subresource(&info.subresource).is_none() {
+        return Err(no_such_path());
+    }
+    if special::streams(&info) {
+        return special::connect::answer(&server, &kind, &info, request).await;
+    }
+    let accept = Accept::choose(request.headers(), true)?;
+    let body = std::mem::replace(request.body_mut(), crate::wire::Body::empty()).read().await?;
+    let call = Call {
+        stored: server.catalog.load().stored(&kind),
+        query: guard::query(&request),
+        user: access::user(&request),
+        accept,
+        headers: std::mem::take(request.headers_mut()),
+        body,
+        server,
+        kind,
+        info,
+    };
+    let sub = call.kind.subresource(&call.info.subresource);
+    // A view is the object itself, seen from one side: status, approval, finalize.
+    if sub.is_some_and(|s| s.kind != call.kind.kind) || !call.kind.has_verb("get") {
+        return special::answer(call).await;
+    }
+    if sub.is_some_and(|s| !s.verbs.iter().any(|v| v == call.info.verb)) {
+        return Err(not_allowed());
+    }
+    let status = sub.is_some();
+    if !status && !call.kind.has_verb(call.info.verb) {
+        return Err(not_allowed());
+    }
+    match call.info.verb {
+        "get" => rest::read::get(&call),
+        "list" => rest::list::list(&call).await,
+        "watch" if !status => rest::watch::watch(call),
+        "create" if !status && call.info.name.is_empty() => rest::create::create(&call).await,
+        "update" if !call.info.name.is_empty() => rest::update::update(&call).await,
+        "patch" if !call.info.name.is_empty() => rest::patch::patch(&call).await,
+        "delete" if !status => rest::delete::delete(&call).await,
+        "deletecollection" if !status => rest::delete::delete_collection(&call).await,
+        _ => Err(not_allowed()),
+    }
+}
+
+/// The 404 for a path that nobody serves.
+pub fn no_such_path() -> Status {
+    let mut status = Status::new(Reason::NotFound, "the server could not find the requested resource");
+    status.details = Some(Box::default());
+    status
+}
+
+/// The 405.
+pub fn not_allowed() -> Status {
+    let mut status =
+        Status::new(Reason::MethodNotAllowed, "the server does not allow this method on the requested resource");
+    status.details = Some(Box::default());
+    status
+}

@@ -1,0 +1,262 @@
+//! DELETE of one object and of a collection: preconditions, grace, finalizers, propagation.
+
+use std::sync::Arc;
+
+use api::{Status, Value};
+use futures::{StreamExt, TryStreamExt};
+use http::StatusCode;
+use serde_json::json;
+use store::{Entry, Error, Expect};
+
+use super::create::commit;
+use super::metadata::{finalizers, is_deleting, is_namespace, may_go, set, text};
+use super::select::{Selection, names};
+use super::{Call, dry_run, input, list, output, store_error};
+use crate::admission::{Attributes, Operation};
+use crate::clock;
+use crate::special::reserve::reserve;
+use crate::wire::Response;
+
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+/// How often a delete is tried again on an object that changes meanwhile.
+const ATTEMPTS: usize = 20;
+/// How many objects of a collection are deleted at once.
+const AT_ONCE: usize = 32;
+
+/// How an object is to be deleted: the body's `DeleteOptions`, or the query's.
+#[derive(Clone, Debug, Default)]
+pub struct DeleteOptions {
+    pub grace_period: Option<i64>,
+    /// `Orphan`, `Foreground`, `Background`, or nothing.
+    pub propagation: Option<String>,
+    pub uid: Option<String>,
+    pub resource_version: Option<String>,
+    pub dry_run: bool,
+    /// `orphanDependents: false` was sent, the old way to ask for the background.
+    cascades: bool,
+}
+
+impl DeleteOptions {
+    /// Reads the body where there is one, the query else.
+    pub fn read(call: &Call) -> Result<Self, Status> {
+        let body = input::options(&call.headers, &call.body, "DeleteOptions")?;
+        if !body.is_null() {
+            return Self::from_value(&body);
+        }
+        let orphan = call.query.get("orphanDependents").map(|o| o == "true");
+        Self::checked(DeleteOptions {
+            grace_period: call.query.integer("gracePeriodSeconds")?,
+            propagation: propagation(call.query.get("propagationPolicy"), orphan),
+            dry_run: call.dry_run()?,
+            cascades: orphan == Some(false),
+            ..DeleteOptions::default()
+        })
+    }
+
+    /// From a `DeleteOptions` object.
+    pub fn from_value(value: &Value) -> Result<Self, Status> {
+        let orphan = value["orphanDependents"].as_bool();
+        let preconditions = &value["preconditions"];
+        let dry = value["dryRun"].as_array().map(Vec::as_slice).unwrap_or_default();
+        Self::checked(DeleteOptions {
+            grace_period: value["gracePeriodSeconds"].as_i64(),
+            propagation: propagation(value["propagationPolicy"].as_str(), orphan),
+            uid: preconditions["uid"].as_str().map(str::to_owned),
+            resource_version: preconditions["resourceVersion"].as_str().map(str::to_owned),
+            dry_run: dry_run(dry.iter().filter_map(Value::as_str))?,
+            cascades: orphan == Some(false),
+        })
+    }
+
+    fn checked(self) -> Result<Self, Status> {
+        let mut errors = api::validation::Errors::default();
+        if let Some(policy) = self.propagation.as_deref()
+            && !matches!(policy, "Orphan" | "Foreground" | "Background")
+        {
+            errors.not_supported("propagationPolicy", policy, &["Background", "Foreground", "Orphan"]);
+        }
+        errors.into_result("meta.k8s.io", "DeleteOptions", "")?;
+        Ok(self)
+    }
+
+    fn check(&self, call: &Call, object: &Value, revision: u64) -> Result<(), Status> {
+        let (uid, own) = (self.uid.as_deref(), text(object, "uid"));
+        let conflict =
+            |why: String| Err(Status::conflict(&call.kind.group, &call.kind.plural, text(object, "name"), &why));
+        if let Some(uid) = uid.filter(|uid| *uid != own) {
+            return conflict(format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {own}"));
+        }
+        let revision = revision.to_string();
+        if let Some(asked) = self.resource_version.as_deref().filter(|asked| *asked != revision) {
+            return conflict(format!(
+                "Precondition failed: ResourceVersion in precondition: {asked}, ResourceVersion in object meta: {revision}"
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn propagation(policy: Option<&str>, orphan: Option<bool>) -> Option<String> {
+    match (policy, orphan) {
+        (Some(policy), _) => Some(policy.to_owned()),
+        (None, Some(true)) => Some("Orphan".to_owned()),
+        (None, Some(false)) => Some("Background".to_owned()),
+        (None, None) => None,
+    }
+}
+
+/// What came of a delete: the object as it is now or was last, and whether it is gone.
+pub struct Deleted {
+    pub bytes: bytes::Bytes,
+    pub revision: u64,
+    pub gone: bool,
+    uid: String,
+}
+
+/// Deletes the object that the path names.
+pub async fn delete(call: &Call) -> Result<Response, Status> {
+    let options = DeleteOptions::read(call)?;
+    let deleted = remove(call, &call.info.name, &options).await?;
+    // As upstream: 202 for what stays a while although its dependents were to go with it.
+    let code = if !deleted.gone && options.cascades { StatusCode::ACCEPTED } else { StatusCode::OK };
+    let returns = matches!(
+        (&*call.kind.group, &*call.kind.plural),
+        (
+            "",
+            "pods"
+                | "services"
+                | "persistentvolumes"
+                | "persistentvolumeclaims"
+                | "serviceaccounts"
+                | "resourcequotas"
+                | "podtemplates"
+        )
+    );
+    if deleted.gone && !returns {
+        return output::encode(call, code, &output::success(call, &deleted.uid), false);
+    }
+    output::stored(call, code, &deleted.bytes, deleted.revision)
+}
+
+/// Deletes one object of the path's namespace by its name.
+pub async fn remove(call: &Call, name: &str, options: &DeleteOptions) -> Result<Deleted, Status> {
+    let key = super::key(&call.kind, &call.info.namespace, name);
+    for _ in 0..ATTEMPTS {
+        let not_found = || Status::not_found(&call.kind.group, &call.kind.plural, name);
+        let entry = call.server.store.get(&key).ok_or_else(not_found)?;
+        let old = call.parse(&entry)?;
+        options.check(call, &old, entry.modified)?;
+        let attributes = Attributes { call, operation: Operation::Delete, subresource: "" };
+        call.server.admission.validate(&attributes, Some(&old), &old).await?;
+        if let Some(deleted) = step(call, &key, &entry, &old, options).await? {
+            return Ok(deleted);
+        }
+    }
+    Err(Status::conflict(&call.kind.group, &call.kind.plural, name, super::update::MODIFIED))
+}
+
+/// One attempt. `None` where the object changed meanwhile.
+async fn step(
+    call: &Call,
+    key: &str,
+    entry: &Arc<Entry>,
+    old: &Value,
+    options: &DeleteOptions,
+) -> Result<Option<Deleted>, Status> {
+    let uid = text(old, "uid").to_owned();
+    let marked = mark(call, old, options);
+    let gone = marked.as_ref().is_none_or(|object| may_go(&call.kind, object));
+    let unchanged = marked.as_ref() == Some(old) && !gone;
+    let bytes = match marked {
+        Some(object) => bytes::Bytes::from(call.encode(object)),
+        None => entry.value.clone(),
+    };
+    if options.dry_run || unchanged {
+        return Ok(Some(Deleted { bytes, revision: entry.modified, gone, uid }));
+    }
+    let reservation = if gone { reserve(call, Some(old), &mut Value::Null)? } else { Default::default() };
+    let value = (!gone).then(|| bytes.clone());
+    match commit(call, key, Expect::Modified(entry.modified), value, reservation).await {
+        Ok(committed) => Ok(Some(Deleted { bytes, revision: committed.revision, gone, uid })),
+        Err(Error::Conflict { .. }) => Ok(None),
+        Err(error) => Err(store_error(error)),
+    }
+}
+
+/// The object with what its deletion writes into it; `None` where it goes at once.
+fn mark(call: &Call, old: &Value, options: &DeleteOptions) -> Option<Value> {
+    let mut object = old.clone();
+    propagate(call, &mut object, options);
+    let now = clock::seconds();
+    let grace = call.kind.strategy.grace_period(old, options.grace_period).map(|g| g.max(0));
+    if is_deleting(old) {
+        // A second delete can only shorten the grace period.
+        let before = old["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
+        if let Some(grace) = grace.filter(|grace| *grace < before && (options.grace_period.is_some() || *grace == 0)) {
+            let started = clock::parse(text(old, "deletionTimestamp")).unwrap_or(now) - before;
+            set(&mut object, "deletionTimestamp", clock::format((started + grace).max(now.min(started + before))));
+            set(&mut object, "deletionGracePeriodSeconds", grace);
+        }
+        return Some(object);
+    }
+    let grace = grace.unwrap_or(0);
+    let held = !finalizers(&object).is_empty()
+        || is_namespace(&call.kind) && object["spec"]["finalizers"].as_array().is_some_and(|f| !f.is_empty());
+    if grace == 0 && !held {
+        return None;
+    }
+    set(&mut object, "deletionTimestamp", clock::format(now + grace));
+    set(&mut object, "deletionGracePeriodSeconds", grace);
+    if let Some(generation) = old["metadata"]["generation"].as_i64().filter(|g| *g > 0) {
+        set(&mut object, "generation", generation + 1);
+    }
+    if is_namespace(&call.kind) {
+        object["status"]["phase"] = Value::from("Terminating");
+    }
+    Some(object)
+}
+
+/// Writes the propagation policy into the finalizers.
+fn propagate(call: &Call, object: &mut Value, options: &DeleteOptions) {
+    let mut list: Vec<String> = finalizers(object).into_iter().map(str::to_owned).collect();
+    let had = |list: &[String], name: &str| list.iter().any(|f| f == name);
+    // These two let their dependents live unless told otherwise.
+    let orphans = matches!((&*call.kind.group, &*call.kind.plural), ("", "replicationcontrollers") | ("batch", "jobs"));
+    let policy = match options.propagation.as_deref() {
+        Some("Orphan") => Some(ORPHAN),
+        Some("Foreground") => Some(FOREGROUND),
+        Some(_) => None,
+        None if had(&list, ORPHAN) => Some(ORPHAN),
+        None if had(&list, FOREGROUND) => Some(FOREGROUND),
+        None if orphans => Some(ORPHAN),
+        None => None,
+    };
+    list.retain(|f| f != ORPHAN && f != FOREGROUND);
+    list.extend(policy.map(str::to_owned));
+    set(object, "finalizers", if list.is_empty() { Value::Null } else { json!(list) });
+}
+
+/// Deletes every selected object of the collection; answers with what they were.
+pub async fn delete_collection(call: &Call) -> Result<Response, Status> {
+    let options = DeleteOptions::read(call)?;
+    let selection = Selection::new(call)?;
+    let limit = usize::try_from(call.query.integer("limit")?.unwrap_or(0).max(0)).unwrap_or(0);
+    let snapshot = call.server.store.snapshot(&selection.range, None).map_err(store_error)?;
+    let all = snapshot.iter().filter(|entry| selection.matches(call, entry));
+    let entries: Vec<Arc<Entry>> = all.take(if limit == 0 { usize::MAX } else { limit }).cloned().collect();
+    futures::stream::iter(entries.clone())
+        .map(|entry| remove_listed(call, entry, &options))
+        .buffer_unordered(AT_ONCE)
+        .try_collect::<Vec<()>>()
+        .await?;
+    list::respond(call, &list::Listed { revision: snapshot.revision(), ..list::Listed::of(entries) })
+}
+
+async fn remove_listed(call: &Call, entry: Arc<Entry>, options: &DeleteOptions) -> Result<(), Status> {
+    let (namespace, name) = names(&entry.key, call.kind.namespaced);
+    match remove(&call.of(call.kind.clone(), namespace, name), name, options).await {
+        Err(status) if status.reason == api::status::Reason::NotFound => Ok(()),
+        other => other.map(|_| ()),
+    }
+}

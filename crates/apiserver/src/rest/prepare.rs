@@ -1,0 +1,180 @@
+//! What happens to every object on its way to the store: defaults, admission, the strategy's preparation, system fields,
+//! validation and field ownership.
+
+use api::apply::{self, Ctx};
+use api::kind::Context;
+use api::validation::Errors;
+use api::{Status, Value};
+use rand::Rng;
+
+use super::Call;
+use super::metadata::{self, keep, set, text};
+use crate::admission::{Attributes, Operation};
+use crate::clock;
+
+/// What makes the new object of the old one: the whole of the write's own logic.
+pub struct Change<'c> {
+    pub call: &'c Call,
+    pub subresource: &'c str,
+    pub now: String,
+    /// Managed fields were already made, by apply.
+    pub tracked: bool,
+}
+
+impl<'c> Change<'c> {
+    pub fn new(call: &'c Call) -> Self {
+        Change { call, subresource: &call.info.subresource, now: clock::now(), tracked: false }
+    }
+
+    fn context(&self) -> Context<'_> {
+        Context { now: &self.now, user: &self.call.user.name, groups: &self.call.user.groups }
+    }
+
+    fn attributes(&self, operation: Operation) -> Attributes<'_> {
+        Attributes { call: self.call, operation, subresource: self.subresource }
+    }
+
+    fn track(&self, old: Option<&Value>, new: &mut Value) {
+        if self.tracked {
+            return;
+        }
+        let manager = self.call.manager();
+        let context = Ctx {
+            schema: &self.call.kind.schema,
+            api_version: &self.call.kind.api_version(),
+            manager: &manager,
+            subresource: self.subresource,
+            now: &self.now,
+        };
+        apply::track_update(old, new, &context);
+    }
+
+    /// Prepares a new object; it then is as it will be stored. Warnings are added to `warnings`.
+    pub async fn create(&self, object: &mut Value, warnings: &mut Vec<String>) -> Result<(), Status> {
+        let Call { kind, info, server, .. } = self.call;
+        place(self.call, object)?;
+        if text(object, "name").is_empty() {
+            let generate = text(object, "generateName").to_owned();
+            if !generate.is_empty() {
+                set(object, "name", generated(&generate));
+            }
+        }
+        for field in ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
+            set(object, field, Value::Null);
+        }
+        kind.strategy.default(object);
+        server.admission.mutate(&self.attributes(Operation::Create), None, object).await?;
+        kind.strategy.prepare_create(object, &self.context());
+        set(object, "uid", uuid::Uuid::new_v4().to_string());
+        set(object, "creationTimestamp", self.now.as_str());
+        set(object, "generation", if kind.strategy.has_generation() { Value::from(1) } else { Value::Null });
+        self.track(None, object);
+        let mut errors = Errors::default();
+        kind.validate_create(object, &mut errors);
+        errors.into_result(&kind.group, &kind.kind, text(object, "name"))?;
+        safe_name(self.call, text(object, "name"))?;
+        server.admission.validate(&self.attributes(Operation::Create), None, object).await?;
+        warnings.extend(kind.strategy.warnings(None, object));
+        debug_assert!(info.name.is_empty() || info.name == text(object, "name"));
+        Ok(())
+    }
+
+    /// Prepares the successor of a stored object.
+    pub async fn update(&self, old: &Value, new: &mut Value, warnings: &mut Vec<String>) -> Result<(), Status> {
+        let Call { kind, server, .. } = self.call;
+        place(self.call, new)?;
+        for field in [
+            "name",
+            "uid",
+            "creationTimestamp",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "resourceVersion",
+            "generateName",
+        ] {
+            keep(old, new, field);
+        }
+        set(new, "selfLink", Value::Null);
+        kind.strategy.default(new);
+        server.admission.mutate(&self.attributes(Operation::Update), Some(old), new).await?;
+        if self.subresource.is_empty() {
+            kind.strategy.prepare_update(old, new, &self.context());
+        } else {
+            kind.strategy.prepare_subresource_update(self.subresource, old, new, &self.context());
+        }
+        keep(old, new, "generation");
+        if kind.strategy.has_generation() && self.subresource != "status" && !same_spec(old, new) {
+            let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
+            set(new, "generation", generation + 1);
+        }
+        self.track(Some(old), new);
+        let mut errors = Errors::default();
+        if self.subresource.is_empty() {
+            kind.validate_update(old, new, &mut errors);
+        } else {
+            kind.validate_subresource_update(self.subresource, old, new, &mut errors);
+        }
+        if metadata::is_deleting(old) {
+            let before = metadata::finalizers(old);
+            let added: Vec<&str> = metadata::finalizers(new).into_iter().filter(|f| !before.contains(f)).collect();
+            if !added.is_empty() {
+                let why = format!(
+                    "no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"
+                );
+                errors.forbidden("metadata.finalizers", why);
+            }
+        }
+        errors.into_result(&kind.group, &kind.kind, text(old, "name"))?;
+        server.admission.validate(&self.attributes(Operation::Update), Some(old), new).await?;
+        warnings.extend(kind.strategy.warnings(Some(old), new));
+        Ok(())
+    }
+}
+
+/// The object lies where the path says, and says so itself.
+fn place(call: &Call, object: &mut Value) -> Result<(), Status> {
+    let own = text(object, "namespace");
+    if !call.kind.namespaced {
+        if own.is_empty() {
+            set(object, "namespace", Value::Null);
+        }
+        return Ok(());
+    }
+    if own.is_empty() {
+        set(object, "namespace", call.info.namespace.as_str());
+    } else if own != call.info.namespace {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    Ok(())
+}
+
+/// A name becomes a part of a key: whatever a kind allows, this much is never.
+fn safe_name(call: &Call, name: &str) -> Result<(), Status> {
+    let mut errors = Errors::default();
+    if name.is_empty() {
+        errors.required("metadata.name", "name or generateName is required");
+    } else if name == "." || name == ".." || name.contains(['/', '%']) {
+        errors.invalid("metadata.name", name, "may not contain '/' or '%' and may not be '.' or '..'");
+    }
+    errors.into_result(&call.kind.group, &call.kind.kind, name)
+}
+
+/// Five characters that spell no words, behind the prefix, as upstream's name generator.
+pub fn generated(prefix: &str) -> String {
+    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    let mut rng = rand::rng();
+    let mut name: String = prefix.chars().take(58).collect();
+    name.extend((0..5).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])));
+    name
+}
+
+/// Whether nothing but metadata and status differs.
+fn same_spec(old: &Value, new: &Value) -> bool {
+    let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else { return false };
+    let counts = |key: &str| !matches!(key, "metadata" | "status" | "kind" | "apiVersion");
+    let left = old.iter().filter(|(key, _)| counts(key));
+    let right = new.iter().filter(|(key, _)| counts(key));
+    left.eq(right)
+}

@@ -1,0 +1,269 @@
+//! GET with `watch`: what is there, then every change of it, in order and without gaps.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{Status, Value};
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, header};
+use rand::Rng;
+use serde_json::json;
+use store::{Entry, Event, EventKind, Watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::select::Selection;
+use super::{Call, list, output, store_error, view};
+use crate::wire::{Body, Format, Response, View, answer};
+
+/// How often a bookmark is sent while nothing else is.
+const BOOKMARKS: Duration = Duration::from_secs(60);
+/// The shortest life of a watch that asks for none; it lives up to twice as long.
+const LIFE: u64 = 1800;
+/// About how many bytes of events go out at once.
+const CHUNK: usize = 128 * 1024;
+
+/// A watch on its way: the state behind a streamed body.
+struct Watching {
+    call: Call,
+    selection: Selection,
+    /// What was there when the watch began and is still to be sent.
+    initial: VecDeque<Arc<Entry>>,
+    /// After the initial objects a bookmark says that they end.
+    announce_end: bool,
+    bookmarks: bool,
+    next_bookmark: Instant,
+    deadline: Instant,
+    watch: Watch,
+    revision: u64,
+    /// A table's columns were sent.
+    columns_sent: bool,
+    ended: bool,
+}
+
+/// Starts a watch.
+pub fn watch(call: Call) -> Result<Response, Status> {
+    let selection = Selection::new(&call)?;
+    let query = &call.query;
+    let bookmarks = query.flag("allowWatchBookmarks");
+    let asked = list::revision(&call)?;
+    let send_initial = query.has("sendInitialEvents").then(|| query.flag("sendInitialEvents"));
+    match (send_initial, query.get("resourceVersionMatch")) {
+        (None, None) | (Some(_), Some("NotOlderThan")) => {}
+        (None, Some(_)) => {
+            return Err(list::invalid(
+                "resourceVersionMatch",
+                "Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            ));
+        }
+        (Some(_), _) => {
+            return Err(list::invalid(
+                "resourceVersionMatch",
+                "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            ));
+        }
+    }
+    if send_initial == Some(true) && !bookmarks {
+        return Err(list::invalid(
+            "allowWatchBookmarks",
+            "Forbidden: sendInitialEvents requires setting allowWatchBookmarks to true",
+        ));
+    }
+    let timeout = query.integer("timeoutSeconds")?.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0);
+    let timeout = timeout.unwrap_or_else(|| LIFE + rand::rng().random_range(0..LIFE));
+    let store = &call.server.store;
+    let initially = send_initial.unwrap_or(asked.unwrap_or(0) == 0);
+    let started = if initially {
+        let snapshot = store.snapshot(&selection.range, None).map_err(store_error)?;
+        let there = snapshot.iter().filter(|entry| selection.matches(&call, entry)).cloned().collect();
+        store.watch(&selection.range, snapshot.revision()).map(|watch| (there, snapshot.revision(), watch))
+    } else {
+        let after = asked.filter(|rv| *rv > 0).unwrap_or_else(|| store.revision());
+        store.watch(&selection.range, after).map(|watch| (VecDeque::new(), after, watch))
+    };
+    let (initial, revision, watch) = match started {
+        Ok(started) => started,
+        Err(error) => return Ok(refused(&call, &store_error(error))),
+    };
+    let now = Instant::now();
+    let watching = Watching {
+        selection,
+        initial,
+        announce_end: send_initial == Some(true),
+        bookmarks,
+        next_bookmark: now + BOOKMARKS,
+        deadline: now + Duration::from_secs(timeout),
+        watch,
+        revision,
+        columns_sent: false,
+        ended: false,
+        call,
+    };
+    Ok(response(
+        &watching.call.accept.content_type(true).to_owned(),
+        Body::stream(futures::stream::unfold(watching, Watching::advance)),
+    ))
+}
+
+fn response(content_type: &str, body: Body) -> Response {
+    let mut response = answer::bytes(StatusCode::OK, "application/json", body);
+    if let Ok(value) = HeaderValue::from_str(content_type) {
+        response.headers_mut().insert(header::CONTENT_TYPE, value);
+    }
+    response
+}
+
+/// A watch that cannot begin says so in its stream, as upstream's watch cache does.
+fn refused(call: &Call, status: &Status) -> Response {
+    let mut out = Vec::new();
+    frame(call, &mut out, "ERROR", &status.to_value());
+    response(call.accept.content_type(true), out.into())
+}
+
+impl Watching {
+    /// The next chunk, as soon as there is something to say.
+    async fn advance(mut self) -> Option<(Bytes, Self)> {
+        let mut out = Vec::new();
+        if !self.initial.is_empty() || self.announce_end {
+            self.send_initial(&mut out);
+            return Some((out.into(), self));
+        }
+        if self.ended {
+            return None;
+        }
+        while out.is_empty() {
+            let stopping = self.call.server.stopping.clone();
+            tokio::select! {
+                biased;
+                batch = self.watch.next() => match batch {
+                    Some(Ok(events)) => self.send(&mut out, &events),
+                    Some(Err(error)) => {
+                        self.ended = true;
+                        frame(&self.call, &mut out, "ERROR", &store_error(error).to_value());
+                    }
+                    None => return None,
+                },
+                () = stopping.cancelled() => return None,
+                () = sleep_until(self.deadline) => {
+                    // The client goes on from here, however long nothing changed.
+                    self.ended = true;
+                    if !self.bookmarks {
+                        return None;
+                    }
+                    self.bookmark(&mut out, false);
+                }
+                () = sleep_until(self.next_bookmark), if self.bookmarks => self.bookmark(&mut out, false),
+            }
+        }
+        Some((out.into(), self))
+    }
+
+    fn send_initial(&mut self, out: &mut Vec<u8>) {
+        while out.len() < CHUNK {
+            let Some(entry) = self.initial.pop_front() else { break };
+            self.event(out, "ADDED", &entry, entry.modified);
+        }
+        if self.initial.is_empty() && std::mem::take(&mut self.announce_end) {
+            self.bookmark(out, true);
+        }
+    }
+
+    fn send(&mut self, out: &mut Vec<u8>, events: &[Event]) {
+        for event in events {
+            let revision = event.revision();
+            self.revision = self.revision.max(revision);
+            let (call, selection) = (&self.call, &self.selection);
+            let before = event.prev.as_ref().filter(|prev| selection.matches(call, prev));
+            let now = event.kind != EventKind::Deleted && selection.matches(call, &event.entry);
+            match (before, now) {
+                (None, true) => self.event(out, "ADDED", &event.entry, revision),
+                (Some(_), true) => self.event(out, "MODIFIED", &event.entry, revision),
+                (Some(prev), false) => self.event(out, "DELETED", prev, revision),
+                (None, false) => {}
+            }
+        }
+    }
+
+    fn event(&mut self, out: &mut Vec<u8>, kind: &str, entry: &Entry, revision: u64) {
+        let accept = self.call.accept;
+        if accept.view == View::Object && accept.format != Format::Protobuf && self.call.is_stored_version() {
+            out.extend_from_slice(b"{\"type\":\"");
+            out.extend_from_slice(kind.as_bytes());
+            out.extend_from_slice(b"\",\"object\":");
+            api::codec::stored::splice_into(out, &entry.value, revision);
+            out.extend_from_slice(b"}\n");
+            return;
+        }
+        match self.call.parse_at(&entry.value, revision).and_then(|object| self.shown(object)) {
+            Ok(object) => frame(&self.call, out, kind, &object),
+            Err(status) => {
+                self.ended = true;
+                frame(&self.call, out, "ERROR", &status.to_value());
+            }
+        }
+    }
+
+    fn shown(&mut self, mut object: Value) -> Result<Value, Status> {
+        match self.call.accept.view {
+            View::Object => Ok(object),
+            View::Metadata => Ok(view::metadata(&mut object)),
+            View::Table => {
+                let columns = !std::mem::replace(&mut self.columns_sent, true);
+                view::table(&self.call, view::single(&object), columns, std::iter::once(object))
+            }
+        }
+    }
+
+    /// Tells the client how far it has come, without an object.
+    fn bookmark(&mut self, out: &mut Vec<u8>, ends_initial: bool) {
+        self.next_bookmark = Instant::now() + BOOKMARKS;
+        self.revision = self.revision.max(self.watch.progressed_to());
+        let kind = &self.call.kind;
+        let mut metadata = json!({"resourceVersion": self.revision.to_string(), "creationTimestamp": null});
+        if ends_initial {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let object = match self.call.accept.view {
+            View::Object => json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata}),
+            View::Metadata => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+            }
+            View::Table => json!({
+                "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {"resourceVersion": self.revision.to_string()},
+                "columnDefinitions": null, "rows": [],
+            }),
+        };
+        frame(&self.call, out, "BOOKMARK", &object);
+    }
+}
+
+/// One event of a value: a line of JSON, or a frame of protobuf with its length in front.
+fn frame(call: &Call, out: &mut Vec<u8>, kind: &str, object: &Value) {
+    let own = object["kind"] == *call.kind.kind;
+    if call.accept.format == Format::Protobuf
+        && let Some(raw) = output::protobuf(call, object, own)
+    {
+        // WatchEvent { type = 1, object = 2: RawExtension { raw = 1 } }
+        let extension = field(1, &raw);
+        let mut event = field(1, kind.as_bytes());
+        event.extend(field(2, &extension));
+        out.extend_from_slice(&u32::try_from(event.len()).unwrap_or(u32::MAX).to_be_bytes());
+        out.extend_from_slice(&event);
+        return;
+    }
+    out.extend_from_slice(format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n").as_bytes());
+}
+
+/// A length-delimited protobuf field.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len() + 6);
+    out.push((number << 3) | 2);
+    let mut length = bytes.len();
+    while length >= 0x80 {
+        out.push((length & 0x7f) as u8 | 0x80);
+        length >>= 7;
+    }
+    out.push(length as u8);
+    out.extend_from_slice(bytes);
+    out
+}
