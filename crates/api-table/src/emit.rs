@@ -77,6 +77,7 @@ impl Emitter<'_> {
         };
         add(field.required, ".required()");
         add(field.pointer, ".pointer()");
+        add(field.replace, ".replace()");
         add(field.retain_keys, ".retain_keys()");
         add(field.merge, &format!(".merge({:?})", field.merge_key));
         text

@@ -62,6 +62,7 @@ pub struct Field {
     /// A Go pointer: absent and zero differ.
     pub pointer: bool,
     pub merge: bool,
+    pub replace: bool,
     pub retain_keys: bool,
     pub merge_key: String,
     pub key_default: &'static str,
@@ -96,7 +97,7 @@ pub struct Model {
 struct Source<'a> {
     definitions: &'a serde_json::Map<String, Value>,
     messages: &'a serde_json::Map<String, Value>,
-    pointers: BTreeSet<&'static str>,
+    pointers: Pointers,
     structs: BTreeMap<String, Struct>,
 }
 
@@ -104,8 +105,7 @@ impl Model {
     pub fn new(openapi: &Value, protobuf: &Value) -> Result<Model> {
         let definitions = openapi["definitions"].as_object().context("the OpenAPI document has no definitions")?;
         let messages = protobuf.as_object().context("the protobuf document is no object")?;
-        let pointers = include_str!("../pointers.txt").lines().filter(|l| !l.starts_with('#')).collect();
-        let mut source = Source { definitions, messages, pointers, structs: BTreeMap::new() };
+        let mut source = Source { definitions, messages, pointers: Pointers::new(), structs: BTreeMap::new() };
         let mut kinds = BTreeMap::new();
         for (name, definition) in definitions {
             if definition.get("properties").is_none() && special(name).is_some() {
@@ -140,6 +140,7 @@ impl Field {
             required: false,
             pointer: false,
             merge: false,
+            replace: false,
             retain_keys: false,
             merge_key: String::new(),
             key_default: "",
@@ -192,7 +193,7 @@ impl Source<'_> {
                 Some(property) => self.field(name, &json, property, definition)?,
                 None => {
                     let mut field = Field::new(number, self.message_type(message, ty, repeated)?);
-                    field.pointer = self.pointers.contains(format!("{}.{json}", short(name)).as_str());
+                    field.pointer = self.pointers.is(name, &json, &field);
                     field
                 }
             };
@@ -209,9 +210,10 @@ impl Source<'_> {
     fn field(&mut self, of: &str, json: &str, property: &Value, definition: &Value) -> Result<Field> {
         let mut field = Field::new(0, self.property_type(property)?);
         field.required = definition["required"].as_array().is_some_and(|r| r.iter().any(|v| v == json));
-        field.pointer = self.pointers.contains(format!("{}.{json}", short(of)).as_str());
+        field.pointer = self.pointers.is(of, json, &field);
         let strategy = property["x-kubernetes-patch-strategy"].as_str().unwrap_or_default();
         field.merge = strategy.split(',').any(|s| s == "merge");
+        field.replace = strategy.split(',').any(|s| s == "replace");
         field.retain_keys = strategy.split(',').any(|s| s == "retainKeys");
         field.merge_key = property["x-kubernetes-patch-merge-key"].as_str().unwrap_or_default().to_owned();
         field.key_default =
@@ -338,12 +340,39 @@ fn lower(proto: &str) -> String {
     if proto == "uID" { "uid".to_owned() } else { proto[..1].to_ascii_lowercase() + &proto[1..] }
 }
 
-/// `v1.PodSpec` for `io.k8s.api.core.v1.PodSpec`: what `pointers.txt` writes.
-fn short(name: &str) -> &str {
-    let name = name.strip_suffix("#granular").unwrap_or(name);
-    last(name)
-}
-
 fn last(name: &str) -> &str {
     name.rsplit_once('.').map_or(name, |(_, last)| last)
+}
+
+/// What `pointers.txt` says, as `Struct.field`.
+struct Pointers {
+    scalars: BTreeSet<String>,
+    values: BTreeSet<String>,
+}
+
+impl Pointers {
+    fn new() -> Pointers {
+        let (scalars, values) = include_str!("../pointers.txt").split_once("---").unwrap_or_default();
+        let read = |text: &str| {
+            let lines = text.lines().filter(|l| !l.starts_with('#')).filter_map(|l| l.split_once(": "));
+            lines.flat_map(|(of, names)| names.split(' ').map(move |name| format!("{of}.{name}"))).collect()
+        };
+        Pointers { scalars: read(scalars), values: read(values) }
+    }
+
+    fn is(&self, of: &str, json: &str, field: &Field) -> bool {
+        // `PodSpec.replicas` or `core.v1.PodSpec.replicas`.
+        let parts: Vec<&str> = of.split('.').collect();
+        let tail = |n: usize| format!("{}.{json}", parts[parts.len().saturating_sub(n)..].join("."));
+        let in_set = |set: &BTreeSet<String>| set.contains(&tail(1)) || set.contains(&tail(3));
+        match &field.ty {
+            Type::List(..) | Type::Map(..) | Type::Plain("Bytes") => false,
+            Type::Object(_) | Type::Any(_) | Type::Plain("IntOrString") if !field.required => {
+                let of_a_kind = matches!(json, "spec" | "status") && !in_set(&self.scalars);
+                let value = json == "metadata" || of_a_kind || in_set(&self.values);
+                !value || of == "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceSubresources"
+            }
+            _ => in_set(&self.scalars),
+        }
+    }
 }

@@ -20,5 +20,5 @@ pub struct Decoded {
 #[error("{0}")]
 pub struct DecodeError(pub String);
 
-/// How deep objects may nest.
-pub const MAX_DEPTH: usize = 500;
+/// How deep objects may nest: deeper than any real one, and no danger to a thread's stack.
+pub const MAX_DEPTH: usize = 256;

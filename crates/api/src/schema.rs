@@ -2,6 +2,7 @@
 //! schema becomes the same structure at run time. Codecs, pruning, patches and apply walk it.
 
 mod check;
+mod path;
 mod time;
 
 use std::borrow::Cow;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use crate::kind::Text;
 
 pub use check::{Check, check};
+pub use path::{MAX_STRICT_ERRORS, Path};
 pub use time::{format_micro, format_seconds, parse_time};
 
 /// A struct type: a JSON object with known fields.
@@ -77,6 +79,8 @@ pub enum Wire {
 pub struct Patch {
     /// `patchStrategy` contains `merge`.
     pub merge: bool,
+    /// `patchStrategy` contains `replace`.
+    pub replace: bool,
     /// `patchStrategy` contains `retainKeys`.
     pub retain_keys: bool,
     /// `patchMergeKey`; empty for lists of scalars.

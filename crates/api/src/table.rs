@@ -34,7 +34,7 @@ const fn f(name: &'static str, number: u32, ty: Type) -> Field {
 }
 
 const fn defaulted(name: &'static str, number: u32, ty: Type, key_default: &'static str) -> Field {
-    let patch = Patch { merge: false, retain_keys: false, merge_key: "" };
+    let patch = Patch { merge: false, replace: false, retain_keys: false, merge_key: "" };
     Field { name: t(name), number, ty, required: false, pointer: false, patch, key_default: t(key_default) }
 }
 
@@ -81,6 +81,11 @@ impl Field {
 
     const fn pointer(mut self) -> Field {
         self.pointer = true;
+        self
+    }
+
+    const fn replace(mut self) -> Field {
+        self.patch.replace = true;
         self
     }
 
