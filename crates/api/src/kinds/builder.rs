@@ -134,14 +134,11 @@ impl Builder {
         self
     }
 
-    /// A selectable field whose name is not its path: events' `type`, `source`.
-    pub fn selectable_at(mut self, name: &'static str, path: &'static [&'static str]) -> Self {
-        let path = path.iter().map(|p| Text::from(*p)).collect();
-        self.kind.selectable.to_mut().push(Selectable {
-            name: name.into(),
-            path: Cow::Owned(path),
-            default: "".into(),
-        });
+    /// A selectable field whose name is not its path: jobs' `status.successful`.
+    pub fn selectable_at(mut self, name: &'static str, path: &'static str, default: &'static str) -> Self {
+        let path = path.split('.').map(Text::from).collect();
+        let field = Selectable { name: name.into(), path: Cow::Owned(path), default: default.into() };
+        self.kind.selectable.to_mut().push(field);
         self
     }
 

@@ -18,6 +18,7 @@ mod events;
 mod flowcontrol;
 mod networking;
 mod node;
+pub mod pods;
 mod policy;
 mod rbac;
 mod resource;

@@ -1,5 +1,6 @@
 //! Validation: field paths and errors in upstream's wording, and the syntaxes that many kinds share.
 
+pub mod cron;
 pub mod labels;
 pub mod metadata;
 pub mod names;
@@ -141,6 +142,14 @@ impl Errors {
         }
     }
 
+    /// As [`Errors::one_of`], and what is absent or empty is not supported either.
+    pub fn one_of_supported(&mut self, field: impl Display, value: &Value, supported: &[&str]) {
+        let text = value.as_str().unwrap_or_default();
+        if !supported.contains(&text) {
+            self.not_supported(field, text, supported);
+        }
+    }
+
     /// As [`Errors::one_of`], and absent is fine.
     pub fn one_of_if_set(&mut self, field: impl Display, value: &Value, supported: &[&str]) {
         if let Some(text) = value.as_str()
@@ -183,6 +192,22 @@ impl Errors {
         }
     }
 
+    /// Every field of the object but its metadata and status must be what it was.
+    pub fn immutable_except(&mut self, old: &Value, new: &Value, changeable: &[&str]) {
+        for (field, value) in new.as_object().into_iter().flatten() {
+            let generic = matches!(field.as_str(), "metadata" | "status" | "apiVersion" | "kind");
+            if !generic && !changeable.contains(&field.as_str()) && old.get(field) != Some(value) {
+                self.invalid(field, value, IMMUTABLE);
+            }
+        }
+        for (field, _) in old.as_object().into_iter().flatten() {
+            let generic = matches!(field.as_str(), "metadata" | "status" | "apiVersion" | "kind");
+            if !generic && !changeable.contains(&field.as_str()) && new.get(field).is_none() {
+                self.invalid(field, &Value::Null, IMMUTABLE);
+            }
+        }
+    }
+
     /// The `Invalid` status for the object, or `Ok` where there are no errors.
     pub fn into_result(self, group: &str, kind: &str, name: &str) -> Result<(), Status> {
         if self.causes.is_empty() {
@@ -205,6 +230,29 @@ impl Errors {
             ..Details::default()
         };
         Err(Status { details: Some(Box::new(details)), ..Status::new(Reason::Invalid, message) })
+    }
+}
+
+/// A number that is not negative, or a percentage up to 100. Answers the number, of whichever kind.
+pub fn percent_or_number(value: &Value, path: &Path, errors: &mut Errors) -> Option<i64> {
+    match value {
+        Value::String(text) => {
+            let messages = names::percent(text);
+            if !messages.is_empty() {
+                errors.all_invalid(path, text, messages);
+                return None;
+            }
+            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(i64::MAX);
+            if percent > 100 {
+                errors.invalid(path, value, "must not be greater than 100%");
+            }
+            Some(percent)
+        }
+        Value::Null => None,
+        other => {
+            errors.not_negative(path, other);
+            other.as_i64()
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 mod controllerrevision;
 mod daemonset;
 mod deployment;
-mod replicaset;
+pub(super) mod replicaset;
 mod statefulset;
 
 use crate::kind::Kind;

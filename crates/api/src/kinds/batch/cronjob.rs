@@ -1,8 +1,120 @@
 //! `batch/v1 CronJob`.
 
-use crate::kind::Kind;
+use serde_json::Value;
+
+use crate::kind::{Kind, Strategy};
+use crate::kinds::access::{at, at_mut, fill, fill_text, has, list, text};
+use crate::kinds::batch::job;
 use crate::kinds::builder::Builder;
+use crate::kinds::pods::{cells, template};
+use crate::print::{self, AGE, Cell, NAME, since};
+use crate::validation::{Errors, Path, cron, names};
 
 pub fn kind() -> Kind {
-    Builder::new("batch", "v1", "CronJob", "cronjobs").namespaced().short(&["cj"]).category("all").status().build()
+    Builder::new("batch", "v1", "CronJob", "cronjobs")
+        .namespaced()
+        .short(&["cj"])
+        .category("all")
+        .status()
+        .columns(COLUMNS)
+        .strategy(CronJob)
+        .build()
+}
+
+const POD: &str = "spec.jobTemplate.spec.template.spec";
+
+const COLUMNS: &[Cell] = &[
+    NAME,
+    Cell::text("Schedule", "spec.schedule"),
+    Cell::made("Timezone", |o| or_none(text(o, "spec.timeZone"))),
+    Cell::made("Suspend", |o| {
+        match at(o, "spec.suspend").as_bool() {
+            Some(true) => "True",
+            Some(false) => "False",
+            None => "<unset>",
+        }
+        .into()
+    })
+    .typed("boolean"),
+    Cell::made("Active", |o| list(o, "status.active").len().into()).typed("integer"),
+    Cell::timed("Last Schedule", |o, now| match text(o, "status.lastScheduleTime") {
+        "" => "<none>".into(),
+        time => since(time, now).into(),
+    }),
+    AGE,
+    Cell::made("Containers", |o| cells::container_field(o, POD, "name")).wide(),
+    Cell::made("Images", |o| cells::container_field(o, POD, "image")).wide(),
+    Cell::made("Selector", |o| cells::selector(at(o, "spec.jobTemplate.spec.selector"))).wide(),
+];
+
+fn or_none(text: &str) -> Value {
+    if text.is_empty() { "<none>".into() } else { text.into() }
+}
+
+struct CronJob;
+
+impl Strategy for CronJob {
+    fn default(&self, object: &mut Value) {
+        template::defaults(object, "spec.jobTemplate.spec.template");
+        let Some(spec) = object.get_mut("spec") else { return };
+        fill_text(spec, "concurrencyPolicy", "Allow");
+        fill(spec, "suspend", false);
+        fill(spec, "successfulJobsHistoryLimit", 3);
+        fill(spec, "failedJobsHistoryLimit", 1);
+        if let Some(job) = at_mut(spec, "jobTemplate.spec") {
+            job::failure_policy(job);
+        }
+    }
+
+    fn validate(&self, object: &Value, errors: &mut Errors) {
+        let (spec, path) = (at(object, "spec"), Path::new("spec"));
+        let name = text(object, "metadata.name");
+        if name.len() > 52 {
+            // A suffix of 11 characters makes a job's name of it.
+            errors.invalid("metadata.name", name, "must be no more than 52 characters");
+        }
+        let schedule = text(spec, "schedule");
+        if schedule.is_empty() {
+            errors.required(path.child("schedule"), "");
+        } else if schedule.contains("TZ") {
+            let why = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
+            errors.invalid(path.child("schedule"), schedule, why);
+        } else if let Err(why) = cron::check(schedule) {
+            errors.invalid(path.child("schedule"), schedule, why);
+        }
+        if let Some(zone) = at(spec, "timeZone").as_str() {
+            if zone.is_empty() {
+                errors.invalid(path.child("timeZone"), zone, "timeZone must be nil or non-empty string");
+            } else if zone.eq_ignore_ascii_case("local") {
+                errors.invalid(
+                    path.child("timeZone"),
+                    zone,
+                    "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
+                );
+            } else if !names::time_zone(zone) {
+                errors.invalid(path.child("timeZone"), zone, format!("unknown time zone {zone}"));
+            }
+        }
+        for field in ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
+            errors.not_negative(path.child(field), at(spec, field));
+        }
+        errors.one_of(path.child("concurrencyPolicy"), at(spec, "concurrencyPolicy"), &["Allow", "Forbid", "Replace"]);
+        let job = at(spec, "jobTemplate.spec");
+        let at_job = path.child("jobTemplate.spec");
+        if has(job, "selector") {
+            errors.invalid(at_job.child("selector"), at(job, "selector"), "`selector` will be auto-generated");
+        }
+        if at(job, "manualSelector") == &Value::Bool(true) {
+            errors.not_supported(at_job.child("manualSelector"), at(job, "manualSelector"), &["nil", "false"]);
+        }
+        job::validate_spec(job, &at_job, errors);
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    fn cells(&self, object: &Value, now: i64) -> Vec<Value> {
+        print::row(COLUMNS, object, now)
+    }
 }

@@ -1,8 +1,250 @@
 //! `batch/v1 Job`.
 
-use crate::kind::Kind;
+use serde_json::{Map, Value, json};
+
+use crate::kind::{Context, Kind, Strategy};
+use crate::kinds::access::{at, each_mut, fill, fill_text, flag, has, list, number, remove, section, text};
 use crate::kinds::builder::Builder;
+use crate::kinds::pods::{cells, template};
+use crate::print::{self, AGE, Cell, NAME, duration, seconds};
+use crate::selector::LabelSelector;
+use crate::validation::{Errors, Path, label_selector};
 
 pub fn kind() -> Kind {
-    Builder::new("batch", "v1", "Job", "jobs").namespaced().category("all").status().build()
+    Builder::new("batch", "v1", "Job", "jobs")
+        .namespaced()
+        .category("all")
+        .status()
+        .selectable_at("status.successful", "status.succeeded", "0")
+        .columns(COLUMNS)
+        .strategy(Job)
+        .build()
+}
+
+const COLUMNS: &[Cell] = &[
+    NAME,
+    Cell::made("Status", state),
+    Cell::made("Completions", completions),
+    Cell::timed("Duration", took),
+    AGE,
+    Cell::made("Containers", |o| cells::container_field(o, "spec.template.spec", "name")).wide(),
+    Cell::made("Images", |o| cells::container_field(o, "spec.template.spec", "image")).wide(),
+    Cell::made("Selector", |o| cells::selector(at(o, "spec.selector"))).wide(),
+];
+
+fn state(job: &Value) -> Value {
+    let conditions = list(job, "status.conditions");
+    let is = |name: &str| conditions.iter().any(|c| text(c, "type") == name && text(c, "status") == "True");
+    let ended = ["Complete", "Failed"].into_iter().find(|name| is(name));
+    let deleted = || has(job, "metadata.deletionTimestamp").then_some("Terminating");
+    let other = || ["Suspended", "FailureTarget", "SuccessCriteriaMet"].into_iter().find(|name| is(name));
+    ended.or_else(deleted).or_else(other).unwrap_or("Running").into()
+}
+
+fn completions(job: &Value) -> Value {
+    let succeeded = number(job, "status.succeeded");
+    match (at(job, "spec.completions").as_i64(), number(job, "spec.parallelism")) {
+        (Some(wanted), _) => format!("{succeeded}/{wanted}"),
+        (None, parallelism) if parallelism > 1 => format!("{succeeded}/1 of {parallelism}"),
+        _ => format!("{succeeded}/1"),
+    }
+    .into()
+}
+
+fn took(job: &Value, now: i64) -> Value {
+    let Some(start) = seconds(text(job, "status.startTime")) else { return "".into() };
+    let end = seconds(text(job, "status.completionTime")).unwrap_or(now);
+    duration(end - start).into()
+}
+
+struct Job;
+
+impl Strategy for Job {
+    fn default(&self, object: &mut Value) {
+        template::defaults(object, "spec.template");
+        if at(object, "metadata.labels").as_object().is_none_or(Map::is_empty) {
+            let labels = at(object, "spec.template.metadata.labels").clone();
+            if let (false, Some(metadata)) = (labels.is_null(), section(object, "metadata")) {
+                metadata.insert("labels".to_owned(), labels);
+            }
+        }
+        let Some(spec) = object.get_mut("spec") else { return };
+        if !has(spec, "completions") && !has(spec, "parallelism") {
+            fill(spec, "completions", 1);
+        }
+        fill(spec, "parallelism", 1);
+        let limit = if has(spec, "backoffLimitPerIndex") { i32::MAX } else { 6 };
+        fill(spec, "backoffLimit", limit);
+        fill(spec, "completionMode", "NonIndexed");
+        fill(spec, "suspend", false);
+        let replacement = if has(spec, "podFailurePolicy") { "Failed" } else { "TerminatingOrFailed" };
+        fill(spec, "podReplacementPolicy", replacement);
+        failure_policy(spec);
+    }
+
+    fn prepare_create(&self, object: &mut Value, _context: &Context) {
+        remove(object, "status");
+        if !flag(object, "spec.manualSelector") {
+            generate_selector(object);
+        }
+    }
+
+    fn validate(&self, object: &Value, errors: &mut Errors) {
+        let (spec, path) = (at(object, "spec"), Path::new("spec"));
+        validate_spec(spec, &path, errors);
+        let (selector, at_selector) = (at(spec, "selector"), path.child("selector"));
+        if selector.is_null() {
+            errors.required(&at_selector, "");
+        } else {
+            label_selector(selector, &at_selector, errors);
+            if let Ok(selector) = LabelSelector::from_object(selector) {
+                template::matched(&selector, at(spec, "template"), &path.child("template"), errors);
+            }
+        }
+    }
+
+    fn validate_update(&self, old: &Value, new: &Value, errors: &mut Errors) {
+        for field in
+            ["selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"]
+        {
+            errors.immutable(old, new, &format!("spec.{field}"));
+        }
+        completions_update(old, new, errors);
+        // The scheduling of a job that has not begun may still be said.
+        let mut allowed = new.clone();
+        if flag(old, "spec.suspend") && !has(old, "status.startTime") {
+            for field in SCHEDULING {
+                crate::kinds::access::keep_at(old, &mut allowed, &format!("spec.template.{field}"));
+            }
+        }
+        if at(old, "spec.template") != at(&allowed, "spec.template") {
+            errors.invalid("spec.template", at(new, "spec.template"), crate::validation::IMMUTABLE);
+        }
+    }
+
+    fn validate_subresource_update(&self, _subresource: &str, old: &Value, new: &Value, errors: &mut Errors) {
+        let status = Path::new("status");
+        for field in ["active", "succeeded", "failed"] {
+            errors.not_negative(status.child(field), &new["status"][field]);
+        }
+        let done = |job: &Value| {
+            list(job, "status.conditions").iter().find_map(|c| {
+                let name = text(c, "type");
+                (matches!(name, "Complete" | "Failed") && text(c, "status") == "True").then(|| name.to_owned())
+            })
+        };
+        if let Some(ended) = done(old)
+            && done(new).as_ref() != Some(&ended)
+        {
+            let why = format!("cannot disable the terminal {ended}=True condition");
+            errors.invalid(status.child("conditions"), at(new, "status.conditions"), why);
+        }
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    fn cells(&self, object: &Value, now: i64) -> Vec<Value> {
+        print::row(COLUMNS, object, now)
+    }
+}
+
+/// What of the template may change while a job is suspended and has not started.
+const SCHEDULING: &[&str] = &[
+    "metadata.labels",
+    "metadata.annotations",
+    "spec.affinity",
+    "spec.nodeSelector",
+    "spec.tolerations",
+    "spec.schedulingGates",
+];
+
+/// Defaults within `podFailurePolicy`.
+pub fn failure_policy(spec: &mut Value) {
+    for rule in each_mut(spec, "podFailurePolicy.rules") {
+        for pattern in each_mut(rule, "onPodConditions") {
+            fill_text(pattern, "status", "True");
+        }
+    }
+}
+
+/// The pods of a job are told by its uid.
+fn generate_selector(job: &mut Value) {
+    let (uid, name) = (text(job, "metadata.uid").to_owned(), text(job, "metadata.name").to_owned());
+    if let Some(labels) = section(job, "spec.template.metadata.labels") {
+        for (key, value) in [
+            ("batch.kubernetes.io/controller-uid", &uid),
+            ("batch.kubernetes.io/job-name", &name),
+            ("controller-uid", &uid),
+            ("job-name", &name),
+        ] {
+            labels.insert(key.to_owned(), value.as_str().into());
+        }
+    }
+    if let Some(spec) = section(job, "spec") {
+        if spec.get("selector").is_none_or(Value::is_null) {
+            spec.insert("selector".to_owned(), json!({}));
+        }
+        if let Some(labels) = spec.get_mut("selector").and_then(|selector| section(selector, "matchLabels")) {
+            labels.insert("batch.kubernetes.io/controller-uid".to_owned(), uid.into());
+        }
+    }
+}
+
+/// Errors of a job's spec but its selector's, which a cron job's template has not.
+pub fn validate_spec(spec: &Value, path: &Path, errors: &mut Errors) {
+    const COUNTS: &[&str] = &[
+        "parallelism",
+        "completions",
+        "activeDeadlineSeconds",
+        "backoffLimit",
+        "ttlSecondsAfterFinished",
+        "backoffLimitPerIndex",
+        "maxFailedIndexes",
+    ];
+    for field in COUNTS {
+        errors.not_negative(path.child(field), at(spec, field));
+    }
+    errors.one_of_if_set(path.child("completionMode"), at(spec, "completionMode"), &["Indexed", "NonIndexed"]);
+    let indexed = text(spec, "completionMode") == "Indexed";
+    if indexed {
+        if !has(spec, "completions") {
+            errors.required(path.child("completions"), "when completion mode is Indexed");
+        }
+        let most = 100_000;
+        if number(spec, "parallelism") > most {
+            let why = format!("must be less than or equal to {most} when completion mode is Indexed");
+            errors.invalid(path.child("parallelism"), number(spec, "parallelism"), why);
+        }
+    }
+    for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
+        if !indexed && has(spec, field) {
+            errors.invalid(path.child(field), number(spec, field), "requires indexed completion mode");
+        }
+    }
+    const REPLACEMENTS: &[&str] = &["Failed", "TerminatingOrFailed"];
+    errors.one_of_if_set(path.child("podReplacementPolicy"), at(spec, "podReplacementPolicy"), REPLACEMENTS);
+    let (template, at_template) = (at(spec, "template"), path.child("template"));
+    template::validate(template, &at_template, errors);
+    let policy = text(template, "spec.restartPolicy");
+    let at_policy = at_template.child("spec.restartPolicy");
+    if !matches!(policy, "OnFailure" | "Never") {
+        errors.not_supported(at_policy, policy, &["OnFailure", "Never"]);
+    } else if has(spec, "podFailurePolicy") && policy != "Never" {
+        errors.invalid(at_policy, policy, "only \"Never\" is supported when podFailurePolicy is specified");
+    }
+}
+
+/// Completions change only with parallelism, and only of an indexed job.
+fn completions_update(old: &Value, new: &Value, errors: &mut Errors) {
+    let (was, is) = (at(old, "spec.completions"), at(new, "spec.completions"));
+    if was == is {
+        return;
+    }
+    if text(new, "spec.completionMode") != "Indexed" || was.is_null() || is.is_null() {
+        errors.immutable(old, new, "spec.completions");
+    } else if is != at(new, "spec.parallelism") {
+        errors.invalid("spec.completions", is, "can only be modified in tandem with spec.parallelism");
+    }
 }

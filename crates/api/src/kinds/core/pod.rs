@@ -1,7 +1,14 @@
 //! `v1 Pod`.
 
-use crate::kind::Kind;
+use serde_json::Value;
+
+use crate::kind::{Context, Kind, Strategy, keep};
+use crate::kinds::access::{at, has, list, number, text};
 use crate::kinds::builder::Builder;
+use crate::kinds::pods::spec::Within;
+use crate::kinds::pods::{affinity, cells, defaults, spec, status, update};
+use crate::print::{AGE, Cell, NAME};
+use crate::validation::{Errors, Path, net};
 
 pub fn kind() -> Kind {
     Builder::new("", "v1", "Pod", "pods")
@@ -18,5 +25,161 @@ pub fn kind() -> Kind {
         .subresource("proxy", ("", "", "PodProxyOptions"), &["create", "delete", "get", "patch", "update"])
         .view("resize")
         .status()
+        .selectable(&[
+            "spec.nodeName",
+            "spec.restartPolicy",
+            "spec.schedulerName",
+            "spec.serviceAccountName",
+            "spec.hostNetwork=false",
+            "status.phase",
+            "status.podIP",
+            "status.nominatedNodeName",
+        ])
+        .columns(COLUMNS)
+        .strategy(Pod)
         .build()
+}
+
+/// The cells are made together, by [`cells::pod`], since they share what is counted.
+const COLUMNS: &[Cell] = &[
+    NAME,
+    Cell::text("Ready", ""),
+    Cell::text("Status", ""),
+    Cell::text("Restarts", ""),
+    AGE,
+    Cell::text("IP", "").wide(),
+    Cell::text("Node", "").wide(),
+    Cell::text("Nominated Node", "").wide(),
+    Cell::text("Readiness Gates", "").wide(),
+];
+
+struct Pod;
+
+impl Strategy for Pod {
+    fn default(&self, object: &mut Value) {
+        defaults::pod(object);
+    }
+
+    fn prepare_create(&self, object: &mut Value, _context: &Context) {
+        status::initial(object);
+        affinity::complete_label_keys(object);
+    }
+
+    fn prepare_update(&self, old: &Value, new: &mut Value, _context: &Context) {
+        keep(old, new, "status");
+    }
+
+    fn prepare_subresource_update(&self, subresource: &str, old: &Value, new: &mut Value, _context: &Context) {
+        match subresource {
+            "ephemeralcontainers" => status::keep_all_but(old, new, |new, kept| {
+                keep_list(new, kept, "ephemeralContainers");
+            }),
+            "resize" => status::keep_all_but(old, new, resources),
+            _ => status::prepare_update(old, new),
+        }
+    }
+
+    fn validate(&self, object: &Value, errors: &mut Errors) {
+        spec::validate(at(object, "spec"), &Path::new("spec"), Within::Pod, errors);
+        if !list(object, "spec.schedulingGates").is_empty() && !text(object, "spec.nodeName").is_empty() {
+            errors.forbidden("spec.nodeName", "cannot be set until all schedulingGates have been cleared");
+        }
+    }
+
+    fn validate_update(&self, old: &Value, new: &Value, errors: &mut Errors) {
+        update::validate(old, new, errors);
+    }
+
+    fn validate_subresource_update(&self, subresource: &str, old: &Value, new: &Value, errors: &mut Errors) {
+        match subresource {
+            "ephemeralcontainers" => {
+                self.validate(new, errors);
+                update::ephemeral_containers(old, new, errors);
+            }
+            "resize" => {
+                self.validate(new, errors);
+                update::resize(old, new, errors);
+            }
+            _ => status_update(old, new, errors),
+        }
+    }
+
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    /// What was asked, or else the pod's own period; at once for a pod that no kubelet has, or that has ended.
+    fn grace_period(&self, object: &Value, asked: Option<i64>) -> Option<i64> {
+        let own = at(object, "spec.terminationGracePeriodSeconds").as_i64();
+        let period = asked.or(own).unwrap_or(30);
+        let ended = matches!(text(object, "status.phase"), "Failed" | "Succeeded");
+        if text(object, "spec.nodeName").is_empty() || ended {
+            return Some(0);
+        }
+        Some(if period < 0 { 1 } else { period })
+    }
+
+    fn cells(&self, object: &Value, now: i64) -> Vec<Value> {
+        cells::pod(object, now)
+    }
+}
+
+fn keep_list(from: &Value, to: &mut Value, name: &str) {
+    let value = at(from, "spec")[name].clone();
+    if let Some(spec) = to.get_mut("spec").and_then(Value::as_object_mut) {
+        match value {
+            Value::Null => spec.remove(name),
+            value => spec.insert(name.to_owned(), value),
+        };
+    }
+}
+
+/// Copies the containers' resources and resize policies, container by container of the same name.
+fn resources(new: &Value, kept: &mut Value) {
+    for name in ["containers", "initContainers"] {
+        let asked = list(at(new, "spec"), name).to_vec();
+        for container in kept["spec"].get_mut(name).and_then(Value::as_array_mut).into_iter().flatten() {
+            let Some(from) = asked.iter().find(|c| text(c, "name") == text(container, "name")) else { continue };
+            for field in ["resources", "resizePolicy"] {
+                if let (Some(map), Some(value)) = (container.as_object_mut(), from.get(field)) {
+                    map.insert(field.to_owned(), value.clone());
+                }
+            }
+        }
+    }
+}
+
+fn status_update(old: &Value, new: &Value, errors: &mut Errors) {
+    if text(old, "spec.nodeName") != text(new, "spec.nodeName") {
+        errors.invalid("spec.nodeName", at(new, "spec.nodeName"), "may not be changed directly");
+    }
+    let status = Path::new("status");
+    for name in ["podIPs", "hostIPs"] {
+        let all = status.child(name);
+        for (index, address) in list(at(new, "status"), name).iter().enumerate() {
+            net::ip(all.index(index), text(address, "ip"), errors);
+        }
+    }
+    if text(new, "spec.restartPolicy") == "Always" {
+        return;
+    }
+    for (name, pointer) in
+        [("containerStatuses", "status.containerStatuses"), ("initContainerStatuses", "status.initContainerStatuses")]
+    {
+        for container in list(old, pointer) {
+            let restarts =
+                text(new, "spec.restartPolicy") == "OnFailure" && number(container, "state.terminated.exitCode") != 0;
+            if !has(container, "state.terminated") || restarts || is_sidecar(new, text(container, "name")) {
+                continue;
+            }
+            let now = list(new, pointer).iter().find(|c| text(c, "name") == text(container, "name"));
+            if now.is_some_and(|now| !has(now, "state.terminated")) {
+                errors.forbidden(status.child(name).child("state"), "may not be transitioned to non-terminated state");
+            }
+        }
+    }
+}
+
+fn is_sidecar(pod: &Value, name: &str) -> bool {
+    list(pod, "spec.initContainers").iter().any(|c| text(c, "name") == name && has(c, "restartPolicy"))
 }

@@ -1,0 +1,164 @@
+//! Validation of node affinity, pod affinity and node selectors, and the keys that a pod's own labels complete.
+
+use serde_json::{Value, json};
+
+use crate::kinds::access::{at, each_mut, has, list, number, section, text};
+use crate::validation::labels::{label_key, label_selector};
+use crate::validation::{Errors, Path, names};
+
+const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
+
+pub fn validate(affinity: &Value, path: &Path, errors: &mut Errors) {
+    let node = at(affinity, "nodeAffinity");
+    let at_node = path.child("nodeAffinity");
+    if has(node, REQUIRED) {
+        node_selector(at(node, REQUIRED), &at_node.child(REQUIRED), errors);
+    }
+    let all = at_node.child(PREFERRED);
+    for (index, term) in list(node, PREFERRED).iter().enumerate() {
+        let path = all.index(index);
+        weight(term, &path, errors);
+        node_selector_term(at(term, "preference"), &path.child("preference"), errors);
+    }
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let (terms, path) = (at(affinity, kind), path.child(kind));
+        let all = path.child(REQUIRED);
+        for (index, term) in list(terms, REQUIRED).iter().enumerate() {
+            pod_term(term, &all.index(index), errors);
+        }
+        let all = path.child(PREFERRED);
+        for (index, term) in list(terms, PREFERRED).iter().enumerate() {
+            let path = all.index(index);
+            weight(term, &path, errors);
+            pod_term(at(term, "podAffinityTerm"), &path.child("podAffinityTerm"), errors);
+        }
+    }
+}
+
+fn weight(term: &Value, path: &Path, errors: &mut Errors) {
+    let weight = number(term, "weight");
+    if !(1..=100).contains(&weight) {
+        errors.invalid(path.child("weight"), weight, "must be in the range 1-100");
+    }
+}
+
+/// A `NodeSelector`, as node affinity and persistent volumes have it.
+pub fn node_selector(selector: &Value, path: &Path, errors: &mut Errors) {
+    let terms = list(selector, "nodeSelectorTerms");
+    let all = path.child("nodeSelectorTerms");
+    if terms.is_empty() {
+        errors.required(&all, "must have at least one node selector term");
+    }
+    for (index, term) in terms.iter().enumerate() {
+        node_selector_term(term, &all.index(index), errors);
+    }
+}
+
+/// One term of a `NodeSelector`.
+pub fn node_selector_term(term: &Value, path: &Path, errors: &mut Errors) {
+    let all = path.child("matchExpressions");
+    for (index, expression) in list(term, "matchExpressions").iter().enumerate() {
+        let path = all.index(index);
+        let count = list(expression, "values").len();
+        let values = path.child("values");
+        match text(expression, "operator") {
+            "In" | "NotIn" if count == 0 => {
+                errors.required(values, "must be specified when `operator` is 'In' or 'NotIn'");
+            }
+            "Exists" | "DoesNotExist" if count > 0 => {
+                errors.forbidden(values, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
+            }
+            "Gt" | "Lt" if count != 1 => {
+                errors.required(values, "must be specified single value when `operator` is 'Lt' or 'Gt'");
+            }
+            "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
+            other => errors.invalid(path.child("operator"), other, "not a valid selector operator"),
+        }
+        label_key(text(expression, "key"), &path.child("key"), errors);
+    }
+    let all = path.child("matchFields");
+    for (index, expression) in list(term, "matchFields").iter().enumerate() {
+        let path = all.index(index);
+        let (operator, values) = (text(expression, "operator"), list(expression, "values"));
+        if !matches!(operator, "In" | "NotIn") {
+            errors.invalid(path.child("operator"), operator, "not a valid selector operator");
+        } else if values.len() != 1 {
+            errors.required(
+                path.child("values"),
+                "must be only one value when `operator` is 'In' or 'NotIn' for node field selector",
+            );
+        }
+        let key = text(expression, "key");
+        if key != "metadata.name" {
+            errors.invalid(path.child("key"), key, "not a valid field selector key");
+        }
+    }
+}
+
+fn pod_term(term: &Value, path: &Path, errors: &mut Errors) {
+    label_selector(at(term, "labelSelector"), &path.child("labelSelector"), errors);
+    label_selector(at(term, "namespaceSelector"), &path.child("namespaceSelector"), errors);
+    let all = path.child("namespaces");
+    for (index, name) in list(term, "namespaces").iter().filter_map(Value::as_str).enumerate() {
+        errors.all_invalid(all.index(index), name, names::dns1123_label(name));
+    }
+    let key = text(term, "topologyKey");
+    if key.is_empty() {
+        errors.required(path.child("topologyKey"), "can not be empty");
+    } else {
+        errors.all_invalid(path.child("topologyKey"), key, names::qualified_name(key));
+    }
+    if !has(term, "labelSelector") {
+        for field in ["matchLabelKeys", "mismatchLabelKeys"] {
+            if !list(term, field).is_empty() {
+                errors.forbidden(path.child(field), "must not be specified when labelSelector is not set");
+            }
+        }
+    }
+}
+
+/// Writes what `matchLabelKeys` and `mismatchLabelKeys` mean for this pod's labels into the selectors, as upstream does when a
+/// pod is created.
+pub fn complete_label_keys(pod: &mut Value) {
+    let labels = at(pod, "metadata.labels").clone();
+    let Some(spec) = pod.get_mut("spec") else { return };
+    for constraint in each_mut(spec, "topologySpreadConstraints") {
+        add_expressions(constraint, &labels, "matchLabelKeys", "In");
+    }
+    for kind in ["affinity.podAffinity", "affinity.podAntiAffinity"] {
+        if !has(spec, kind) {
+            continue;
+        }
+        for term in each_mut(spec, &format!("{kind}.{REQUIRED}")) {
+            complete_term(term, &labels);
+        }
+        for term in each_mut(spec, &format!("{kind}.{PREFERRED}")) {
+            if let Some(term) = term.get_mut("podAffinityTerm") {
+                complete_term(term, &labels);
+            }
+        }
+    }
+}
+
+fn complete_term(term: &mut Value, labels: &Value) {
+    add_expressions(term, labels, "matchLabelKeys", "In");
+    add_expressions(term, labels, "mismatchLabelKeys", "NotIn");
+}
+
+fn add_expressions(term: &mut Value, labels: &Value, keys: &str, operator: &str) {
+    let mut expressions: Vec<Value> = Vec::new();
+    for key in list(term, keys).iter().filter_map(Value::as_str) {
+        if let Some(value) = labels.get(key) {
+            expressions.push(json!({"key": key, "operator": operator, "values": [value]}));
+        }
+    }
+    let known = list(term, "labelSelector.matchExpressions").to_vec();
+    expressions.retain(|expression| !known.contains(expression));
+    if expressions.is_empty() || !has(term, "labelSelector") {
+        return;
+    }
+    if let Some(selector) = section(term, "labelSelector") {
+        selector.insert("matchExpressions".to_owned(), known.into_iter().chain(expressions).collect());
+    }
+}

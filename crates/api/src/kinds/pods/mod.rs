@@ -1,0 +1,15 @@
+//! What pods and every kind with a pod template share: defaults, validation, quality of service and cells.
+
+pub mod affinity;
+pub mod cells;
+pub mod containers;
+pub mod defaults;
+pub mod probes;
+pub mod resources;
+pub mod security;
+pub mod spec;
+pub mod status;
+pub mod template;
+pub mod tolerations;
+pub mod update;
+pub mod volumes;

@@ -1,0 +1,196 @@
+//! Requests, limits and the quality of service that follows from them.
+
+use std::cmp::Ordering;
+
+use serde_json::Value;
+
+use crate::kinds::access::{at, entries, has, list, section, text};
+use crate::quantity::Quantity;
+use crate::validation::{Errors, Path, names};
+
+/// The quantity that a value holds; zero where it holds none.
+pub fn quantity(value: &Value) -> Option<Quantity> {
+    match value {
+        Value::String(text) => Quantity::parse(text).ok(),
+        Value::Number(number) => Quantity::parse(&number.to_string()).ok(),
+        _ => None,
+    }
+}
+
+fn positive(value: &Value) -> bool {
+    quantity(value).is_some_and(|q| !q.is_zero() && q.milli_value() >= 0)
+}
+
+/// Whether a quantity is below zero.
+pub fn negative(value: &Value) -> bool {
+    quantity(value).is_some_and(|q| q.value() < 0 || q.milli_value() < 0)
+}
+
+/// The sizes of two quantities compared, where both are quantities.
+pub fn compare(left: &Value, right: &Value) -> Option<Ordering> {
+    Some(quantity(left)?.cmp(&quantity(right)?))
+}
+
+/// `Guaranteed`, `Burstable` or `BestEffort`, from the requests and limits of CPU and memory.
+pub fn qos_class(spec: &Value) -> &'static str {
+    const COUNTED: [&str; 2] = ["cpu", "memory"];
+    let level = at(spec, "resources");
+    let owners: Vec<&Value> = if ["requests", "limits"].iter().any(|kind| entries(level, kind).next().is_some()) {
+        vec![level]
+    } else {
+        ["containers", "initContainers"].iter().flat_map(|name| list(spec, name)).map(|c| at(c, "resources")).collect()
+    };
+    let of = |owner: &Value, kind: &str, name: &str| owner.get(kind).and_then(|k| k.get(name)).is_some_and(positive);
+    let any =
+        owners.iter().any(|owner| COUNTED.iter().any(|name| of(owner, "requests", name) || of(owner, "limits", name)));
+    if !any {
+        return "BestEffort";
+    }
+    let guaranteed = owners.iter().all(|owner| {
+        COUNTED.iter().all(|name| {
+            let limit = &owner["limits"][*name];
+            let request = &owner["requests"][*name];
+            positive(limit) && (request.is_null() || compare(request, limit) == Some(Ordering::Equal))
+        })
+    });
+    if guaranteed { "Guaranteed" } else { "Burstable" }
+}
+
+/// A pod's own limits, where it has any, give it requests: what its containers request together, else the limits.
+pub fn default_pod_requests(spec: &mut Value) {
+    if entries(spec, "resources.limits").next().is_none() {
+        return;
+    }
+    let mut filled: Vec<(String, Value)> = Vec::new();
+    for name in ["cpu", "memory"] {
+        if has(spec, &format!("resources.requests.{name}")) {
+            continue;
+        }
+        let requested = container_requests(spec, name);
+        if let Some(total) = requested {
+            filled.push((name.to_owned(), total.into()));
+        } else if let Some(limit) = at(spec, "resources.limits").get(name) {
+            filled.push((name.to_owned(), limit.clone()));
+        }
+    }
+    for (name, limit) in entries(spec, "resources.limits").filter(|(name, _)| name.starts_with("hugepages-")) {
+        if at(spec, "resources.requests").get(name).is_none() {
+            filled.push((name.clone(), limit.clone()));
+        }
+    }
+    if !filled.is_empty()
+        && let Some(requests) = section(spec, "resources.requests")
+    {
+        requests.extend(filled);
+    }
+}
+
+/// The effective request of all containers together: sidecars and containers run at once, another init container beside the
+/// sidecars before it. `None` where nobody requests the resource.
+fn container_requests(spec: &Value, name: &str) -> Option<String> {
+    let of = |container: &Value| {
+        let value = at(container, "resources.requests").get(name)?;
+        let quantity = quantity(value)?;
+        Some(if name == "cpu" { quantity.milli_value() } else { quantity.value() })
+    };
+    let all = || ["initContainers", "containers"].iter().flat_map(|list_name| list(spec, list_name));
+    if !all().any(|container| of(container).is_some()) {
+        return None;
+    }
+    let (mut sidecars, mut peak) = (0, 0);
+    for container in list(spec, "initContainers") {
+        let request = of(container).unwrap_or_default();
+        if text(container, "restartPolicy") == "Always" {
+            sidecars += request;
+            peak = peak.max(sidecars);
+        } else {
+            peak = peak.max(sidecars + request);
+        }
+    }
+    let running: i64 = list(spec, "containers").iter().filter_map(of).sum();
+    let total = peak.max(sidecars + running);
+    Some(match name {
+        "cpu" if total % 1000 != 0 => format!("{total}m"),
+        "cpu" => (total / 1000).to_string(),
+        _ => total.to_string(),
+    })
+}
+
+/// Requests and limits of a container or of a pod.
+pub fn requirements(resources: &Value, path: &Path, pod_level: bool, errors: &mut Errors) {
+    let (at_limits, at_requests) = (path.child("limits"), path.child("requests"));
+    for (at_kind, kind) in [(&at_limits, "limits"), (&at_requests, "requests")] {
+        for (name, value) in entries(resources, kind) {
+            let path = at_kind.key(name);
+            resource_name(name, &path, pod_level, errors);
+            amount(name, value, &path, errors);
+        }
+    }
+    let limits = at(resources, "limits");
+    for (name, request) in entries(resources, "requests") {
+        let Some(limit) = limits.get(name) else {
+            if !overcommits(name) {
+                errors.required(&at_limits, "Limit must be set for non overcommitable resources");
+            }
+            continue;
+        };
+        let order = compare(request, limit);
+        if !overcommits(name) && order != Some(Ordering::Equal) {
+            let shown = shown(request);
+            errors.invalid(
+                &at_requests,
+                shown.as_str(),
+                format!("must be equal to {name} limit of {}", self::shown(limit)),
+            );
+        } else if order == Some(Ordering::Greater) {
+            let shown = shown(request);
+            let why = format!("must be less than or equal to {name} limit of {}", self::shown(limit));
+            errors.invalid(&at_requests, shown.as_str(), why);
+        }
+    }
+    let huge = |kind: &str| entries(resources, kind).any(|(name, _)| name.starts_with("hugepages-"));
+    let usual = |kind: &str| entries(resources, kind).any(|(name, _)| name == "cpu" || name == "memory");
+    if (huge("limits") || huge("requests")) && !usual("limits") && !usual("requests") {
+        errors.forbidden(path, "HugePages require cpu or memory");
+    }
+}
+
+fn shown(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Whether more may be limited than is requested: so it is of upstream's own resources but huge pages.
+fn overcommits(name: &str) -> bool {
+    is_native(name) && !name.starts_with("hugepages-")
+}
+
+/// Whether a resource is one of Kubernetes' own: it has no domain, or kubernetes.io's.
+pub fn is_native(name: &str) -> bool {
+    !name.contains('/') || name.contains("kubernetes.io/")
+}
+
+fn resource_name(name: &str, path: &Path, pod_level: bool, errors: &mut Errors) {
+    if pod_level && !matches!(name, "cpu" | "memory") && !name.starts_with("hugepages-") {
+        errors.not_supported(path, name, &["cpu", "hugepages-", "memory"]);
+        return;
+    }
+    let messages = names::qualified_name(name);
+    if !messages.is_empty() {
+        errors.all_invalid(path, name, messages);
+    } else if !name.contains('/')
+        && !matches!(name, "cpu" | "memory" | "ephemeral-storage")
+        && !name.starts_with("hugepages-")
+    {
+        errors.invalid(path, name, "must be a standard resource for containers");
+    }
+}
+
+/// The amount of a resource; extended resources come whole.
+pub fn amount(name: &str, value: &Value, path: &Path, errors: &mut Errors) {
+    if negative(value) {
+        errors.invalid(path, shown(value).as_str(), "must be greater than or equal to 0");
+    }
+    if !is_native(name) && quantity(value).is_some_and(|q| q.milli_value() % 1000 != 0) {
+        errors.invalid(path, shown(value).as_str(), "must be an integer");
+    }
+}
