@@ -1,1 +1,12 @@
-//! net
+//! The network of a node: addresses for pods, services, and cluster DNS.
+//!
+//! - [`pod`] gives each pod an address and a wire, and closes the ranges of the cluster to what nobody serves.
+//! - [`proxy`] turns Services and EndpointSlices into nftables maps.
+//! - [`dns`] answers for `cluster.local` and forwards the rest.
+//! - [`nft`] and [`netlink`] speak to the kernel; no program of the host is called.
+
+pub mod netlink;
+pub mod nft;
+pub mod pod;
+
+pub use pod::{AttachRequest, Config, PodNetwork, PortMapping, Protocol, Ranges};
