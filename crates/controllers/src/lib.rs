@@ -1,1 +1,66 @@
-//! controllers
+//! The controllers: what makes the cluster's state what was asked for.
+//!
+//! One file (or directory) a controller and one list of them, [`ALL`]. Each is level-triggered and idempotent: a change of
+//! anything it looks at queues the key of an object, and a sync of that key decides from the shared caches what is to be
+//! done, as a pure function, and does it. Controllers run only while the caller holds the leader's Lease; they keep nothing
+//! that a restart would miss.
+
+mod claim;
+mod condition;
+mod deployment;
+mod discovery;
+mod endpoints;
+mod frame;
+mod intstr;
+mod namespace;
+mod owner;
+mod pods;
+mod replicaset;
+mod root_ca;
+mod selector;
+mod service_account;
+
+use std::sync::Arc;
+
+use client::Caches;
+use futures::future::{BoxFuture, FutureExt, join_all};
+use tokio_util::sync::CancellationToken;
+
+use frame::Env;
+pub use frame::Error;
+
+/// What the controllers need from the process that runs them.
+#[derive(Clone)]
+pub struct Context {
+    /// Gives a client with the identity of the controller of this name (`deployment-controller`), which upstream's
+    /// bootstrap roles know as the service account of that name in `kube-system`.
+    pub client_for: Arc<dyn Fn(&str) -> kube::Client + Send + Sync>,
+    /// The caches that are shared with the rest of the process.
+    pub caches: Caches,
+    /// The certificate authority, PEM, by which pods recognise the API server.
+    pub root_ca: String,
+}
+
+type Start = fn(Env) -> BoxFuture<'static, ()>;
+
+/// Every controller by the name of its identity.
+const ALL: &[(&str, Start)] = &[
+    ("deployment-controller", |env| deployment::run(env).boxed()),
+    ("replicaset-controller", |env| replicaset::run(env).boxed()),
+    ("replication-controller", |env| replicaset::run_replication_controllers(env).boxed()),
+    ("endpointslice-controller", |env| endpoints::slices::run(env).boxed()),
+    ("endpoint-controller", |env| endpoints::legacy::run(env).boxed()),
+    ("namespace-controller", |env| namespace::run(env).boxed()),
+    ("service-account-controller", |env| service_account::run(env).boxed()),
+    ("root-ca-cert-publisher", |env| root_ca::run(env).boxed()),
+];
+
+/// Runs every controller until `shutdown`.
+pub async fn run(context: Context, shutdown: CancellationToken) {
+    let tasks = ALL.iter().map(|(name, start)| tokio::spawn(start(Env::new(&context, name, shutdown.clone()))));
+    for (ended, (name, _)) in join_all(tasks).await.into_iter().zip(ALL) {
+        if let Err(error) = ended {
+            tracing::error!(controller = name, %error, "a controller has failed");
+        }
+    }
+}

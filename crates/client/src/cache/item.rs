@@ -94,6 +94,11 @@ pub struct Item {
 }
 
 impl Item {
+    /// An item from an object's JSON, such as a test or an answer of the server gives; pods' node and phase included.
+    pub fn from_json(json: &str) -> Result<Item, serde_json::Error> {
+        read(json, Content::Pod, |name| name.into()).or_else(|_| read(json, Content::Object, |name| name.into()))
+    }
+
     pub fn namespace(&self) -> &str {
         &self.key.namespace
     }

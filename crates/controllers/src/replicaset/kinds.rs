@@ -1,0 +1,128 @@
+//! What ReplicaSets and ReplicationControllers have in common.
+
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus},
+        core::v1::{
+            PodTemplateSpec, ReplicationController, ReplicationControllerCondition, ReplicationControllerStatus,
+        },
+    },
+};
+use kube::Resource;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::decide::{Counts, Failure};
+use crate::{
+    condition::{self, Condition, condition},
+    owner::Named,
+    selector::Selector,
+};
+
+/// A kind that keeps a number of pods of one template.
+pub(super) trait Replicated:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + DeserializeOwned
+    + Serialize
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+    const KIND: &str;
+    fn selector(&self) -> Option<Selector>;
+    fn replicas(&self) -> i32;
+    fn min_ready_seconds(&self) -> i32;
+    fn template(&self) -> PodTemplateSpec;
+    /// The object with its status brought up to date; none if it is.
+    fn with_status(&self, counts: &Counts, failure: Option<&Failure>) -> Option<Self>;
+}
+
+/// Sets or removes the `ReplicaFailure` condition.
+fn report<C: Condition>(conditions: &mut Option<Vec<C>>, failure: Option<&Failure>) {
+    const KIND: &str = "ReplicaFailure";
+    match failure {
+        None => condition::remove(conditions, KIND),
+        Some(_) if condition::find(conditions, KIND).is_some() => {}
+        Some(failure) => {
+            let reason = if failure.creating { "FailedCreate" } else { "FailedDelete" };
+            condition::set(conditions, condition(KIND, "True", reason, &failure.message));
+        }
+    }
+}
+
+impl Replicated for ReplicaSet {
+    const KIND: &str = "ReplicaSet";
+
+    fn selector(&self) -> Option<Selector> {
+        Selector::new(&self.spec.as_ref()?.selector)
+    }
+
+    fn replicas(&self) -> i32 {
+        self.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
+    }
+
+    fn min_ready_seconds(&self) -> i32 {
+        self.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0)
+    }
+
+    fn template(&self) -> PodTemplateSpec {
+        self.spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default()
+    }
+
+    fn with_status(&self, counts: &Counts, failure: Option<&Failure>) -> Option<ReplicaSet> {
+        let old = self.status.clone().unwrap_or_default();
+        let mut conditions = old.conditions.clone();
+        report::<ReplicaSetCondition>(&mut conditions, failure);
+        let new = ReplicaSetStatus {
+            replicas: counts.replicas,
+            fully_labeled_replicas: nonzero(counts.fully_labeled),
+            ready_replicas: nonzero(counts.ready),
+            available_replicas: nonzero(counts.available),
+            terminating_replicas: Some(counts.terminating),
+            observed_generation: Some(self.generation()),
+            conditions,
+        };
+        (old != new).then(|| ReplicaSet { status: Some(new), ..self.clone() })
+    }
+}
+
+impl Replicated for ReplicationController {
+    const KIND: &str = "ReplicationController";
+
+    fn selector(&self) -> Option<Selector> {
+        self.spec.as_ref()?.selector.as_ref().map(Selector::equal)
+    }
+
+    fn replicas(&self) -> i32 {
+        self.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
+    }
+
+    fn min_ready_seconds(&self) -> i32 {
+        self.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0)
+    }
+
+    fn template(&self) -> PodTemplateSpec {
+        self.spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default()
+    }
+
+    fn with_status(&self, counts: &Counts, failure: Option<&Failure>) -> Option<ReplicationController> {
+        let old = self.status.clone().unwrap_or_default();
+        let mut conditions = old.conditions.clone();
+        report::<ReplicationControllerCondition>(&mut conditions, failure);
+        let new = ReplicationControllerStatus {
+            replicas: counts.replicas,
+            fully_labeled_replicas: nonzero(counts.fully_labeled),
+            ready_replicas: nonzero(counts.ready),
+            available_replicas: nonzero(counts.available),
+            observed_generation: Some(self.generation()),
+            conditions,
+        };
+        (old != new).then(|| ReplicationController { status: Some(new), ..self.clone() })
+    }
+}
+
+/// Counters are left out when they are zero.
+fn nonzero(count: i32) -> Option<i32> {
+    (count != 0).then_some(count)
+}
