@@ -1,7 +1,9 @@
 //! What the cluster's own parts may do, and what everybody may: one table. Roles and bindings in the store are for an
 //! authorizer of their own.
 
+use api::Value;
 use client::Identity;
+use serde_json::json;
 
 use super::authorization::{Authorizer, Decision};
 use super::{AUTHENTICATED, MASTERS, SERVICE_ACCOUNT, member};
@@ -207,6 +209,21 @@ impl Grant {
             && has(self.groups, &info.group)
             && (self.resources == "*" || self.resources.split(',').any(resource))
     }
+}
+
+/// The rules that hold for a user, as SelfSubjectRulesReview lists them: on resources and on other paths.
+pub fn rules(user: &Identity) -> (Vec<Value>, Vec<Value>) {
+    let list = |text: &'static str| text.split(',').collect::<Vec<_>>();
+    let held = GRANTS.iter().filter(|grant| grant.whom.is(user));
+    let resources = held.map(|g| json!({"verbs": list(g.verbs), "apiGroups": list(g.groups), "resources": list(g.resources)}));
+    let mut paths = vec![json!({"verbs": ["get"], "nonResourceURLs": PUBLIC})];
+    if member(user, AUTHENTICATED) {
+        paths.push(json!({"verbs": ["get"], "nonResourceURLs": DISCOVERY}));
+    }
+    if member(user, MASTERS) {
+        paths.push(json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
+    }
+    (resources.collect(), paths)
 }
 
 fn listed(paths: &[&str], path: &str) -> bool {

@@ -8,7 +8,7 @@ use store::{Committed, Error, Expect, Guard, Op, Txn};
 
 use super::prepare::{Change, generated};
 use super::{Call, input, key, metadata, output, store_error};
-use crate::special::reserve::{Reservation, reserve};
+use crate::special::reserve::{Reservation, lost, reserve};
 use crate::wire::{Response, answer};
 
 /// How often a generated name is made anew when it is taken, and a reservation when it was raced.
@@ -70,6 +70,7 @@ pub async fn store(
             },
             // Somebody else took the address or port between the look and the commit.
             Err(Error::Conflict { .. }) if attempts < ATTEMPTS => {}
+            Err(Error::Conflict { key, .. }) => return Err(lost(&key)),
             Err(error) => return Err(store_error(error)),
         }
     }

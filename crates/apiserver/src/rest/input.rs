@@ -120,6 +120,24 @@ pub fn decode(headers: &HeaderMap, body: &[u8], kind: &Kind, schema: &StructRef)
     }
 }
 
+/// Decodes the body as an object of a built-in type that need not be a kind of its own: `Scale`, `Eviction`.
+pub fn read_as(call: &Call, api_version: &str, name: &str) -> Result<Value, Status> {
+    let schema = api::table::by_kind(api_version, name)
+        .ok_or_else(|| Status::internal(format!("{api_version} {name} has no schema")))?;
+    let mut object = decode(&call.headers, &call.body, &call.kind, &StructRef::Static(schema))?.value;
+    if !object.is_object() {
+        return Err(cannot_handle(&call.kind, "an object was expected"));
+    }
+    check_type(&object, api_version, name)?;
+    schema::check(&mut object, schema)?;
+    if let Some(map) = object.as_object_mut() {
+        map.insert("apiVersion".to_owned(), Value::from(api_version));
+        map.insert("kind".to_owned(), Value::from(name));
+    }
+    metadata::metadata_mut(&mut object);
+    Ok(object)
+}
+
 /// An options object (`DeleteOptions`) of a body that may be empty.
 pub fn options(headers: &HeaderMap, body: &[u8], name: &str) -> Result<Value, Status> {
     if body.iter().all(u8::is_ascii_whitespace) {

@@ -34,7 +34,8 @@ impl<'c> Change<'c> {
         Attributes { call: self.call, operation, subresource: self.subresource }
     }
 
-    fn track(&self, old: Option<&Value>, new: &mut Value) {
+    /// Records who changed what.
+    pub fn track(&self, old: Option<&Value>, new: &mut Value) {
         if self.tracked {
             return;
         }

@@ -1,7 +1,13 @@
-//! What is no plain object: reviews, bindings, tokens, scales, and the streams to kubelets.
+//! What is no plain object: reviews, bindings, evictions, tokens, scales, and the streams to kubelets.
 
+pub mod binding;
 pub mod connect;
+pub mod eviction;
 pub mod reserve;
+pub mod review;
+pub mod scale;
+pub mod services;
+pub mod token;
 
 use api::Status;
 
@@ -16,7 +22,23 @@ pub fn streams(info: &RequestInfo) -> bool {
 
 /// Answers a subresource of another kind, or a kind that is never stored.
 pub async fn answer(call: Call) -> Result<Response, Status> {
-    let _ = not_allowed();
-    let _ = &call;
-    Err(no_such_path())
+    let info = call.info.clone();
+    if info.subresource == "scale" {
+        return scale::answer(&call).await;
+    }
+    let path = (info.group.as_str(), info.resource.as_str(), info.subresource.as_str());
+    let creates = info.verb == "create" && info.name.is_empty() == info.subresource.is_empty();
+    if !creates {
+        return Err(not_allowed());
+    }
+    match path {
+        ("", "pods", "binding") | ("", "bindings", "") => binding::bind(&call).await,
+        ("", "pods", "eviction") => eviction::evict(&call).await,
+        ("", "serviceaccounts", "token") => token::request(&call),
+        ("authentication.k8s.io", "tokenreviews", "") => review::token(&call),
+        ("authentication.k8s.io", "selfsubjectreviews", "") => review::oneself(&call),
+        ("authorization.k8s.io", "selfsubjectrulesreviews", "") => review::rules(&call),
+        ("authorization.k8s.io", _, "") => review::access(&call),
+        _ => Err(no_such_path()),
+    }
 }

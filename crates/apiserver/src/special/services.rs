@@ -1,0 +1,352 @@
+//! Addresses and node ports of Services. An address is taken by its `IPAddress` object and a port by a record of its own, both made
+//! in the transaction that stores the Service, guarded to be absent: whoever commits first has them, whichever server it is.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use api::kind::Kind;
+use api::validation::Errors;
+use api::{Status, Value};
+use ipnet::IpNet;
+use rand::Rng;
+use serde_json::json;
+use store::{Expect, Op};
+
+use super::reserve::Reservation;
+use crate::clock;
+use crate::rest::{self, Call, metadata};
+
+/// Where records of node ports are kept. They are no objects of the API.
+const PORTS: &str = "/registry/servicenodeports/";
+/// How many random addresses or ports are tried before the range is searched from its beginning.
+const GUESSES: usize = 32;
+
+/// Fills in what the Service needs, takes it, and gives back what only `old` had.
+pub fn reserve(call: &Call, old: Option<&Value>, new: &mut Value, reservation: &mut Reservation) -> Result<(), Status> {
+    if new.is_object() {
+        inherit(old, new);
+    }
+    let had = Needs::of(old.unwrap_or(&Value::Null));
+    let mut errors = Errors::default();
+    if new.is_object() {
+        let taken = Taken { call, had: &had };
+        taken.addresses(new, &mut errors);
+        if errors.is_empty() {
+            taken.ports(new, &mut errors);
+        }
+    }
+    errors.into_result("", "Service", metadata::text(new, "name"))?;
+    let needs = Needs::of(new);
+    for address in needs.addresses.difference(&had.addresses) {
+        reservation.push(Expect::Absent, Op::put(address_key(call, address), record(call, address, new)));
+    }
+    for port in needs.ports.difference(&had.ports) {
+        let owner = json!({"namespace": metadata::text(new, "namespace"), "name": metadata::text(new, "name")});
+        reservation.push(Expect::Absent, Op::put(port_key(*port), owner.to_string().into_bytes()));
+    }
+    let gone = had.addresses.difference(&needs.addresses).map(|address| address_key(call, address));
+    for key in gone.chain(had.ports.difference(&needs.ports).map(|port| port_key(*port))) {
+        if let Some(entry) = call.server.store.get(&key) {
+            reservation.push(Expect::Modified(entry.modified), Op::delete(key));
+        }
+    }
+    Ok(())
+}
+
+/// What a Service holds.
+#[derive(Default)]
+struct Needs {
+    addresses: BTreeSet<IpAddr>,
+    ports: BTreeSet<u16>,
+}
+
+impl Needs {
+    fn of(service: &Value) -> Self {
+        let spec = &service["spec"];
+        if spec["type"] == "ExternalName" {
+            return Needs::default();
+        }
+        let addresses = spec["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let ports = spec["ports"].as_array().into_iter().flatten().map(|p| &p["nodePort"]);
+        let ports = ports.chain([&spec["healthCheckNodePort"]]).filter_map(Value::as_u64);
+        Needs {
+            addresses: addresses.filter_map(|a| a.parse().ok()).collect(),
+            ports: ports.filter_map(|p| u16::try_from(p).ok()).filter(|p| *p > 0).collect(),
+        }
+    }
+}
+
+/// What upstream's `patchAllocatedValues` and `dropTypeDependentFields` do: an update that leaves out what was allocated
+/// keeps it, and what the new type has no use for goes.
+fn inherit(old: Option<&Value>, new: &mut Value) {
+    let kind = new["spec"]["type"].as_str().unwrap_or("ClusterIP").to_owned();
+    let spec = &mut new["spec"];
+    let empty = |value: &Value| value.as_str().is_none_or(str::is_empty);
+    if kind == "ExternalName" {
+        if let (Some(map), true) = (spec.as_object_mut(), old.is_some()) {
+            for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+                map.remove(field);
+            }
+        }
+        return;
+    }
+    if let Some(old) = old.map(|o| &o["spec"]).filter(|old| old["type"] != "ExternalName") {
+        if empty(&spec["clusterIP"]) && spec["clusterIPs"].as_array().is_none_or(Vec::is_empty) {
+            for field in ["clusterIP", "clusterIPs"] {
+                spec[field] = old[field].clone();
+            }
+        }
+        inherit_ports(&kind, old, spec);
+    }
+    // Each of the two says what the other does.
+    if spec["clusterIPs"].as_array().is_none_or(Vec::is_empty) && !empty(&spec["clusterIP"]) {
+        spec["clusterIPs"] = json!([spec["clusterIP"]]);
+    }
+    if let Some(map) = spec.as_object_mut() {
+        map.retain(|_, value| !value.is_null());
+    }
+}
+
+fn inherit_ports(kind: &str, old: &Value, spec: &mut Value) {
+    let key = |port: &Value| (port["protocol"].as_str().unwrap_or("TCP").to_owned(), port["port"].as_i64());
+    let before: Vec<Value> = old["ports"].as_array().cloned().unwrap_or_default();
+    let uses_ports = needs_ports(kind, spec);
+    for port in spec["ports"].as_array_mut().into_iter().flatten() {
+        let matching = before.iter().find(|b| key(b) == key(port)).map(|b| b["nodePort"].clone()).unwrap_or_default();
+        let set = port["nodePort"].as_i64().unwrap_or(0) > 0;
+        if uses_ports && !set && !matching.is_null() {
+            port["nodePort"] = matching;
+        } else if kind == "ClusterIP" && set && port["nodePort"] == matching
+            && let Some(map) = port.as_object_mut()
+        {
+            map.remove("nodePort");
+        }
+    }
+    let health = old["healthCheckNodePort"].as_i64().unwrap_or(0);
+    if health > 0 && needs_health_port(kind, spec) && spec["healthCheckNodePort"].as_i64().unwrap_or(0) == 0 {
+        spec["healthCheckNodePort"] = Value::from(health);
+    }
+}
+
+fn needs_ports(kind: &str, spec: &Value) -> bool {
+    kind == "NodePort" || (kind == "LoadBalancer" && spec["allocateLoadBalancerNodePorts"] != false)
+}
+
+fn needs_health_port(kind: &str, spec: &Value) -> bool {
+    kind == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local"
+}
+
+/// Looks for what is free.
+struct Taken<'c> {
+    call: &'c Call,
+    had: &'c Needs,
+}
+
+impl Taken<'_> {
+    fn addresses(&self, service: &mut Value, errors: &mut Errors) {
+        let range = self.call.server.config.service_cidr;
+        let spec = &mut service["spec"];
+        if spec["type"] == "ExternalName" {
+            return;
+        }
+        let family = if range.addr().is_ipv4() { "IPv4" } else { "IPv6" };
+        if spec["ipFamilyPolicy"] == "RequireDualStack" && spec["clusterIP"] != "None" {
+            errors.invalid("spec.ipFamilyPolicy", "RequireDualStack", "this cluster is not configured for dual-stack services");
+            return;
+        }
+        let other = spec["ipFamilies"].as_array().into_iter().flatten().find(|f| **f != family).cloned();
+        if let Some(other) = other.as_ref().and_then(Value::as_str)
+            && spec["clusterIP"] != "None"
+        {
+            errors.invalid("spec.ipFamilies[0]", other, "not configured on this cluster");
+            return;
+        }
+        for (field, default) in [("ipFamilies", json!([family])), ("ipFamilyPolicy", json!("SingleStack"))] {
+            if spec.get(field).is_none_or(Value::is_null) {
+                spec[field] = default;
+            }
+        }
+        let given: Vec<String> =
+            spec["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+        match given.first().map(String::as_str) {
+            Some("None") => spec["clusterIP"] = Value::from("None"),
+            Some(first) => {
+                spec["clusterIP"] = Value::from(first);
+                for text in &given {
+                    self.wanted_address(text, &given, range, errors);
+                }
+            }
+            None => match self.free_address(range) {
+                Some(address) => {
+                    spec["clusterIP"] = Value::from(address.to_string());
+                    spec["clusterIPs"] = json!([address.to_string()]);
+                }
+                None => errors.push("InternalError", "spec.clusterIPs", "Internal error: failed to allocate a serviceIP: range is full".to_owned()),
+            },
+        }
+    }
+
+    fn wanted_address(&self, text: &str, all: &[String], range: IpNet, errors: &mut Errors) {
+        let Ok(address) = text.parse::<IpAddr>() else { return };
+        if self.had.addresses.contains(&address) {
+            return;
+        }
+        let why = if !usable(range, address) {
+            format!("the provided IP ({address}) is not in the valid range. The range of valid IPs is {range}")
+        } else if self.call.server.store.get(&address_key(self.call, &address)).is_some() {
+            "provided IP is already allocated".to_owned()
+        } else {
+            return;
+        };
+        let list = serde_json::to_string(all).unwrap_or_default();
+        errors.push("FieldValueInvalid", "spec.clusterIPs", format!("Invalid value: {list}: failed to allocate IP {address}: {why}"));
+    }
+
+    /// An unused address, from the upper part of the range first: the lower is left to those who choose theirs.
+    fn free_address(&self, range: IpNet) -> Option<IpAddr> {
+        let size = size(range);
+        let band = (size / 16).clamp(16, 256).min(size / 2);
+        let free = |offset: u64| {
+            let address = nth(range, offset)?;
+            (usable(range, address) && self.call.server.store.get(&address_key(self.call, &address)).is_none()).then_some(address)
+        };
+        let mut rng = rand::rng();
+        (0..GUESSES).find_map(|_| free(rng.random_range(band.max(1)..size.max(band + 2)))).or_else(|| {
+            // 65,536 looks take milliseconds; larger ranges are never so full that guessing fails.
+            (band..size.min(65_536)).chain(1..band).find_map(free)
+        })
+    }
+
+    fn ports(&self, service: &mut Value, errors: &mut Errors) {
+        let spec = &mut service["spec"];
+        let kind = spec["type"].as_str().unwrap_or("ClusterIP").to_owned();
+        let (uses, health) = (needs_ports(&kind, spec), needs_health_port(&kind, spec));
+        let (first, last) = self.call.server.config.node_ports;
+        let mut own = BTreeSet::new();
+        for (index, port) in spec["ports"].as_array_mut().into_iter().flatten().enumerate() {
+            let Some(wanted) = port["nodePort"].as_u64().filter(|p| *p > 0) else { continue };
+            let wanted = u16::try_from(wanted).unwrap_or(0);
+            self.wanted_port(&format!("spec.ports[{index}].nodePort"), wanted, first, last, errors);
+            own.insert(wanted);
+        }
+        if let Some(wanted) = spec["healthCheckNodePort"].as_u64().filter(|p| *p > 0) {
+            let wanted = u16::try_from(wanted).unwrap_or(0);
+            self.wanted_port("spec.healthCheckNodePort", wanted, first, last, errors);
+            own.insert(wanted);
+        }
+        let mut allocate = |field: &str, target: &mut Value| match self.free_port(first, last, &own) {
+            Some(port) => {
+                own.insert(port);
+                *target = Value::from(port);
+            }
+            None => errors.push("InternalError", field, "Internal error: failed to allocate a nodePort: range is full".to_owned()),
+        };
+        if uses {
+            for (index, port) in spec["ports"].as_array_mut().into_iter().flatten().enumerate() {
+                if port["nodePort"].as_u64().unwrap_or(0) == 0 {
+                    allocate(&format!("spec.ports[{index}].nodePort"), &mut port["nodePort"]);
+                }
+            }
+        }
+        if health && spec["healthCheckNodePort"].as_u64().unwrap_or(0) == 0 {
+            allocate("spec.healthCheckNodePort", &mut spec["healthCheckNodePort"]);
+        }
+    }
+
+    fn wanted_port(&self, field: &str, port: u16, first: u16, last: u16, errors: &mut Errors) {
+        if self.had.ports.contains(&port) {
+            return;
+        }
+        if port < first || port > last {
+            errors.invalid(field, i64::from(port), format!("provided port is not in the valid range. The range of valid ports is {first}-{last}"));
+        } else if self.call.server.store.get(&port_key(port)).is_some() {
+            errors.invalid(field, i64::from(port), "provided port is already allocated");
+        }
+    }
+
+    fn free_port(&self, first: u16, last: u16, own: &BTreeSet<u16>) -> Option<u16> {
+        let free = |port: &u16| !own.contains(port) && self.call.server.store.get(&port_key(*port)).is_none();
+        let mut rng = rand::rng();
+        (0..GUESSES).map(|_| rng.random_range(first..=last)).find(free).or_else(|| (first..=last).find(free))
+    }
+}
+
+fn address_key(call: &Call, address: &IpAddr) -> String {
+    match addresses(call) {
+        Some(kind) => rest::key(&kind, "", &address.to_string()),
+        None => format!("/registry/ipaddresses/{address}"),
+    }
+}
+
+fn port_key(port: u16) -> String {
+    format!("{PORTS}{port}")
+}
+
+fn addresses(call: &Call) -> Option<std::sync::Arc<Kind>> {
+    call.server.catalog.load().get("networking.k8s.io", "v1", "ipaddresses").cloned()
+}
+
+/// The `IPAddress` object that takes an address for a Service.
+fn record(call: &Call, address: &IpAddr, service: &Value) -> Vec<u8> {
+    api::codec::stored::encode(&json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
+        "metadata": {
+            "name": address.to_string(), "uid": uuid::Uuid::new_v4().to_string(), "creationTimestamp": clock::now(), "generation": 1,
+            "labels": {
+                "ipaddress.kubernetes.io/ip-family": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+                "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
+            },
+        },
+        "spec": {"parentRef": {
+            "group": "", "resource": "services", "namespace": call.info.namespace, "name": metadata::text(service, "name"),
+        }},
+    }))
+}
+
+/// How many addresses the range has, as far as it matters.
+fn size(range: IpNet) -> u64 {
+    let bits = u32::from(range.max_prefix_len() - range.prefix_len());
+    1u64.checked_shl(bits.min(62)).unwrap_or(u64::MAX)
+}
+
+/// The address at an offset from the range's beginning.
+pub fn nth(range: IpNet, offset: u64) -> Option<IpAddr> {
+    let address: IpAddr = match range.network() {
+        IpAddr::V4(base) => IpAddr::V4(u32::from(base).checked_add(u32::try_from(offset).ok()?)?.into()),
+        IpAddr::V6(base) => IpAddr::V6(u128::from(base).checked_add(u128::from(offset))?.into()),
+    };
+    range.contains(&address).then_some(address)
+}
+
+/// In the range, and neither its network nor its broadcast address.
+fn usable(range: IpNet, address: IpAddr) -> bool {
+    range.contains(&address) && address != range.network() && !(address.is_ipv4() && address == range.broadcast())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_counted_from_the_beginning_of_the_range() {
+        let range: IpNet = "10.96.0.0/16".parse().expect("a range");
+        assert_eq!(nth(range, 10).map(|a| a.to_string()).as_deref(), Some("10.96.0.10"));
+        assert!(nth(range, 65_536).is_none());
+        assert!(!usable(range, range.network()) && !usable(range, range.broadcast()));
+    }
+
+    #[test]
+    fn an_update_keeps_what_was_allocated_and_a_type_drops_what_it_has_no_use_for() {
+        let old = json!({"spec": {"type": "NodePort", "clusterIP": "10.0.0.5", "clusterIPs": ["10.0.0.5"],
+            "ports": [{"port": 80, "nodePort": 30001}]}});
+        let mut new = json!({"spec": {"type": "NodePort", "ports": [{"port": 80}]}});
+        inherit(Some(&old), &mut new);
+        assert_eq!(new["spec"], old["spec"]);
+        let mut new = json!({"spec": {"type": "ClusterIP", "clusterIP": "10.0.0.5", "ports": [{"port": 80, "nodePort": 30001}]}});
+        inherit(Some(&old), &mut new);
+        assert_eq!(new["spec"]["ports"], json!([{"port": 80}]));
+        let mut new = json!({"spec": {"type": "ExternalName", "externalName": "x", "clusterIP": "10.0.0.5"}});
+        inherit(Some(&old), &mut new);
+        assert!(Needs::of(&new).addresses.is_empty() && new["spec"].get("clusterIP").is_none());
+    }
+}
