@@ -64,6 +64,11 @@ impl Cell {
         Cell::new(name, "string", Of::Made(make))
     }
 
+    /// The name with something added to it.
+    pub const fn name_of(make: fn(&Value) -> Value) -> Self {
+        Cell { name: "Name", kind: "string", format: "name", priority: 0, of: Of::Made(make) }
+    }
+
     /// A cell made from the object and the time now, in seconds since 1970.
     pub const fn timed(name: &'static str, make: fn(&Value, i64) -> Value) -> Self {
         Cell::new(name, "string", Of::Timed(make))

@@ -233,6 +233,18 @@ impl Errors {
     }
 }
 
+/// The data of an object that was marked `immutable`, which is for good.
+pub fn frozen(old: &Value, new: &Value, fields: &[&str], errors: &mut Errors) {
+    if at(old, "immutable") != &Value::Bool(true) {
+        return;
+    }
+    for field in ["immutable"].iter().chain(fields) {
+        if at(old, field) != at(new, field) {
+            errors.forbidden(field, "field is immutable when `immutable` is set");
+        }
+    }
+}
+
 /// A number that is not negative, or a percentage up to 100. Answers the number, of whichever kind.
 pub fn percent_or_number(value: &Value, path: &Path, errors: &mut Errors) -> Option<i64> {
     match value {

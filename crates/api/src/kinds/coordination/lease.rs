@@ -1,8 +1,36 @@
 //! `coordination.k8s.io/v1 Lease`.
 
-use crate::kind::Kind;
+use serde_json::Value;
+
+use crate::kind::{Kind, Strategy};
+use crate::kinds::access::at;
 use crate::kinds::builder::Builder;
+use crate::print::{self, AGE, Cell, NAME};
+use crate::validation::Errors;
 
 pub fn kind() -> Kind {
-    Builder::new("coordination.k8s.io", "v1", "Lease", "leases").namespaced().build()
+    Builder::new("coordination.k8s.io", "v1", "Lease", "leases").namespaced().columns(COLUMNS).strategy(Lease).build()
+}
+
+const COLUMNS: &[Cell] = &[NAME, Cell::text("Holder", "spec.holderIdentity"), AGE];
+
+struct Lease;
+
+impl Strategy for Lease {
+    fn validate(&self, object: &Value, errors: &mut Errors) {
+        if let Some(seconds) = at(object, "spec.leaseDurationSeconds").as_i64()
+            && seconds <= 0
+        {
+            errors.invalid("spec.leaseDurationSeconds", seconds, "must be greater than 0");
+        }
+        errors.not_negative("spec.leaseTransitions", at(object, "spec.leaseTransitions"));
+    }
+
+    fn create_on_update(&self) -> bool {
+        true
+    }
+
+    fn cells(&self, object: &Value, now: i64) -> Vec<Value> {
+        print::row(COLUMNS, object, now)
+    }
 }

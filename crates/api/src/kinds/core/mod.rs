@@ -4,7 +4,7 @@ mod binding;
 mod componentstatus;
 mod configmap;
 mod endpoints;
-mod event;
+pub(super) mod event;
 mod limitrange;
 mod namespace;
 mod node;
@@ -15,7 +15,7 @@ mod podtemplate;
 mod replicationcontroller;
 mod resourcequota;
 mod secret;
-mod service;
+pub(super) mod service;
 mod serviceaccount;
 
 use crate::kind::Kind;

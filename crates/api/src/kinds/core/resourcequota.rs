@@ -1,8 +1,101 @@
 //! `v1 ResourceQuota`.
 
-use crate::kind::Kind;
+use serde_json::Value;
+
+use crate::kind::{Kind, Strategy};
+use crate::kinds::access::{at, entries, list, text};
 use crate::kinds::builder::Builder;
+use crate::kinds::pods::resources;
+use crate::print::{self, AGE, Cell, NAME};
+use crate::validation::{Errors, Path, names};
 
 pub fn kind() -> Kind {
-    Builder::new("", "v1", "ResourceQuota", "resourcequotas").namespaced().short(&["quota"]).status().build()
+    Builder::new("", "v1", "ResourceQuota", "resourcequotas")
+        .namespaced()
+        .short(&["quota"])
+        .status()
+        .columns(COLUMNS)
+        .strategy(ResourceQuota)
+        .build()
+}
+
+const COLUMNS: &[Cell] =
+    &[NAME, Cell::made("Request", |o| used(o, false)), Cell::made("Limit", |o| used(o, true)), AGE];
+
+/// `name: used/hard` of each limit, or of everything else.
+fn used(quota: &Value, limits: bool) -> Value {
+    let mut all: Vec<(&str, String)> = entries(quota, "status.hard")
+        .filter(|(name, _)| name.starts_with("limits") == limits)
+        .map(|(name, hard)| {
+            let used = at(quota, "status.used").get(name).and_then(Value::as_str).unwrap_or("0");
+            (name.as_str(), format!("{name}: {used}/{}", hard.as_str().unwrap_or_default()))
+        })
+        .collect();
+    all.sort_unstable();
+    all.into_iter().map(|(_, text)| text).collect::<Vec<_>>().join(", ").into()
+}
+
+const SCOPES: &[&str] = &[
+    "BestEffort",
+    "CrossNamespacePodAffinity",
+    "NotBestEffort",
+    "NotTerminating",
+    "PriorityClass",
+    "Terminating",
+    "VolumeAttributesClass",
+];
+
+struct ResourceQuota;
+
+impl Strategy for ResourceQuota {
+    fn validate(&self, object: &Value, errors: &mut Errors) {
+        hard(at(object, "spec.hard"), &Path::new("spec.hard"), errors);
+        let all = Path::new("spec.scopes");
+        for scope in list(object, "spec.scopes") {
+            if !SCOPES.iter().any(|known| scope == known) {
+                errors.invalid(&all, at(object, "spec.scopes"), "unsupported scope");
+            }
+        }
+        let all = Path::new("spec.scopeSelector.matchExpressions");
+        for (index, expression) in list(object, "spec.scopeSelector.matchExpressions").iter().enumerate() {
+            let path = all.index(index);
+            let (scope, values) = (text(expression, "scopeName"), list(expression, "values"));
+            if !SCOPES.contains(&scope) {
+                errors.invalid(path.child("scopeName"), scope, "unsupported scope");
+            }
+            match text(expression, "operator") {
+                "In" | "NotIn" if values.is_empty() => {
+                    let why = "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector";
+                    errors.required(path.child("values"), why);
+                }
+                "Exists" | "DoesNotExist" if !values.is_empty() => {
+                    let why = "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector";
+                    errors.invalid(path.child("values"), at(expression, "values"), why);
+                }
+                "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+                other => errors.invalid(path.child("operator"), other, "not a valid selector operator"),
+            }
+        }
+    }
+
+    fn validate_update(&self, old: &Value, new: &Value, errors: &mut Errors) {
+        errors.immutable(old, new, "spec.scopes");
+    }
+
+    fn validate_subresource_update(&self, _subresource: &str, _old: &Value, new: &Value, errors: &mut Errors) {
+        hard(at(new, "status.hard"), &Path::new("status.hard"), errors);
+        hard(at(new, "status.used"), &Path::new("status.used"), errors);
+    }
+
+    fn cells(&self, object: &Value, now: i64) -> Vec<Value> {
+        print::row(COLUMNS, object, now)
+    }
+}
+
+fn hard(map: &Value, path: &Path, errors: &mut Errors) {
+    for (name, amount) in map.as_object().into_iter().flatten() {
+        let path = path.key(name);
+        errors.all_invalid(&path, name, names::qualified_name(name));
+        resources::amount(name, amount, &path, errors);
+    }
 }

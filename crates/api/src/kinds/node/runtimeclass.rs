@@ -1,8 +1,41 @@
 //! `node.k8s.io/v1 RuntimeClass`.
 
-use crate::kind::Kind;
+use serde_json::Value;
+
+use crate::kind::{Kind, Strategy};
+use crate::kinds::access::{at, list, text};
 use crate::kinds::builder::Builder;
+use crate::kinds::pods::tolerations;
+use crate::print::{self, AGE, Cell, NAME};
+use crate::validation::labels::labels;
+use crate::validation::{Errors, Path, names};
 
 pub fn kind() -> Kind {
-    Builder::new("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses").build()
+    Builder::new("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses").columns(COLUMNS).strategy(RuntimeClass).build()
+}
+
+const COLUMNS: &[Cell] = &[NAME, Cell::text("Handler", "handler"), AGE];
+
+struct RuntimeClass;
+
+impl Strategy for RuntimeClass {
+    fn validate(&self, object: &Value, errors: &mut Errors) {
+        let handler = text(object, "handler");
+        errors.all_invalid("handler", handler, names::dns1123_label(handler));
+        let path = Path::new("scheduling");
+        labels(at(object, "scheduling.nodeSelector"), &path.child("nodeSelector"), errors);
+        tolerations::validate_all(list(object, "scheduling.tolerations"), &path.child("tolerations"), errors);
+    }
+
+    fn validate_update(&self, old: &Value, new: &Value, errors: &mut Errors) {
+        errors.immutable(old, new, "handler");
+    }
+
+    fn conditional_update(&self) -> bool {
+        true
+    }
+
+    fn cells(&self, object: &Value, now: i64) -> Vec<Value> {
+        print::row(COLUMNS, object, now)
+    }
 }

@@ -1,8 +1,44 @@
 //! `storage.k8s.io/v1 VolumeAttributesClass`.
 
-use crate::kind::Kind;
+use serde_json::Value;
+
+use crate::kind::{Kind, Strategy};
+use crate::kinds::access::{at, text};
 use crate::kinds::builder::Builder;
+use crate::print::{self, AGE, Cell, NAME};
+use crate::validation::Errors;
 
 pub fn kind() -> Kind {
-    Builder::new("storage.k8s.io", "v1", "VolumeAttributesClass", "volumeattributesclasses").short(&["vac"]).build()
+    Builder::new("storage.k8s.io", "v1", "VolumeAttributesClass", "volumeattributesclasses")
+        .short(&["vac"])
+        .columns(COLUMNS)
+        .strategy(VolumeAttributesClass)
+        .build()
+}
+
+const COLUMNS: &[Cell] = &[NAME, Cell::text("DriverName", "driverName"), AGE];
+
+struct VolumeAttributesClass;
+
+impl Strategy for VolumeAttributesClass {
+    fn validate(&self, object: &Value, errors: &mut Errors) {
+        if text(object, "driverName").is_empty() {
+            errors.required("driverName", "");
+        }
+        if at(object, "parameters").as_object().is_none_or(|map| map.is_empty()) {
+            errors.required("parameters", "must contain at least one key/value pair");
+        }
+    }
+
+    fn validate_update(&self, old: &Value, new: &Value, errors: &mut Errors) {
+        for field in ["driverName", "parameters"] {
+            if at(old, field) != at(new, field) {
+                errors.forbidden(field, format!("updates to {field} are forbidden."));
+            }
+        }
+    }
+
+    fn cells(&self, object: &Value, now: i64) -> Vec<Value> {
+        print::row(COLUMNS, object, now)
+    }
 }
