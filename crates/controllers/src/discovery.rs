@@ -37,6 +37,11 @@ impl ResourceKind {
         }
     }
 
+    pub fn api_version(&self) -> String {
+        let Self { group, version, .. } = self;
+        if group.is_empty() { version.clone() } else { format!("{group}/{version}") }
+    }
+
     /// `deployments.apps`, as upstream names it in messages.
     pub fn qualified(&self) -> String {
         format!("{}.{}", self.plural, self.group)

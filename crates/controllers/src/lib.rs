@@ -11,6 +11,7 @@ mod deployment;
 mod discovery;
 mod endpoints;
 mod frame;
+mod garbage;
 mod intstr;
 mod namespace;
 mod owner;
@@ -50,6 +51,7 @@ const ALL: &[(&str, Start)] = &[
     ("replication-controller", |env| replicaset::run_replication_controllers(env).boxed()),
     ("endpointslice-controller", |env| endpoints::slices::run(env).boxed()),
     ("endpoint-controller", |env| endpoints::legacy::run(env).boxed()),
+    ("generic-garbage-collector", |env| garbage::run(env).boxed()),
     ("namespace-controller", |env| namespace::run(env).boxed()),
     ("service-account-controller", |env| service_account::run(env).boxed()),
     ("root-ca-cert-publisher", |env| root_ca::run(env).boxed()),

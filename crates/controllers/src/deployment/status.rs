@@ -196,7 +196,7 @@ mod tests {
                 "{} {}: {}",
                 condition.status,
                 condition.reason.as_deref().unwrap(),
-                condition.message.as_deref().unwrap()
+                condition.message.as_deref().unwrap_or_default()
             )
         })
     }
