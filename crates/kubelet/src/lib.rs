@@ -1,1 +1,29 @@
-//! kubelet
+//! The kubelet: runs the pods that are bound to its node and tells the API how they are.
+//!
+//! It is a client of the API and of a container runtime ([`runtime::cri`]), and knows neither where the one is nor which the
+//! other is. [`pods`] decides and reports, a pure core with one worker a pod around it; [`containers`], [`volumes`], [`images`]
+//! and [`sandbox`](mod@sandbox) say what the runtime is asked for; [`probes`] and [`hooks`] speak to containers; [`node`] keeps the node's
+//! own object; [`server`] answers for logs, exec, attach and port-forward. Nothing polls: every step follows an event, a
+//! timer that the pod asks for, or a job's end.
+
+mod admission;
+mod containers;
+mod context;
+mod dns;
+mod fields;
+mod hooks;
+mod images;
+mod kubelet;
+mod labels;
+mod logs;
+mod node;
+mod objects;
+mod pods;
+mod probes;
+mod resources;
+mod sandbox;
+mod server;
+mod volumes;
+
+pub use kubelet::{Config, Handle, Kubelet};
+pub use server::Server;

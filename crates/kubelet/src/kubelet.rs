@@ -1,0 +1,144 @@
+//! The kubelet put together.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use client::{Cache, Caches, Recorder};
+use k8s_openapi::api::core::v1;
+use parking_lot::Mutex;
+use runtime::cri::{ImageService, RuntimeService};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+use crate::admission::Ledger;
+use crate::context::Context;
+use crate::dns::ClusterDns;
+use crate::node::{self, Node, facts};
+use crate::objects::Objects;
+use crate::pods::manager::Pods;
+use crate::pods::status::Host;
+use crate::resources;
+use crate::server::Server;
+use crate::volumes::{Tokens, Volumes};
+
+/// What a kubelet is made of.
+pub struct Config {
+    pub node_name: String,
+    /// The node's addresses, the primary one first.
+    pub node_ips: Vec<IpAddr>,
+    /// Labels besides those that every node gets.
+    pub labels: BTreeMap<String, String>,
+    /// Taints that the node registers with.
+    pub taints: Vec<v1::Taint>,
+    pub client: kube::Client,
+    pub caches: Caches,
+    /// Pods, all of the cluster or those of this node.
+    pub pods: Cache<v1::Pod>,
+    pub runtime: Arc<dyn RuntimeService>,
+    pub images: Arc<dyn ImageService>,
+    /// Where the kubelet keeps pods' volumes and logs.
+    pub data_dir: PathBuf,
+    /// The addresses of the cluster's DNS.
+    pub cluster_dns: Vec<IpAddr>,
+    /// `cluster.local`.
+    pub cluster_domain: String,
+    pub max_pods: u32,
+    /// The port of the HTTPS server, if the binary serves one.
+    pub port: Option<u16>,
+}
+
+/// A running kubelet. Dropping the last handle ends it; its containers run on.
+#[derive(Clone)]
+pub struct Handle {
+    ready: watch::Receiver<bool>,
+    server: Server,
+    changed: Arc<Notify>,
+    _tasks: Arc<JoinSet<()>>,
+}
+
+impl Handle {
+    /// Waits until the API shows the node as Ready.
+    pub async fn ready(&self) {
+        let _ = self.ready.clone().wait_for(|ready| *ready).await;
+    }
+
+    /// The kubelet's HTTP server, which serves any stream that it is given.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// Says that something of the node changed (its network became ready, an image came), so that its status follows at once.
+    pub fn node_changed(&self) {
+        self.changed.notify_one();
+    }
+}
+
+/// Starts a kubelet; everything of it runs in tasks of the current tokio runtime.
+pub struct Kubelet;
+
+impl Kubelet {
+    /// Starts the kubelet: pods that run already are adopted, the node is registered and kept alive.
+    pub async fn run(config: Config) -> std::io::Result<Handle> {
+        let (pods_dir, logs) = (config.data_dir.join("pods"), config.data_dir.join("logs"));
+        std::fs::create_dir_all(&pods_dir)?;
+        std::fs::create_dir_all(&logs)?;
+        let ips: Vec<_> = config.node_ips.iter().map(ToString::to_string).collect();
+        let node = Node {
+            name: config.node_name.clone(),
+            ips: ips.clone(),
+            labels: config.labels,
+            taints: config.taints,
+            max_pods: config.max_pods,
+            data: config.data_dir.clone(),
+            port: config.port,
+            runtime: config.runtime.clone(),
+            images: config.images.clone(),
+            client: config.client.clone(),
+        };
+        let allocatable = resources::amounts(Some(&node.capacity()));
+        let ledger = Ledger { allocatable: allocatable.clone(), labels: node.all_labels(), ..Default::default() };
+        let runtime_name = config.runtime.version().await.map_or_else(|_| "regatta".to_owned(), |v| v.runtime_name);
+        let objects = Objects::new(config.client.clone(), &config.caches);
+        let context = Arc::new(Context {
+            recorder: Recorder::new(config.client.clone(), "kubelet", &config.node_name),
+            volumes: Volumes {
+                client: config.client.clone(),
+                objects: objects.clone(),
+                tokens: Tokens::default(),
+                images: config.images.clone(),
+                root: pods_dir,
+                allocatable,
+            },
+            node_name: config.node_name,
+            client: config.client,
+            runtime: config.runtime,
+            images: config.images,
+            objects,
+            host: Host { ips, runtime: runtime_name },
+            cluster_dns: ClusterDns {
+                servers: config.cluster_dns.iter().map(ToString::to_string).collect(),
+                domain: config.cluster_domain,
+            },
+            resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            seccomp_profiles: config.data_dir.join("seccomp"),
+            logs,
+            node_memory: facts::memory(),
+            ledger: Mutex::new(ledger),
+        });
+        let (ready_sender, ready) = watch::channel(false);
+        let changed = Arc::new(Notify::new());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(node::renew(context.client.clone(), context.node_name.clone()));
+        tasks.spawn(node.run(ready_sender, changed.clone()));
+        let (pods, source) = tokio::sync::oneshot::channel();
+        let serving = context.clone();
+        tasks.spawn(Pods::run(serving, config.pods, |started| {
+            let _ = pods.send(started);
+        }));
+        let pods = source.await.map_err(std::io::Error::other)?;
+        let server = Server::new(context, pods);
+        Ok(Handle { ready, server, changed, _tasks: Arc::new(tasks) })
+    }
+}

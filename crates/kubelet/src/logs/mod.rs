@@ -1,0 +1,9 @@
+//! Containers' logs: reading and following them as `kubectl logs` asks, and rotating them.
+
+mod format;
+mod read;
+mod rotate;
+
+pub use format::{Format, Options};
+pub use read::stream;
+pub use rotate::rotate;

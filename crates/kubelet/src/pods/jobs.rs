@@ -1,0 +1,214 @@
+//! The doing: each function is one action of a decision, done to its end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1;
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use runtime::cri::{ContainerState, CriError};
+use serde_json::Value;
+
+use super::memory::{Present, Reason};
+use super::pod::{Member, Pod, Role};
+use crate::containers::Makings;
+use crate::context::Context;
+use crate::fields::Addresses;
+use crate::volumes::Prepared;
+use crate::{hooks, sandbox};
+
+/// A container gets at least this long after its hook took the grace period.
+const AFTER_HOOK: Duration = Duration::from_secs(2);
+/// Before something that failed and must succeed is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+pub async fn create_sandbox(context: Arc<Context>, pod: Arc<Pod>, attempt: u32) -> Result<(), String> {
+    let made = async {
+        let config = sandbox::config(&context, &pod, attempt)?;
+        let logs = context.log_dir(&pod);
+        std::fs::create_dir_all(&logs).map_err(|e| format!("create log directory {}: {e}", logs.display()))?;
+        let handler = pod.spec().runtime_class_name.clone().unwrap_or_default();
+        context.runtime.run_pod_sandbox(config, &handler).await.map_err(|e| rpc(&e))
+    };
+    match made.await {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            context.warn(&pod, None, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"));
+            Err(error)
+        }
+    }
+}
+
+/// A runtime's error as upstream's messages show those of a remote one.
+fn rpc(error: &CriError) -> String {
+    format!("rpc error: code = {:?} desc = {}", error.code, error.message)
+}
+
+/// What a start needs besides the pod.
+pub struct Start {
+    pub container: String,
+    pub attempt: u32,
+    pub sandbox: String,
+    pub addresses: Addresses,
+    pub volumes: Prepared,
+    pub image: Present,
+    /// The running container that an ephemeral one targets.
+    pub target: Option<String>,
+}
+
+/// Why a start failed, and whether the runtime keeps the container as one that ended, so that the crash-loop rules hold.
+pub struct Failed {
+    pub why: Reason,
+    pub ended: bool,
+}
+
+/// Makes and starts a container and runs its postStart hook.
+pub async fn start(context: Arc<Context>, pod: Arc<Pod>, start: Start) -> Result<(), Failed> {
+    let Some(member) = pod.member(&start.container) else { return Ok(()) };
+    let name = Some(member.spec.name.as_str());
+    let failed = |reason: &str, message: String| {
+        context.warn(&pod, name, "Failed", format!("Error: {message}"));
+        Failed { why: Reason::new(reason, message), ended: false }
+    };
+    let makings = Makings {
+        context: &context,
+        pod: &pod,
+        member,
+        attempt: start.attempt,
+        addresses: &start.addresses,
+        volumes: &start.volumes,
+        image: &start.image,
+        target: start.target.as_deref(),
+    };
+    let config = makings.config().await.map_err(|e| failed("CreateContainerConfigError", e))?;
+    let sandbox_config = sandbox::config(&context, &pod, 0).map_err(|e| failed("CreateContainerConfigError", e))?;
+    let created = context.runtime.create_container(&start.sandbox, config, &sandbox_config).await;
+    let id = created.map_err(|e| failed("CreateContainerError", e.message))?;
+    context.tell(&pod, name, "Created", format!("Container created: {}", member.spec.name));
+    if let Err(error) = context.runtime.start_container(&id).await {
+        let mut failed = failed("RunContainerError", format!("failed to start container {id:?}: {}", error.message));
+        let status = context.runtime.container_status(&id).await;
+        failed.ended = status.is_ok_and(|s| s.state == ContainerState::Exited);
+        if !failed.ended {
+            let _ = context.runtime.remove_container(&id).await;
+        }
+        return Err(failed);
+    }
+    context.tell(&pod, name, "Started", format!("Container started: {}", member.spec.name));
+    post_start(&context, &pod, member, &id, &start.addresses).await
+}
+
+async fn post_start(
+    context: &Context,
+    pod: &Pod,
+    member: &Member,
+    id: &str,
+    addresses: &Addresses,
+) -> Result<(), Failed> {
+    let Some(handler) = member.spec.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return Ok(()) };
+    let ip = addresses.pod_ips.first().map(String::as_str).unwrap_or_default();
+    let Err(error) = hooks::run(context, handler, &member.spec, id, ip).await else { return Ok(()) };
+    let name = Some(member.spec.name.as_str());
+    let message = format!("PostStartHook failed: {error}");
+    context.warn(pod, name, "FailedPostStartHook", message.clone());
+    let killing = format!("Container {} failed postStart hook, will be restarted", member.spec.name);
+    context.tell(pod, name, "Killing", killing);
+    let _ = context.runtime.stop_container(id, Duration::from_secs(pod.grace() as u64)).await;
+    Err(Failed { why: Reason::new("PostStartHookError", message), ended: true })
+}
+
+/// Stops a container within its grace, of which its preStop hook takes its part.
+pub async fn stop(context: Arc<Context>, pod: Arc<Pod>, id: String, name: String, why: Option<String>, grace: i64) {
+    let message = why.unwrap_or_else(|| format!("Stopping container {name}"));
+    context.tell(&pod, Some(&name), "Killing", message);
+    let grace = Duration::from_secs(grace.max(0) as u64);
+    let began = Instant::now();
+    let mut left = grace;
+    let hook = pod
+        .member(&name)
+        .filter(|m| m.role != Role::Ephemeral)
+        .and_then(|m| m.spec.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref()).map(|handler| (m, handler)));
+    if let Some((member, handler)) = hook
+        && !grace.is_zero()
+    {
+        let ip = pod.status().and_then(|s| s.pod_ip.clone()).unwrap_or_default();
+        let run = hooks::run(&context, handler, &member.spec, &id, &ip);
+        if let Ok(Err(error)) = tokio::time::timeout(grace, run).await {
+            context.warn(&pod, Some(&name), "FailedPreStopHook", format!("PreStopHook failed: {error}"));
+        }
+        left = grace.saturating_sub(began.elapsed()).max(AFTER_HOOK);
+    }
+    if let Err(error) = context.runtime.stop_container(&id, left).await
+        && !error.is_not_found()
+    {
+        tracing::warn!(pod = pod.display(), container = name, %error, "stopping a container failed");
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Calls the runtime; a failure is logged and waited out, since the decision is made again.
+pub async fn call(what: &'static str, pod: &Pod, work: impl Future<Output = runtime::cri::Result<()>>) -> bool {
+    match work.await {
+        Err(error) if !error.is_not_found() => {
+            tracing::warn!(pod = pod.display(), %error, "{what} failed");
+            tokio::time::sleep(AGAIN).await;
+            false
+        }
+        _ => true,
+    }
+}
+
+pub async fn tear_down(context: Arc<Context>, pod: Arc<Pod>) -> bool {
+    let done = context.volumes.tear_down(&pod.uid).await;
+    if let Err(error) = &done {
+        tracing::warn!(pod = pod.display(), error, "taking down volumes failed");
+        tokio::time::sleep(AGAIN).await;
+    }
+    done.is_ok()
+}
+
+/// Deletes what is left of a pod: its object, unless that is gone, its sandboxes and its logs.
+pub async fn finish(context: Arc<Context>, pod: Arc<Pod>, sandboxes: Vec<String>, vanished: bool) -> bool {
+    let delete = async {
+        if vanished {
+            return true;
+        }
+        let api: Api<v1::Pod> = Api::namespaced(context.client.clone(), &pod.namespace);
+        let preconditions = Preconditions { uid: Some(pod.uid.clone()), resource_version: None };
+        let params =
+            DeleteParams { grace_period_seconds: Some(0), preconditions: Some(preconditions), ..Default::default() };
+        match api.delete(&pod.name, &params).await {
+            Ok(_) => true,
+            // Gone, or another pod of the same name is there.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => true,
+            Err(error) => {
+                tracing::warn!(pod = pod.display(), %error, "deleting the pod's object failed");
+                tokio::time::sleep(AGAIN).await;
+                false
+            }
+        }
+    };
+    let remove = async {
+        let runtime = &context.runtime;
+        for id in sandboxes {
+            call("removing a sandbox", &pod, runtime.remove_pod_sandbox(&id)).await;
+        }
+        let logs = context.log_dir(&pod);
+        let _ = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(logs)).await;
+    };
+    futures::future::join(delete, remove).await.0
+}
+
+/// Brings a status to the API. Gives the object's new resource version.
+pub async fn patch(context: Arc<Context>, pod: Arc<Pod>, patch: Value) -> Result<u64, bool> {
+    let api: Api<v1::Pod> = Api::namespaced(context.client.clone(), &pod.namespace);
+    match api.patch_status(&pod.name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+        Ok(pod) => Ok(pod.metadata.resource_version.and_then(|v| v.parse().ok()).unwrap_or(0)),
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Err(false),
+        Err(error) => {
+            tracing::warn!(pod = pod.display(), %error, "writing the pod's status failed");
+            tokio::time::sleep(AGAIN).await;
+            Err(true)
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! What a pod's worker remembers between decisions. None of it outlives the process: what must, the runtime or the API
+//! keeps.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::backoff::Backoff;
+
+/// A thing that is done once for a pod, such as mounting its volumes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Step {
+    #[default]
+    Todo,
+    Busy,
+    Done,
+    Failed {
+        message: String,
+        retry_at: Timestamp,
+    },
+}
+
+impl Step {
+    /// Whether it is to be done now; a failed one only when its time has come.
+    pub fn due(&self, now: Timestamp) -> bool {
+        match self {
+            Step::Todo => true,
+            Step::Failed { retry_at, .. } => *retry_at <= now,
+            _ => false,
+        }
+    }
+
+    pub fn retry_at(&self) -> Option<Timestamp> {
+        match self {
+            Step::Failed { retry_at, .. } => Some(*retry_at),
+            _ => None,
+        }
+    }
+}
+
+/// A reason and a message as a status shows them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reason {
+    pub reason: String,
+    pub message: String,
+}
+
+impl Reason {
+    pub fn new(reason: &str, message: impl Into<String>) -> Reason {
+        Reason { reason: reason.to_owned(), message: message.into() }
+    }
+}
+
+/// An image that is present.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Present {
+    pub id: String,
+    pub uid: Option<i64>,
+    pub username: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum ImageStep {
+    #[default]
+    Todo,
+    Busy,
+    Present(Present),
+    /// Waiting before another pull; the container's `waiting` says why.
+    Failed {
+        /// When the reason turns from `ErrImagePull` to `ImagePullBackOff`.
+        turn_at: Timestamp,
+        retry_at: Timestamp,
+    },
+}
+
+/// What the probes found about one running container.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Findings {
+    /// The container that was probed; results of its predecessors mean nothing.
+    pub id: String,
+    pub started: bool,
+    pub ready: bool,
+    /// A failed startup or liveness probe: why it must be killed, and its own grace period.
+    pub failed: Option<(String, Option<i64>)>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Starts {
+    pub image: ImageStep,
+    pub image_backoff: Backoff,
+    /// From making the container to the end of its postStart hook.
+    pub starting: bool,
+    /// Why the last try to start it failed, and when it may be tried again.
+    pub waiting: Option<Reason>,
+    pub retry_at: Option<Timestamp>,
+    pub crash: Backoff,
+    /// The id of the ended container whose back-off has been told in an event.
+    pub told: String,
+    pub findings: Findings,
+}
+
+/// Why a pod ended before its containers did, or never began.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failure {
+    pub reason: String,
+    pub message: String,
+}
+
+/// The memory of one pod.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Memory {
+    /// Admission's refusal, a passed deadline or an eviction.
+    pub failure: Option<Failure>,
+    pub volumes: Step,
+    pub sandbox: Step,
+    pub containers: BTreeMap<String, Starts>,
+    /// Containers that are being stopped, by id, and when they are killed at the latest.
+    pub stopping: BTreeMap<String, Timestamp>,
+    pub sandbox_stopping: bool,
+    pub tearing_down: bool,
+    /// Volumes are gone for good.
+    pub torn_down: bool,
+    /// When the whole pod began to stop.
+    pub stop_began: Option<Timestamp>,
+    /// The sandbox's removal and the API object's deletion are under way or done.
+    pub removing: bool,
+    /// The pod's object is gone from the API.
+    pub vanished: bool,
+    /// The API shows the status that a stopped pod has.
+    pub status_settled: bool,
+    pub start_time: Option<Timestamp>,
+}
+
+impl Memory {
+    pub fn starts(&mut self, container: &str) -> &mut Starts {
+        self.containers.entry(container.to_owned()).or_default()
+    }
+
+    pub fn of(&self, container: &str) -> &Starts {
+        static NONE: std::sync::LazyLock<Starts> = std::sync::LazyLock::new(Starts::default);
+        self.containers.get(container).unwrap_or(&NONE)
+    }
+
+    /// What the probes say about the container with this id.
+    pub fn findings(&self, name: &str, id: &str) -> Option<&Findings> {
+        self.containers.get(name).map(|c| &c.findings).filter(|f| f.id == id)
+    }
+
+    /// Whether anything that starts containers is still under way.
+    pub fn starting(&self) -> bool {
+        self.sandbox == Step::Busy
+            || self.volumes == Step::Busy
+            || self.containers.values().any(|c| c.starting || c.image == ImageStep::Busy)
+    }
+}

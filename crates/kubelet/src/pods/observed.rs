@@ -1,0 +1,95 @@
+//! What the runtime says about one pod: its sandboxes and containers, newest first.
+
+use jiff::Timestamp;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Created,
+    Running,
+    Exited,
+    Unknown,
+}
+
+/// A container that the runtime knows, alive or dead.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Container {
+    pub id: String,
+    pub sandbox_id: String,
+    pub name: String,
+    /// The image as the spec names it.
+    pub image: String,
+    /// The image's digest reference.
+    pub image_id: String,
+    /// How many containers of this name the pod had before: the restart count.
+    pub attempt: u32,
+    pub state: State,
+    pub created_at: Timestamp,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    pub exit_code: i32,
+    pub reason: String,
+    /// The termination message, or the runtime's reason for not starting it.
+    pub message: String,
+    /// The hash of the spec that it was made from.
+    pub hash: String,
+    pub log_path: String,
+}
+
+impl Container {
+    pub fn running(&self) -> bool {
+        self.state == State::Running
+    }
+
+    /// `None` while it has not ended, and when how it ended is unknown.
+    pub fn ended_with(&self) -> Option<i32> {
+        (self.state == State::Exited).then_some(self.exit_code)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sandbox {
+    pub id: String,
+    pub attempt: u32,
+    pub ready: bool,
+    pub created_at: Timestamp,
+    pub ips: Vec<String>,
+}
+
+/// All that the runtime has of one pod.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observed {
+    pub sandboxes: Vec<Sandbox>,
+    pub containers: Vec<Container>,
+}
+
+impl Observed {
+    /// Brings both lists into order, newest first.
+    pub fn new(mut sandboxes: Vec<Sandbox>, mut containers: Vec<Container>) -> Observed {
+        sandboxes.sort_by_key(|s| std::cmp::Reverse((s.attempt, s.created_at)));
+        containers.sort_by_key(|c| std::cmp::Reverse((c.attempt, c.created_at)));
+        Observed { sandboxes, containers }
+    }
+
+    pub fn sandbox(&self) -> Option<&Sandbox> {
+        self.sandboxes.first()
+    }
+
+    pub fn ready_sandbox(&self) -> Option<&Sandbox> {
+        self.sandbox().filter(|s| s.ready)
+    }
+
+    /// The newest container of that name in any sandbox.
+    pub fn newest(&self, name: &str) -> Option<&Container> {
+        self.containers.iter().find(|c| c.name == name)
+    }
+
+    /// The newest container of that name in the present sandbox.
+    pub fn current(&self, name: &str) -> Option<&Container> {
+        let sandbox = self.sandbox()?;
+        self.containers.iter().find(|c| c.name == name && c.sandbox_id == sandbox.id)
+    }
+
+    pub fn by_id(&self, id: &str) -> Option<&Container> {
+        self.containers.iter().find(|c| c.id == id)
+    }
+}

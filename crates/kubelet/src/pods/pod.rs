@@ -1,0 +1,207 @@
+//! A pod as the kubelet works with it: the API object, its containers in start order, and what follows from them.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1;
+
+/// What a container is to its pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Runs to completion before the ones after it start.
+    Init,
+    /// A restartable init container: it starts in order and runs beside the main containers.
+    Sidecar,
+    Main,
+    /// Added to a running pod for debugging; never restarted.
+    Ephemeral,
+}
+
+/// A container of the spec with its role.
+#[derive(Clone, Debug)]
+pub struct Member {
+    pub role: Role,
+    pub spec: v1::Container,
+}
+
+/// One revision of a pod that is bound to this node.
+#[derive(Clone, Debug)]
+pub struct Pod {
+    /// The object, without its containers: they are in `members`.
+    pub object: v1::Pod,
+    /// Init containers and sidecars in order, then main, then ephemeral containers.
+    pub members: Vec<Member>,
+    /// The container that an ephemeral one looks into, by its own name.
+    pub targets: BTreeMap<String, String>,
+    pub uid: String,
+    pub namespace: String,
+    pub name: String,
+}
+
+impl Pod {
+    /// Takes the object apart; absent metadata become empty strings, which the API never stores.
+    pub fn new(mut object: v1::Pod) -> Pod {
+        let mut members = Vec::new();
+        let mut ephemeral = Vec::new();
+        if let Some(spec) = &mut object.spec {
+            for container in spec.init_containers.take().unwrap_or_default() {
+                let sidecar = container.restart_policy.as_deref() == Some("Always");
+                members.push(Member { role: if sidecar { Role::Sidecar } else { Role::Init }, spec: container });
+            }
+            members
+                .extend(std::mem::take(&mut spec.containers).into_iter().map(|spec| Member { role: Role::Main, spec }));
+            ephemeral = spec.ephemeral_containers.take().unwrap_or_default();
+        }
+        let target = |e: &v1::EphemeralContainer| Some((e.name.clone(), e.target_container_name.clone()?));
+        let targets = ephemeral.iter().filter_map(target).collect();
+        members.extend(ephemeral.into_iter().map(|e| Member { role: Role::Ephemeral, spec: as_container(e) }));
+        Pod {
+            uid: object.metadata.uid.clone().unwrap_or_default(),
+            namespace: object.metadata.namespace.clone().unwrap_or_default(),
+            name: object.metadata.name.clone().unwrap_or_default(),
+            members,
+            targets,
+            object,
+        }
+    }
+
+    pub fn spec(&self) -> &v1::PodSpec {
+        self.object.spec.as_ref().unwrap_or(&EMPTY_SPEC)
+    }
+
+    /// The status that the API last showed.
+    pub fn status(&self) -> Option<&v1::PodStatus> {
+        self.object.status.as_ref()
+    }
+
+    /// The object with its containers again. Ephemeral ones are left out.
+    pub fn whole(&self) -> v1::Pod {
+        let mut object = self.object.clone();
+        if let Some(spec) = &mut object.spec {
+            let of = |roles: &[Role]| {
+                self.members.iter().filter(|m| roles.contains(&m.role)).map(|m| m.spec.clone()).collect::<Vec<_>>()
+            };
+            spec.containers = of(&[Role::Main]);
+            spec.init_containers = Some(of(&[Role::Init, Role::Sidecar])).filter(|list| !list.is_empty());
+        }
+        object
+    }
+
+    pub fn with_role(&self, role: Role) -> impl DoubleEndedIterator<Item = &Member> {
+        self.members.iter().filter(move |m| m.role == role)
+    }
+
+    pub fn member(&self, name: &str) -> Option<&Member> {
+        self.members.iter().find(|m| m.spec.name == name)
+    }
+
+    pub fn restart_policy(&self) -> &str {
+        self.spec().restart_policy.as_deref().unwrap_or("Always")
+    }
+
+    /// Whether a container that ended with this code is to run again; `None` when it never ran or its end is unknown.
+    pub fn restarts(&self, member: &Member, exit_code: Option<i32>) -> bool {
+        let Some(code) = exit_code else { return true };
+        if let Some(rule) = member.spec.restart_policy_rules.iter().flatten().find(|r| rule_matches(r, code)) {
+            return rule.action == "Restart";
+        }
+        match member.role {
+            Role::Sidecar => true,
+            Role::Ephemeral => false,
+            Role::Init => match member.spec.restart_policy.as_deref().unwrap_or(self.restart_policy()) {
+                "Never" => false,
+                _ => code != 0,
+            },
+            Role::Main => match member.spec.restart_policy.as_deref().unwrap_or(self.restart_policy()) {
+                "Always" => true,
+                "OnFailure" => code != 0,
+                _ => false,
+            },
+        }
+    }
+
+    pub fn deletion(&self) -> Option<Timestamp> {
+        self.object.metadata.deletion_timestamp.as_ref().map(|t| t.0)
+    }
+
+    /// Seconds between a container's TERM and its KILL.
+    pub fn grace(&self) -> i64 {
+        let set =
+            self.object.metadata.deletion_timestamp.as_ref().and(self.object.metadata.deletion_grace_period_seconds);
+        set.or(self.spec().termination_grace_period_seconds).unwrap_or(30).max(0)
+    }
+
+    /// Whether the API already shows the pod as ended, so that nothing of it may run again.
+    pub fn ended(&self) -> bool {
+        matches!(self.status().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
+    }
+
+    pub fn host_network(&self) -> bool {
+        self.spec().host_network.unwrap_or(false)
+    }
+
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.object.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// `name_namespace(uid)`, as upstream's messages name a pod.
+    pub fn display(&self) -> String {
+        format!("{}_{}({})", self.name, self.namespace, self.uid)
+    }
+
+    /// A reference for events; with a container, to that container's field of the spec.
+    pub fn reference(&self, container: Option<&str>) -> v1::ObjectReference {
+        let field_path = container.and_then(|name| self.member(name)).map(|m| {
+            let list = match m.role {
+                Role::Init | Role::Sidecar => "initContainers",
+                Role::Main => "containers",
+                Role::Ephemeral => "ephemeralContainers",
+            };
+            format!("spec.{list}{{{}}}", m.spec.name)
+        });
+        v1::ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Pod".into()),
+            namespace: Some(self.namespace.clone()),
+            name: Some(self.name.clone()),
+            uid: Some(self.uid.clone()),
+            resource_version: self.object.metadata.resource_version.clone(),
+            field_path,
+        }
+    }
+}
+
+static EMPTY_SPEC: std::sync::LazyLock<v1::PodSpec> = std::sync::LazyLock::new(v1::PodSpec::default);
+
+fn rule_matches(rule: &v1::ContainerRestartRule, code: i32) -> bool {
+    let Some(on) = &rule.exit_codes else { return false };
+    let listed = on.values.iter().flatten().any(|v| *v == code);
+    match on.operator.as_str() {
+        "In" => listed,
+        "NotIn" => !listed,
+        _ => false,
+    }
+}
+
+fn as_container(e: v1::EphemeralContainer) -> v1::Container {
+    v1::Container {
+        args: e.args,
+        command: e.command,
+        env: e.env,
+        env_from: e.env_from,
+        image: e.image,
+        image_pull_policy: e.image_pull_policy,
+        name: e.name,
+        resources: e.resources,
+        security_context: e.security_context,
+        stdin: e.stdin,
+        stdin_once: e.stdin_once,
+        termination_message_path: e.termination_message_path,
+        termination_message_policy: e.termination_message_policy,
+        tty: e.tty,
+        volume_devices: e.volume_devices,
+        volume_mounts: e.volume_mounts,
+        working_dir: e.working_dir,
+        ..Default::default()
+    }
+}

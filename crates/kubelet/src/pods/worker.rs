@@ -1,0 +1,584 @@
+//! One pod's worker: it holds what is wanted, what is seen and what was tried, asks for a decision after every event, and lets
+//! the actions run side by side. It sleeps until something happens.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1;
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::decide::{Action, decide, stops};
+use super::jobs::{self, Failed, Start};
+use super::memory::{Findings, ImageStep, Memory, Present, Reason, Step};
+use super::observed::{Observed, State};
+use super::pod::{Pod, Role};
+use super::{status, sync};
+use crate::containers::observe;
+use crate::context::Context;
+use crate::fields::Addresses;
+use crate::images;
+use crate::probes::{self, Finding, Probing, Subject};
+use crate::volumes::Prepared;
+
+/// After a failure that nothing but time is likely to cure.
+const RETRY: SignedDuration = SignedDuration::from_secs(10);
+/// Volumes wait for objects that may appear any moment; a change of those wakes the worker sooner.
+const RETRY_VOLUMES: SignedDuration = SignedDuration::from_secs(5);
+/// How long `ErrImagePull` is shown before it becomes `ImagePullBackOff`.
+const SHOW_PULL_ERROR: SignedDuration = SignedDuration::from_secs(3);
+
+/// News for a worker.
+pub enum Input {
+    /// The pod's object changed.
+    Desired(Arc<Pod>),
+    /// It is gone from the API.
+    Vanished,
+    /// Something happened in the runtime.
+    Runtime,
+    /// An object that the pod shows has changed.
+    Objects,
+    Probe(Finding),
+}
+
+/// What a finished job brings.
+enum Done {
+    Volumes(Result<Prepared, String>),
+    Sandbox(Result<(), String>),
+    Image { container: String, outcome: Result<Present, Reason> },
+    Started { container: String, outcome: Result<(), Failed> },
+    Stopped(String),
+    SandboxStopped,
+    TornDown(bool),
+    Finished(bool),
+    Patched { told: Value, outcome: Result<u64, bool> },
+    Pruned,
+}
+
+pub struct Worker {
+    context: Arc<Context>,
+    pod: Arc<Pod>,
+    seen: Observed,
+    memory: Memory,
+    volumes: Prepared,
+    refreshing: bool,
+    jobs: JoinSet<Done>,
+    probing: HashMap<String, Probing>,
+    inbox: mpsc::UnboundedReceiver<Input>,
+    sender: mpsc::WeakUnboundedSender<Input>,
+    /// The last status computed.
+    status: v1::PodStatus,
+    /// What the API has of it.
+    told: Value,
+    /// The resource version of the last write of it.
+    told_at: u64,
+    patching: bool,
+    pruning: bool,
+    finished: bool,
+}
+
+impl Worker {
+    /// A worker for a pod, whatever the runtime has of it already.
+    pub fn new(
+        context: Arc<Context>,
+        pod: Arc<Pod>,
+        sender: &mpsc::UnboundedSender<Input>,
+        inbox: mpsc::UnboundedReceiver<Input>,
+    ) -> Worker {
+        let status = pod.status().cloned().unwrap_or_default();
+        Worker {
+            told: as_value(&status),
+            memory: Memory { start_time: status.start_time.as_ref().map(|t| t.0), ..Default::default() },
+            status,
+            context,
+            pod,
+            seen: Observed::default(),
+            volumes: Prepared::default(),
+            refreshing: false,
+            jobs: JoinSet::new(),
+            probing: HashMap::new(),
+            inbox,
+            sender: sender.downgrade(),
+            told_at: 0,
+            patching: false,
+            pruning: false,
+            finished: false,
+        }
+    }
+
+    /// Runs until the pod is gone from the API and from the node.
+    pub async fn run(mut self) {
+        self.observe().await;
+        self.admit();
+        loop {
+            let wake = self.step();
+            if self.memory.vanished && self.finished {
+                return;
+            }
+            let look = self.wait(wake).await;
+            if look {
+                self.observe().await;
+            }
+        }
+    }
+
+    /// Waits for news, takes all that there are, and says whether to look at the runtime again.
+    async fn wait(&mut self, wake: Option<Timestamp>) -> bool {
+        let sleep = async {
+            match wake {
+                Some(at) => {
+                    let left = at.duration_since(Timestamp::now());
+                    tokio::time::sleep(left.try_into().unwrap_or_default()).await;
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let mut look = false;
+        tokio::select! {
+            input = self.inbox.recv() => if let Some(input) = input { look |= self.take(input) },
+            Some(done) = self.jobs.join_next() => look |= self.finish_job(done),
+            () = sleep => {}
+        }
+        while let Ok(input) = self.inbox.try_recv() {
+            look |= self.take(input);
+        }
+        while let Some(done) = self.jobs.try_join_next() {
+            look |= self.finish_job(done);
+        }
+        look
+    }
+
+    async fn observe(&mut self) {
+        match observe::pod(&*self.context.runtime, &self.pod.uid, &self.seen).await {
+            Ok(seen) => self.seen = seen,
+            Err(error) => tracing::warn!(pod = self.pod.display(), %error, "reading the runtime's state failed"),
+        }
+        self.track();
+    }
+
+    fn admit(&mut self) {
+        let runs = self.pod.ended() || self.pod.deletion().is_some() || self.seen.sandbox().is_some();
+        let outcome = self.context.ledger.lock().admit(&self.pod, runs);
+        if let Err(failure) = outcome {
+            let message = failure.message.trim_start_matches("Pod was rejected: ").to_owned();
+            self.context.warn(&self.pod, None, &failure.reason, message);
+            self.memory.failure = Some(failure);
+        }
+        if self.memory.start_time.is_none() {
+            self.memory.start_time = Some(Timestamp::now());
+        }
+    }
+
+    /// Decides, begins what is to be done, and reports. Gives when to do so again at the latest.
+    fn step(&mut self) -> Option<Timestamp> {
+        let now = Timestamp::now();
+        if self.memory.stop_began.is_none() && stops(&self.pod, &self.seen, &self.memory) {
+            self.memory.stop_began = Some(now);
+        }
+        self.report(now);
+        let decision = decide(&self.pod, &self.seen, &self.memory, now);
+        let changes = decision.actions.iter().any(|a| matches!(a, Action::Wait { .. } | Action::Fail { .. }));
+        for action in decision.actions {
+            self.begin(action, now);
+        }
+        if changes {
+            self.report(now);
+        }
+        if self.volumes.refresh_at.is_some_and(|at| at <= now) {
+            self.refresh();
+        }
+        let refresh_at = self.volumes.refresh_at.filter(|_| !self.refreshing && self.memory.stop_began.is_none());
+        let again = changes.then_some(now);
+        [decision.wake, refresh_at, again].into_iter().flatten().min()
+    }
+
+    fn addresses(&self) -> Addresses {
+        let host_ips = self.context.host.ips.clone();
+        let pod_ips = match self.seen.ready_sandbox() {
+            Some(_) if self.pod.host_network() => host_ips.clone(),
+            Some(sandbox) => sandbox.ips.clone(),
+            None => Vec::new(),
+        };
+        Addresses { pod_ips, host_ips }
+    }
+
+    fn begin(&mut self, action: Action, now: Timestamp) {
+        let (context, pod) = (self.context.clone(), self.pod.clone());
+        match action {
+            Action::PrepareVolumes => {
+                self.memory.volumes = Step::Busy;
+                self.prepare_volumes();
+            }
+            Action::CreateSandbox { attempt } => {
+                self.memory.sandbox = Step::Busy;
+                if attempt > 0 {
+                    let message = "Pod sandbox changed, it will be killed and re-created.".to_owned();
+                    context.tell(&pod, None, "SandboxChanged", message);
+                }
+                let old: Vec<_> = self.seen.sandboxes.iter().map(|s| s.id.clone()).collect();
+                self.jobs.spawn(async move {
+                    for id in old {
+                        jobs::call("stopping a sandbox", &pod, context.runtime.stop_pod_sandbox(&id)).await;
+                    }
+                    Done::Sandbox(jobs::create_sandbox(context, pod, attempt).await)
+                });
+            }
+            Action::EnsureImage { container } => {
+                self.memory.starts(&container).image = ImageStep::Busy;
+                self.jobs.spawn(async move {
+                    let outcome = match pod.member(&container) {
+                        Some(member) => images::ensure(&context, &pod, member).await,
+                        None => Ok(Present::default()),
+                    };
+                    Done::Image { container, outcome }
+                });
+            }
+            Action::Start { container, attempt, sandbox } => self.start(container, attempt, sandbox, now),
+            Action::Stop { id, container, why, grace } => {
+                self.memory.stopping.insert(id.clone(), now + SignedDuration::from_secs(grace));
+                self.probing.remove(&container);
+                self.jobs.spawn(async move {
+                    jobs::stop(context, pod, id.clone(), container, why, grace).await;
+                    Done::Stopped(id)
+                });
+            }
+            Action::RemoveContainer { id } => {
+                self.memory.stopping.insert(id.clone(), now);
+                self.jobs.spawn(async move {
+                    jobs::call("removing a container", &pod, context.runtime.remove_container(&id)).await;
+                    Done::Stopped(id)
+                });
+            }
+            Action::RemoveSandbox { id } => {
+                if std::mem::replace(&mut self.pruning, true) {
+                    return;
+                }
+                self.jobs.spawn(async move {
+                    jobs::call("removing a sandbox", &pod, context.runtime.remove_pod_sandbox(&id)).await;
+                    Done::Pruned
+                });
+            }
+            Action::StopSandbox { id } => {
+                self.memory.sandbox_stopping = true;
+                self.jobs.spawn(async move {
+                    jobs::call("stopping a sandbox", &pod, context.runtime.stop_pod_sandbox(&id)).await;
+                    Done::SandboxStopped
+                });
+            }
+            Action::TearDown => {
+                self.memory.tearing_down = true;
+                context.ledger.lock().release(&pod.uid);
+                self.jobs.spawn(async move { Done::TornDown(jobs::tear_down(context, pod).await) });
+            }
+            Action::Finish => {
+                self.memory.removing = true;
+                let sandboxes = self.seen.sandboxes.iter().map(|s| s.id.clone()).collect();
+                let vanished = self.memory.vanished;
+                self.jobs.spawn(async move { Done::Finished(jobs::finish(context, pod, sandboxes, vanished).await) });
+            }
+            Action::Fail { reason, message } => {
+                context.tell(&pod, None, reason, message.to_owned());
+                self.memory.failure =
+                    Some(super::memory::Failure { reason: reason.to_owned(), message: message.to_owned() });
+            }
+            Action::Wait { container, why, about } => self.show_waiting(&container, why, about),
+        }
+    }
+
+    fn start(&mut self, container: String, attempt: u32, sandbox: String, now: Timestamp) {
+        let (addresses, volumes) = (self.addresses(), self.volumes.clone());
+        let target = self.pod.targets.get(&container).and_then(|name| self.seen.current(name)).map(|c| c.id.clone());
+        let again = self.seen.current(&container).is_some_and(|c| c.state == State::Exited);
+        let starts = self.memory.starts(&container);
+        let ImageStep::Present(image) = starts.image.clone() else { return };
+        if again {
+            starts.crash.next(now);
+        }
+        starts.starting = true;
+        let (context, pod) = (self.context.clone(), self.pod.clone());
+        self.jobs.spawn(async move {
+            let name = container.clone();
+            let start = Start { container: name, attempt, sandbox, addresses, volumes, image, target };
+            Done::Started { container, outcome: jobs::start(context, pod, start).await }
+        });
+    }
+
+    fn show_waiting(&mut self, container: &str, why: Reason, about: String) {
+        let pod = &self.pod;
+        if why.reason == "CrashLoopBackOff" {
+            let told = &mut self.memory.starts(container).told;
+            if *told != about {
+                *told = about;
+                let message = format!("Back-off restarting failed container {container} in pod {}", pod.display());
+                self.context.warn(pod, Some(container), "BackOff", message);
+            }
+        } else if why.reason == "ImagePullBackOff" {
+            let image = pod.member(container).and_then(|m| m.spec.image.clone()).unwrap_or_default();
+            self.context.tell(pod, Some(container), "BackOff", format!("Back-off pulling image {image:?}"));
+            self.context.warn(pod, Some(container), "Failed", "Error: ImagePullBackOff".to_owned());
+        }
+        self.memory.starts(container).waiting = Some(why);
+    }
+
+    fn prepare_volumes(&mut self) {
+        let (context, pod, addresses) = (self.context.clone(), self.pod.clone(), self.addresses());
+        self.jobs.spawn(async move { Done::Volumes(context.volumes.prepare(&pod, &addresses).await) });
+    }
+
+    /// Brings the volumes of a running pod up to date.
+    fn refresh(&mut self) {
+        match &self.memory.volumes {
+            _ if self.memory.stop_began.is_some() => {}
+            Step::Done if !self.refreshing && !self.volumes.sources.is_empty() => {
+                self.refreshing = true;
+                self.prepare_volumes();
+            }
+            Step::Failed { .. } => self.memory.volumes = Step::Todo,
+            _ => {}
+        }
+    }
+
+    /// Takes news in; true if the runtime is to be looked at.
+    fn take(&mut self, input: Input) -> bool {
+        match input {
+            Input::Runtime => return true,
+            Input::Vanished => self.memory.vanished = true,
+            Input::Objects => {
+                self.refresh();
+                for starts in self.memory.containers.values_mut() {
+                    if starts.waiting.as_ref().is_some_and(|w| w.reason == "CreateContainerConfigError") {
+                        starts.retry_at = None;
+                    }
+                }
+            }
+            Input::Desired(pod) => {
+                let shown = |p: &Pod| (p.object.metadata.labels.clone(), p.object.metadata.annotations.clone());
+                let changed = shown(&self.pod) != shown(&pod);
+                let version = pod.object.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0);
+                if version >= self.told_at && !self.patching {
+                    self.told = as_value(&pod.status().cloned().unwrap_or_default());
+                }
+                self.pod = pod;
+                if changed {
+                    self.refresh();
+                }
+            }
+            Input::Probe(finding) => self.probed(finding),
+        }
+        false
+    }
+
+    fn probed(&mut self, finding: Finding) {
+        let found = &mut self.memory.starts(&finding.container).findings;
+        if found.id != finding.id {
+            return;
+        }
+        match (finding.kind, finding.success) {
+            (probes::Kind::Startup, true) => found.started = true,
+            (probes::Kind::Readiness, ready) => found.ready = ready,
+            (_, true) => {}
+            (kind, false) => found.failed = Some((format!("{} probe", kind.name().to_lowercase()), finding.grace)),
+        }
+    }
+
+    /// Takes a job's outcome in; true if the runtime is to be looked at.
+    fn finish_job(&mut self, done: Result<Done, tokio::task::JoinError>) -> bool {
+        let now = Timestamp::now();
+        let done = match done {
+            Ok(done) => done,
+            Err(error) => {
+                tracing::error!(pod = self.pod.display(), %error, "a job of the pod's worker failed");
+                return true;
+            }
+        };
+        match done {
+            Done::Volumes(outcome) => self.volumes_done(outcome, now),
+            Done::Sandbox(Ok(())) => {
+                self.memory.sandbox = Step::Done;
+                return true;
+            }
+            Done::Sandbox(Err(message)) => {
+                self.memory.sandbox = Step::Failed { message, retry_at: now + RETRY };
+                return true;
+            }
+            Done::Image { container, outcome } => self.image_done(&container, outcome, now),
+            Done::Started { container, outcome } => {
+                let starts = self.memory.starts(&container);
+                starts.starting = false;
+                starts.image = ImageStep::Todo;
+                match outcome {
+                    Ok(()) => (starts.waiting, starts.retry_at) = (None, None),
+                    Err(failed) => {
+                        starts.waiting = Some(failed.why);
+                        starts.retry_at = (!failed.ended).then(|| now + RETRY);
+                    }
+                }
+                return true;
+            }
+            Done::Stopped(id) => {
+                self.memory.stopping.remove(&id);
+                return true;
+            }
+            Done::SandboxStopped => {
+                self.memory.sandbox_stopping = false;
+                return true;
+            }
+            Done::Pruned => {
+                self.pruning = false;
+                return true;
+            }
+            Done::TornDown(done) => {
+                self.memory.tearing_down = false;
+                self.memory.torn_down = done;
+            }
+            Done::Finished(done) => {
+                self.memory.removing = done;
+                self.finished = done;
+                self.context.ledger.lock().release(&self.pod.uid);
+            }
+            Done::Patched { told, outcome } => {
+                self.patching = false;
+                match outcome {
+                    Ok(version) => (self.told, self.told_at) = (told, version),
+                    // The object is gone; its disappearance is on its way here.
+                    Err(false) => self.told = told,
+                    Err(true) => {}
+                }
+            }
+        }
+        false
+    }
+
+    fn volumes_done(&mut self, outcome: Result<Prepared, String>, now: Timestamp) {
+        let refreshed = std::mem::take(&mut self.refreshing);
+        match outcome {
+            Ok(prepared) => {
+                self.volumes = prepared;
+                self.memory.volumes = Step::Done;
+            }
+            Err(message) => {
+                self.context.warn(&self.pod, None, "FailedMount", message.clone());
+                if refreshed {
+                    // The pod goes on with what it has.
+                    self.volumes.refresh_at = Some(now + RETRY);
+                } else {
+                    self.memory.volumes = Step::Failed { message, retry_at: now + RETRY_VOLUMES };
+                }
+            }
+        }
+    }
+
+    fn image_done(&mut self, container: &str, outcome: Result<Present, Reason>, now: Timestamp) {
+        let starts = self.memory.starts(container);
+        match outcome {
+            Ok(present) => {
+                starts.image = ImageStep::Present(present);
+                if starts.waiting.as_ref().is_some_and(|w| w.reason.contains("Image")) {
+                    starts.waiting = None;
+                }
+            }
+            Err(why) => {
+                starts.image_backoff.next(now);
+                let retry_at = now + starts.image_backoff.delay();
+                starts.image = ImageStep::Failed { turn_at: now + SHOW_PULL_ERROR, retry_at };
+                starts.waiting = Some(why);
+            }
+        }
+    }
+
+    /// Starts the probes of containers that began to run, and ends those of containers that do not any more.
+    fn track(&mut self) {
+        let running: Vec<_> = self.seen.containers.iter().filter(|c| c.running()).cloned().collect();
+        self.probing.retain(|_, probing| running.iter().any(|c| c.id == probing.id));
+        let pod_ip = self.addresses().pod_ips.first().cloned().unwrap_or_default();
+        for container in running {
+            let Some(member) = self.pod.member(&container.name).filter(|m| m.role != Role::Ephemeral) else { continue };
+            if self.memory.of(&container.name).findings.id == container.id
+                || self.memory.stopping.contains_key(&container.id)
+            {
+                continue;
+            }
+            let adopted = self.adopted(&container.name, &container.id);
+            let spec = member.spec.clone();
+            let started = spec.startup_probe.is_none() || adopted.0;
+            let findings = Findings {
+                id: container.id.clone(),
+                started,
+                ready: spec.readiness_probe.is_none() || adopted.1,
+                failed: None,
+            };
+            self.memory.starts(&container.name).findings = findings;
+            let subject = Subject {
+                context: self.context.clone(),
+                pod: self.pod.clone(),
+                container: spec,
+                id: container.id.clone(),
+                pod_ip: pod_ip.clone(),
+                started,
+            };
+            let sender = self.sender.clone();
+            let report = move |finding| {
+                if let Some(sender) = sender.upgrade() {
+                    let _ = sender.send(Input::Probe(finding));
+                }
+            };
+            let probing = Probing::start(subject, report);
+            if !probing.is_idle() {
+                self.probing.insert(container.name, probing);
+            }
+        }
+    }
+
+    /// Whether the API shows this very container as started and as ready, from before the kubelet's own start.
+    fn adopted(&self, name: &str, id: &str) -> (bool, bool) {
+        let Some(status) = self.pod.status() else { return (false, false) };
+        let lists = [&status.init_container_statuses, &status.container_statuses];
+        let told = lists.into_iter().flatten().flatten().find(|s| s.name == name);
+        let same = |s: &&v1::ContainerStatus| s.container_id.as_deref().is_some_and(|full| full.ends_with(id));
+        told.filter(same).map_or((false, false), |s| (s.started.unwrap_or(false), s.ready))
+    }
+
+    /// Computes the status and sends it if it differs from what the API has.
+    fn report(&mut self, now: Timestamp) {
+        let mut last = self.status.clone();
+        let newest = self.pod.status();
+        last.conditions = merge_conditions(last.conditions, newest.and_then(|s| s.conditions.as_ref()));
+        if newest.is_some_and(|s| matches!(s.phase.as_deref(), Some("Succeeded" | "Failed"))) {
+            // Whoever ended the pod has the last word.
+            let newest = newest.cloned().unwrap_or_default();
+            (last.phase, last.reason, last.message) = (newest.phase, newest.reason, newest.message);
+        }
+        self.status = status::compute(&self.pod, &self.seen, &self.memory, &self.context.host, &last, now);
+        let wanted = as_value(&self.status);
+        let patch = sync::patch(&self.pod.uid, &self.told, &wanted);
+        let quiet = self.memory.torn_down;
+        self.memory.status_settled = patch.is_none() && !self.patching && quiet;
+        let Some(patch) = patch.filter(|_| !self.patching && !self.memory.vanished && !self.memory.removing) else {
+            return;
+        };
+        self.patching = true;
+        let (context, pod) = (self.context.clone(), self.pod.clone());
+        self.jobs.spawn(async move {
+            let outcome = jobs::patch(context, pod, patch).await;
+            Done::Patched { told: wanted, outcome }
+        });
+    }
+}
+
+fn as_value(status: &v1::PodStatus) -> Value {
+    serde_json::to_value(status).unwrap_or_default()
+}
+
+/// The kubelet's own conditions as it last computed them, and others' as the API shows them.
+fn merge_conditions(
+    own: Option<Vec<v1::PodCondition>>,
+    newest: Option<&Vec<v1::PodCondition>>,
+) -> Option<Vec<v1::PodCondition>> {
+    let mut all = own.unwrap_or_default();
+    let kept = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+    all.retain(|c| kept.contains(&c.type_.as_str()));
+    all.extend(newest.into_iter().flatten().filter(|c| !kept.contains(&c.type_.as_str())).cloned());
+    Some(all)
+}

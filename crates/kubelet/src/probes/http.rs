@@ -1,0 +1,220 @@
+//! HTTP as probes and hooks speak it: one request a connection, no redirects, any certificate.
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request};
+use http_body_util::{BodyExt, Empty, Full, Limited};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use k8s_openapi::api::core::v1;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::check::port_of;
+
+const BODY_MAX: usize = 10 * 1024;
+
+/// One request.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub tls: bool,
+    pub host: String,
+    pub port: u16,
+    pub path: String,
+    pub headers: Vec<(String, String)>,
+}
+
+impl Call {
+    pub fn of(action: &v1::HTTPGetAction, container: &v1::Container, pod_ip: &str) -> Result<Call, String> {
+        let path = action.path.clone().unwrap_or_default();
+        Ok(Call {
+            tls: action.scheme.as_deref() == Some("HTTPS"),
+            host: action.host.clone().filter(|h| !h.is_empty()).unwrap_or_else(|| pod_ip.to_owned()),
+            port: port_of(&action.port, container)?,
+            path: if path.starts_with('/') { path } else { format!("/{path}") },
+            headers: action.http_headers.iter().flatten().map(|h| (h.name.clone(), h.value.clone())).collect(),
+        })
+    }
+
+    fn url(&self) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{}:{}{}", self.host, self.port, self.path)
+    }
+}
+
+/// The status and the beginning of the body. Errors are worded as Go's client words them.
+pub async fn get(call: &Call, agent: &str, limit: Duration) -> Result<(u16, String), String> {
+    let told = |error: String| format!("Get \"{}\": {error}", call.url());
+    match timeout(limit, exchange(call, agent)).await {
+        Ok(done) => done.map_err(told),
+        Err(_) => Err(told("context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned())),
+    }
+}
+
+async fn exchange(call: &Call, agent: &str) -> Result<(u16, String), String> {
+    let stream = TcpStream::connect((call.host.as_str(), call.port)).await;
+    let stream = stream.map_err(|e| format!("dial tcp {}:{}: {}", call.host, call.port, words(&e)))?;
+    if call.tls {
+        let name = ServerName::try_from(call.host.clone()).map_err(|e| e.to_string())?;
+        let stream = tokio_rustls::TlsConnector::from(ANY.clone()).connect(name, stream).await;
+        send(call, agent, stream.map_err(|e| e.to_string())?).await
+    } else {
+        send(call, agent, stream).await
+    }
+}
+
+async fn send<S>(call: &Call, agent: &str, stream: S) -> Result<(u16, String), String>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let mut request = Request::get(call.path.as_str()).body(Empty::<Bytes>::new()).map_err(|e| e.to_string())?;
+    let headers = request.headers_mut();
+    let host = format!("{}:{}", call.host, call.port);
+    for (name, value) in [("host", host.as_str()), ("user-agent", agent), ("accept", "*/*"), ("connection", "close")] {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_str(value).map_err(|e| e.to_string())?);
+    }
+    for (name, value) in &call.headers {
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|e| e.to_string())?;
+        headers.insert(name, HeaderValue::from_str(value).map_err(|e| e.to_string())?);
+    }
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(|e| e.to_string())?;
+    let exchange = async {
+        let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), BODY_MAX).collect().await;
+        let body = body.map(|b| String::from_utf8_lossy(&b.to_bytes()).into_owned()).unwrap_or_default();
+        Ok((status, body))
+    };
+    // The connection is driven only for as long as the answer takes.
+    tokio::select! {
+        biased;
+        done = exchange => done,
+        closed = connection => Err(closed.err().map_or_else(|| "EOF".to_owned(), |e| e.to_string())),
+    }
+}
+
+/// A system error in the words of Go's `net` package.
+pub fn words(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+        std::io::ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
+        std::io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".to_owned(),
+        std::io::ErrorKind::ConnectionReset => "read: connection reset by peer".to_owned(),
+        std::io::ErrorKind::TimedOut => "i/o timeout".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// Asks the standard gRPC health service.
+pub async fn grpc_health(host: &str, port: u16, service: &str, limit: Duration) -> Result<Option<String>, String> {
+    let answer = timeout(limit, health(host, port, service)).await;
+    let late = || format!("timeout: failed to connect service \"{host}:{port}\" within {}s", limit.as_secs());
+    match answer.map_err(|_| late())?? {
+        1 => Ok(None),
+        status => {
+            let name =
+                ["UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"].get(status as usize).unwrap_or(&"UNKNOWN");
+            Err(format!("service unhealthy (responded with \"{name}\")"))
+        }
+    }
+}
+
+async fn health(host: &str, port: u16, service: &str) -> Result<u8, String> {
+    let refused = |e: &dyn std::fmt::Display| format!("error: failed to connect service at \"{host}:{port}\": {e}");
+    let stream = TcpStream::connect((host, port)).await.map_err(|e| refused(&words(&e)))?;
+    let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(|e| refused(&e))?;
+    // HealthCheckRequest{service = 1}, in one uncompressed gRPC message.
+    let mut message = Vec::new();
+    if !service.is_empty() {
+        message.extend([0x0a, u8::try_from(service.len()).unwrap_or(u8::MAX)]);
+        message.extend(service.bytes().take(usize::from(u8::MAX)));
+    }
+    let mut body = vec![0];
+    body.extend((message.len() as u32).to_be_bytes());
+    body.extend(message);
+    let request = Request::post(format!("http://{host}:{port}/grpc.health.v1.Health/Check"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("user-agent", "kube-probe/1.36")
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|e| e.to_string())?;
+    let exchange = async {
+        let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
+        let early = response.headers().get("grpc-status").cloned();
+        let body = Limited::new(response.into_body(), BODY_MAX).collect().await.map_err(|e| e.to_string())?;
+        let status = early.or_else(|| body.trailers().and_then(|t| t.get("grpc-status").cloned()));
+        match status.as_ref().and_then(|s| s.to_str().ok()) {
+            Some("0") => {}
+            Some(code) => return Err(format!("error: health rpc failed with code {code}")),
+            None => return Err("error: health rpc failed without a status".to_owned()),
+        }
+        // HealthCheckResponse{status = 1}, absent if it is the default 0.
+        let message = body.to_bytes();
+        Ok(match message.get(5..7) {
+            Some([0x08, status]) => *status,
+            _ => 0,
+        })
+    };
+    tokio::select! {
+        biased;
+        done = exchange => done,
+        _ = connection => Err(refused(&"the connection was closed")),
+    }
+}
+
+/// Takes every certificate: a probe asks whether the container answers, not who it is.
+#[derive(Debug)]
+struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
+
+static ANY: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .expect("ring supports the default protocol versions")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+        .with_no_client_auth();
+    Arc::new(config)
+});
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

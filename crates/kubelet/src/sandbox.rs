@@ -1,0 +1,74 @@
+//! The configuration of a pod's sandbox.
+
+use runtime::cri::{
+    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, PodSandboxConfig, PodSandboxMetadata, PortMapping, Protocol,
+};
+
+use crate::containers::security;
+use crate::context::Context;
+use crate::labels;
+use crate::pods::pod::{Pod, Role};
+use crate::{dns, resources};
+
+/// The sandbox of a pod; the same at every attempt but for the number.
+pub fn config(context: &Context, pod: &Pod, attempt: u32) -> Result<PodSandboxConfig, String> {
+    let node_resolver = std::fs::read_to_string(&context.resolv_conf).unwrap_or_default();
+    let whole = pod.spec().security_context.as_ref();
+    let security_context = LinuxSandboxSecurityContext {
+        namespace_options: security::namespaces(pod),
+        selinux_options: security::selinux(whole.and_then(|w| w.se_linux_options.as_ref())),
+        run_as_user: whole.and_then(|w| w.run_as_user),
+        run_as_group: whole.and_then(|w| w.run_as_group),
+        readonly_rootfs: false,
+        supplemental_groups: security::groups(whole),
+        supplemental_groups_policy: security::groups_policy(whole),
+        privileged: pod.members.iter().any(|m| security::privileged(&m.spec)),
+        seccomp: security::seccomp(whole.and_then(|w| w.seccomp_profile.as_ref()), &context.seccomp_profiles),
+        apparmor: security::apparmor(whole.and_then(|w| w.app_armor_profile.as_ref())),
+    };
+    let sysctls = whole.and_then(|w| w.sysctls.as_ref()).into_iter().flatten();
+    let hostname = if pod.host_network() { String::new() } else { dns::kernel_name(pod, &context.cluster_dns)? };
+    Ok(PodSandboxConfig {
+        metadata: PodSandboxMetadata {
+            name: pod.name.clone(),
+            uid: pod.uid.clone(),
+            namespace: pod.namespace.clone(),
+            attempt,
+        },
+        hostname,
+        log_directory: context.log_dir(pod).to_string_lossy().into_owned(),
+        dns_config: Some(dns::resolver(pod, &context.cluster_dns, &node_resolver)),
+        port_mappings: ports(pod),
+        labels: labels::sandbox(pod),
+        annotations: pod.object.metadata.annotations.clone().unwrap_or_default(),
+        linux: LinuxPodSandboxConfig {
+            cgroup_parent: resources::pod_cgroup(pod),
+            security_context,
+            sysctls: sysctls.map(|s| (s.name.clone(), s.value.clone())).collect(),
+            overhead: None,
+            resources: Some(resources::pod_resources(pod)),
+        },
+    })
+}
+
+/// The ports that the pod's containers publish on the node; none on the node's own network.
+fn ports(pod: &Pod) -> Vec<PortMapping> {
+    if pod.host_network() {
+        return Vec::new();
+    }
+    let members = pod.members.iter().filter(|m| m.role != Role::Ephemeral);
+    let ports = members.flat_map(|m| m.spec.ports.iter().flatten());
+    ports
+        .map(|port| PortMapping {
+            protocol: match port.protocol.as_deref() {
+                Some("UDP") => Protocol::Udp,
+                Some("SCTP") => Protocol::Sctp,
+                _ => Protocol::Tcp,
+            },
+            container_port: u16::try_from(port.container_port).unwrap_or(0),
+            host_port: port.host_port.and_then(|p| u16::try_from(p).ok()).unwrap_or(0),
+            host_ip: port.host_ip.clone().unwrap_or_default(),
+        })
+        .filter(|mapping| mapping.host_port != 0)
+        .collect()
+}
