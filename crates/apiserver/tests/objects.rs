@@ -16,19 +16,25 @@ async fn an_object_is_created_read_changed_and_deleted() {
         let body = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"k":"v"}}"#;
         let (code, created) = send(&client, "POST", MAPS, JSON, body).await;
         assert_eq!(code, 201, "{created}");
-        assert!(created["metadata"]["uid"].is_string() && created["metadata"]["resourceVersion"].is_string(), "{created}");
+        assert!(
+            created["metadata"]["uid"].is_string() && created["metadata"]["resourceVersion"].is_string(),
+            "{created}"
+        );
         let (code, again) = send(&client, "POST", MAPS, JSON, body).await;
         assert_eq!((code, &again["message"]), (409, &json!("configmaps \"a\" already exists")));
         let one = format!("{MAPS}/a");
         let (code, read) = send(&client, "GET", &one, JSON, "").await;
         assert_eq!((code, &read), (200, &created));
-        let (code, patched) = send(&client, "PATCH", &one, "application/merge-patch+json", r#"{"data":{"l":"w"}}"#).await;
+        let (code, patched) =
+            send(&client, "PATCH", &one, "application/merge-patch+json", r#"{"data":{"l":"w"}}"#).await;
         assert_eq!((code, &patched["data"]), (200, &json!({"k": "v", "l": "w"})));
         let (code, stale) = send(&client, "PUT", &one, JSON, &created.to_string()).await;
         assert_eq!(code, 409, "{stale}");
-        assert!(stale["message"].as_str().expect("a message").ends_with(
-            "the object has been modified; please apply your changes to the latest version and try again"
-        ));
+        assert!(
+            stale["message"].as_str().expect("a message").ends_with(
+                "the object has been modified; please apply your changes to the latest version and try again"
+            )
+        );
         let (code, deleted) = send(&client, "DELETE", &one, JSON, "").await;
         assert_eq!((code, &deleted["status"]), (200, &json!("Success")), "{deleted}");
         let (code, _) = send(&client, "GET", &one, JSON, "").await;
@@ -65,7 +71,12 @@ async fn a_list_is_paged_on_one_revision() {
     }
     let (_, first) = send(&client, "GET", &format!("{MAPS}?limit=2"), JSON, "").await;
     let names = |list: &api::Value| -> Vec<String> {
-        list["items"].as_array().expect("items").iter().map(|i| i["metadata"]["name"].as_str().expect("a name").to_owned()).collect()
+        list["items"]
+            .as_array()
+            .expect("items")
+            .iter()
+            .map(|i| i["metadata"]["name"].as_str().expect("a name").to_owned())
+            .collect()
     };
     assert_eq!(names(&first), ["a", "b"]);
     assert_eq!(first["metadata"]["remainingItemCount"], 1);
@@ -93,7 +104,8 @@ async fn a_watch_tells_each_change_once_and_selectors_turn_changes_into_arrivals
     let one = format!("{MAPS}/w");
     assert_eq!(send(&client, "POST", MAPS, JSON, r#"{"metadata":{"name":"w"}}"#).await.0, 201);
     for on in ["yes", "yes", "no"] {
-        let patch = json!({"metadata": {"labels": {"on": on}}, "data": {"x": format!("{on}{}", rand_text())}}).to_string();
+        let patch =
+            json!({"metadata": {"labels": {"on": on}}, "data": {"x": format!("{on}{}", rand_text())}}).to_string();
         assert_eq!(send(&client, "PATCH", &one, "application/merge-patch+json", &patch).await.0, 200);
     }
     let mut seen = Vec::new();

@@ -215,7 +215,8 @@ impl Grant {
 pub fn rules(user: &Identity) -> (Vec<Value>, Vec<Value>) {
     let list = |text: &'static str| text.split(',').collect::<Vec<_>>();
     let held = GRANTS.iter().filter(|grant| grant.whom.is(user));
-    let resources = held.map(|g| json!({"verbs": list(g.verbs), "apiGroups": list(g.groups), "resources": list(g.resources)}));
+    let resources =
+        held.map(|g| json!({"verbs": list(g.verbs), "apiGroups": list(g.groups), "resources": list(g.resources)}));
     let mut paths = vec![json!({"verbs": ["get"], "nonResourceURLs": PUBLIC})];
     if member(user, AUTHENTICATED) {
         paths.push(json!({"verbs": ["get"], "nonResourceURLs": DISCOVERY}));

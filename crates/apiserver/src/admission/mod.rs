@@ -1,6 +1,12 @@
 //! Admission: what the cluster adds to an object before it is stored, and what it refuses. Each plugin is a file; the
 //! chain holds them in upstream's order.
 
+mod namespace_lifecycle;
+mod pods;
+mod priority;
+mod service_account;
+mod storage;
+
 use api::{Status, Value};
 use async_trait::async_trait;
 
@@ -57,7 +63,16 @@ pub struct Chain(Vec<Box<dyn Plugin>>);
 impl Chain {
     /// What upstream enables by default, as far as it is here.
     pub fn standard() -> Self {
-        Chain(vec![])
+        Chain(vec![
+            Box::new(namespace_lifecycle::NamespaceLifecycle),
+            Box::new(service_account::ServiceAccount),
+            Box::new(pods::TaintNodesByCondition),
+            Box::new(priority::Priority),
+            Box::new(pods::DefaultTolerationSeconds),
+            Box::new(storage::DefaultStorageClass),
+            Box::new(storage::StorageObjectInUseProtection),
+            Box::new(storage::DefaultIngressClass),
+        ])
     }
 
     pub async fn mutate(

@@ -1,7 +1,7 @@
 //! PATCH: JSON patch, merge patch, strategic merge patch and server-side apply.
 
-use api::apply::{self, Ctx};
 use api::Status;
+use api::apply::{self, Ctx};
 use http::header;
 
 use super::update::{Made, change, respond};

@@ -48,7 +48,10 @@ pub async fn bind(call: &Call) -> Result<Response, Status> {
                 }
             }
         }
-        set_condition(pod, json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now}));
+        set_condition(
+            pod,
+            json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now}),
+        );
         Ok(())
     })
     .await?;

@@ -23,7 +23,12 @@ const HOP_BY_HOP: [header::HeaderName; 4] =
     [header::PROXY_AUTHENTICATE, header::PROXY_AUTHORIZATION, header::TE, header::TRAILER];
 
 /// Answers `log`, `exec`, `attach`, `portforward` and `proxy`.
-pub async fn answer(server: &Arc<Server>, kind: &Arc<Kind>, info: &RequestInfo, request: Request) -> Result<Response, Status> {
+pub async fn answer(
+    server: &Arc<Server>,
+    kind: &Arc<Kind>,
+    info: &RequestInfo,
+    request: Request,
+) -> Result<Response, Status> {
     let entry = server.store.get(&key(kind, &info.namespace, &target(info).name));
     let entry = entry.ok_or_else(|| Status::not_found(&kind.group, &kind.plural, &target(info).name))?;
     let object = rest::parse(&entry.value)?;
@@ -67,7 +72,13 @@ fn target(info: &RequestInfo) -> Target {
     Target { name: name.to_owned(), port: port.parse().ok(), port_name: port.to_owned() }
 }
 
-async fn log(server: &Server, info: &RequestInfo, pod: &Value, query: &Query, request: Request) -> Result<Response, Status> {
+async fn log(
+    server: &Server,
+    info: &RequestInfo,
+    pod: &Value,
+    query: &Query,
+    request: Request,
+) -> Result<Response, Status> {
     let container = container(info, pod, query)?;
     let Some(node) = node(pod) else {
         return Ok(answer::text(StatusCode::OK, ""));
@@ -86,7 +97,13 @@ async fn log(server: &Server, info: &RequestInfo, pod: &Value, query: &Query, re
     forward(dial(server, node).await?, &with_parameters(path, query, &names, &[]), request).await
 }
 
-async fn stream(server: &Server, info: &RequestInfo, pod: &Value, query: &Query, request: Request) -> Result<Response, Status> {
+async fn stream(
+    server: &Server,
+    info: &RequestInfo,
+    pod: &Value,
+    query: &Query,
+    request: Request,
+) -> Result<Response, Status> {
     if !matches!(*request.method(), Method::GET | Method::POST) {
         return Err(not_allowed());
     }
@@ -96,7 +113,9 @@ async fn stream(server: &Server, info: &RequestInfo, pod: &Value, query: &Query,
     }
     let phase = pod["status"]["phase"].as_str().unwrap_or("");
     if matches!(phase, "Succeeded" | "Failed") && info.subresource != "portforward" {
-        return Err(Status::bad_request(format!("cannot exec into a container in a completed pod; current phase is {phase}")));
+        return Err(Status::bad_request(format!(
+            "cannot exec into a container in a completed pod; current phase is {phase}"
+        )));
     }
     let path = match info.subresource.as_str() {
         "portforward" => {
@@ -111,7 +130,8 @@ async fn stream(server: &Server, info: &RequestInfo, pod: &Value, query: &Query,
             with_parameters(path, query, &["command"], &streams)
         }
     };
-    let node = node(pod).ok_or_else(|| Status::bad_request(format!("pod {} does not have a host assigned", info.name)))?;
+    let node =
+        node(pod).ok_or_else(|| Status::bad_request(format!("pod {} does not have a host assigned", info.name)))?;
     forward(dial(server, node).await?, &path, request).await
 }
 
@@ -161,7 +181,11 @@ fn container(info: &RequestInfo, pod: &Value, query: &Query) -> Result<String, S
             if let Some(name) = annotated.filter(|name| main.contains(name)) {
                 return Ok(name.to_owned());
             }
-            let mut message = format!("a container name must be specified for pod {}, choose one of: [{}]", info.name, main.join(" "));
+            let mut message = format!(
+                "a container name must be specified for pod {}, choose one of: [{}]",
+                info.name,
+                main.join(" ")
+            );
             if !init.is_empty() {
                 message.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
             }
@@ -172,8 +196,11 @@ fn container(info: &RequestInfo, pod: &Value, query: &Query) -> Result<String, S
 
 async fn dial(server: &Server, node: &str) -> Result<Box<dyn Stream>, Status> {
     let unreachable = |why: String| Status::new(Reason::ServiceUnavailable, why);
-    let dialer = server.config.kubelet.as_ref().ok_or_else(|| unreachable("no kubelet can be reached from here".to_owned()))?;
-    dialer(node.to_owned()).await.map_err(|error| unreachable(format!("the kubelet of node {node:?} cannot be reached: {error}")))
+    let dialer =
+        server.config.kubelet.as_ref().ok_or_else(|| unreachable("no kubelet can be reached from here".to_owned()))?;
+    dialer(node.to_owned())
+        .await
+        .map_err(|error| unreachable(format!("the kubelet of node {node:?} cannot be reached: {error}")))
 }
 
 fn first_port(pod: &Value) -> Option<u16> {
@@ -184,10 +211,13 @@ fn first_port(pod: &Value) -> Option<u16> {
 /// An address behind the service, from its endpoint slices.
 fn endpoint(server: &Server, info: &RequestInfo, service: &Value) -> Result<(String, u16), Status> {
     let target = target(info);
-    let none = || Status::new(Reason::ServiceUnavailable, format!("no endpoints available for service {:?}", target.name));
+    let none =
+        || Status::new(Reason::ServiceUnavailable, format!("no endpoints available for service {:?}", target.name));
     let ports = service["spec"]["ports"].as_array().cloned().unwrap_or_default();
     let wanted = ports.iter().find(|p| {
-        target.port_name.is_empty() || p["name"] == target.port_name.as_str() || target.port.is_some_and(|n| p["port"] == n)
+        target.port_name.is_empty()
+            || p["name"] == target.port_name.as_str()
+            || target.port.is_some_and(|n| p["port"] == n)
     });
     let name = wanted.ok_or_else(none)?["name"].as_str().unwrap_or("");
     let range = format!("/registry/endpointslices/{}/", info.namespace);
@@ -208,16 +238,20 @@ fn endpoint(server: &Server, info: &RequestInfo, service: &Value) -> Result<(Str
 }
 
 async fn proxy(info: &RequestInfo, address: &str, port: u16, request: Request) -> Result<Response, Status> {
-    let unreachable = |why: String| Status::new(Reason::ServiceUnavailable, format!("error trying to reach service: {why}"));
+    let unreachable =
+        |why: String| Status::new(Reason::ServiceUnavailable, format!("error trying to reach service: {why}"));
     let address = address.parse().map_err(|_| unreachable("it has no address".to_owned()))?;
-    let stream = TcpStream::connect(SocketAddr::new(address, port)).await.map_err(|error| unreachable(error.to_string()))?;
+    let stream =
+        TcpStream::connect(SocketAddr::new(address, port)).await.map_err(|error| unreachable(error.to_string()))?;
     let path = with_query(&tail(info), request.uri());
     forward(Box::new(stream), &path, request).await
 }
 
 /// Sends the request on and passes the answer back; after a 101 the two connections are one.
 async fn forward(stream: Box<dyn Stream>, path: &str, mut request: Request) -> Result<Response, Status> {
-    let failed = |error: hyper::Error| Status::new(Reason::ServiceUnavailable, format!("error trying to reach service: {error}"));
+    let failed = |error: hyper::Error| {
+        Status::new(Reason::ServiceUnavailable, format!("error trying to reach service: {error}"))
+    };
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {

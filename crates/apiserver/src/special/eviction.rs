@@ -63,7 +63,8 @@ async fn spend_budget(call: &Call, pod: &Value, dry: bool) -> Result<(), Status>
     let now = clock::now();
     let name = &call.info.name;
     let take = |budget: &mut Value| {
-        let (current, desired) = (budget["status"]["currentHealthy"].as_i64(), budget["status"]["desiredHealthy"].as_i64());
+        let (current, desired) =
+            (budget["status"]["currentHealthy"].as_i64(), budget["status"]["desiredHealthy"].as_i64());
         if !ready && current.unwrap_or(0) >= desired.unwrap_or(0) && desired.unwrap_or(0) > 0 {
             return Ok(());
         }

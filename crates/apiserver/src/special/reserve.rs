@@ -44,6 +44,9 @@ pub fn reserve(call: &Call, old: Option<&Value>, new: &mut Value) -> Result<Rese
 pub fn lost(key: &str) -> Status {
     match key.strip_prefix(NAMESPACES) {
         Some(namespace) => Status::not_found("", "namespaces", namespace),
-        None => Status::new(Reason::ServerTimeout, "addresses or ports are being taken faster than they can be found, please try again"),
+        None => Status::new(
+            Reason::ServerTimeout,
+            "addresses or ports are being taken faster than they can be found, please try again",
+        ),
     }
 }

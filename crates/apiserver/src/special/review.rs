@@ -71,7 +71,11 @@ pub fn access(call: &Call) -> Result<Response, Status> {
     if call.info.resource == "localsubjectaccessreviews"
         && resource["namespace"].as_str().unwrap_or("") != call.info.namespace
     {
-        errors.invalid("spec.resourceAttributes.namespace", resource["namespace"].as_str().unwrap_or(""), "must match metadata.namespace");
+        errors.invalid(
+            "spec.resourceAttributes.namespace",
+            resource["namespace"].as_str().unwrap_or(""),
+            "must match metadata.namespace",
+        );
     }
     errors.into_result("authorization.k8s.io", &call.kind.kind, "")?;
     let info = if resource.is_object() { attributes(resource) } else { path_attributes(path) };
@@ -119,8 +123,25 @@ fn subject(spec: &Value) -> Identity {
 }
 
 /// The verbs that may be asked for; what is none of them nobody may do.
-const VERBS: &[&str] = &["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "impersonate", "bind",
-    "escalate", "approve", "sign", "use", "proxy", "attest", "*"];
+const VERBS: &[&str] = &[
+    "get",
+    "list",
+    "watch",
+    "create",
+    "update",
+    "patch",
+    "delete",
+    "deletecollection",
+    "impersonate",
+    "bind",
+    "escalate",
+    "approve",
+    "sign",
+    "use",
+    "proxy",
+    "attest",
+    "*",
+];
 const PLAIN_VERBS: &[&str] = &["get", "head", "post", "put", "patch", "delete", "options", "*"];
 
 fn known(verbs: &[&'static str], verb: &Value) -> &'static str {

@@ -22,8 +22,10 @@ pub async fn answer(call: &Call) -> Result<Response, Status> {
             let body = api::codec::yaml::decode(&call.body).map_err(|e| Status::bad_request(e.to_string()))?.value;
             let media = call.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
             let json_patch = media.starts_with("application/json-patch+json");
-            write(call, &parent, |scale| if json_patch { api::patch::json(&scale, &body) } else { api::patch::merge(&scale, &body) })
-                .await?
+            write(call, &parent, |scale| {
+                if json_patch { api::patch::json(&scale, &body) } else { api::patch::merge(&scale, &body) }
+            })
+            .await?
         }
         _ => return Err(not_allowed()),
     };
@@ -38,7 +40,9 @@ async fn write(call: &Call, parent: &Call, make: impl Fn(Value) -> Result<Value,
         let name = metadata::text(&scale, "name");
         if !name.is_empty() && name != call.info.name {
             let url = &call.info.name;
-            return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({url})")));
+            return Err(Status::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({url})"
+            )));
         }
         let replicas = match &scale["spec"]["replicas"] {
             Value::Null => 0,
@@ -89,7 +93,8 @@ fn selector_text(selector: &Value) -> String {
     let mut parts: Vec<String> = labels.into_iter().flatten().map(equal).collect();
     for expression in selector["matchExpressions"].as_array().into_iter().flatten() {
         let key = expression["key"].as_str().unwrap_or("");
-        let mut values: Vec<&str> = expression["values"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let mut values: Vec<&str> =
+            expression["values"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         values.sort_unstable();
         let values = values.join(",");
         parts.push(match expression["operator"].as_str().unwrap_or("") {

@@ -116,7 +116,9 @@ fn inherit_ports(kind: &str, old: &Value, spec: &mut Value) {
         let set = port["nodePort"].as_i64().unwrap_or(0) > 0;
         if uses_ports && !set && !matching.is_null() {
             port["nodePort"] = matching;
-        } else if kind == "ClusterIP" && set && port["nodePort"] == matching
+        } else if kind == "ClusterIP"
+            && set
+            && port["nodePort"] == matching
             && let Some(map) = port.as_object_mut()
         {
             map.remove("nodePort");
@@ -151,7 +153,11 @@ impl Taken<'_> {
         }
         let family = if range.addr().is_ipv4() { "IPv4" } else { "IPv6" };
         if spec["ipFamilyPolicy"] == "RequireDualStack" && spec["clusterIP"] != "None" {
-            errors.invalid("spec.ipFamilyPolicy", "RequireDualStack", "this cluster is not configured for dual-stack services");
+            errors.invalid(
+                "spec.ipFamilyPolicy",
+                "RequireDualStack",
+                "this cluster is not configured for dual-stack services",
+            );
             return;
         }
         let other = spec["ipFamilies"].as_array().into_iter().flatten().find(|f| **f != family).cloned();
@@ -181,7 +187,11 @@ impl Taken<'_> {
                     spec["clusterIP"] = Value::from(address.to_string());
                     spec["clusterIPs"] = json!([address.to_string()]);
                 }
-                None => errors.push("InternalError", "spec.clusterIPs", "Internal error: failed to allocate a serviceIP: range is full".to_owned()),
+                None => errors.push(
+                    "InternalError",
+                    "spec.clusterIPs",
+                    "Internal error: failed to allocate a serviceIP: range is full".to_owned(),
+                ),
             },
         }
     }
@@ -199,7 +209,11 @@ impl Taken<'_> {
             return;
         };
         let list = serde_json::to_string(all).unwrap_or_default();
-        errors.push("FieldValueInvalid", "spec.clusterIPs", format!("Invalid value: {list}: failed to allocate IP {address}: {why}"));
+        errors.push(
+            "FieldValueInvalid",
+            "spec.clusterIPs",
+            format!("Invalid value: {list}: failed to allocate IP {address}: {why}"),
+        );
     }
 
     /// An unused address, from the upper part of the range first: the lower is left to those who choose theirs.
@@ -208,7 +222,8 @@ impl Taken<'_> {
         let band = (size / 16).clamp(16, 256).min(size / 2);
         let free = |offset: u64| {
             let address = nth(range, offset)?;
-            (usable(range, address) && self.call.server.store.get(&address_key(self.call, &address)).is_none()).then_some(address)
+            (usable(range, address) && self.call.server.store.get(&address_key(self.call, &address)).is_none())
+                .then_some(address)
         };
         let mut rng = rand::rng();
         (0..GUESSES).find_map(|_| free(rng.random_range(band.max(1)..size.max(band + 2)))).or_else(|| {
@@ -239,7 +254,11 @@ impl Taken<'_> {
                 own.insert(port);
                 *target = Value::from(port);
             }
-            None => errors.push("InternalError", field, "Internal error: failed to allocate a nodePort: range is full".to_owned()),
+            None => errors.push(
+                "InternalError",
+                field,
+                "Internal error: failed to allocate a nodePort: range is full".to_owned(),
+            ),
         };
         if uses {
             for (index, port) in spec["ports"].as_array_mut().into_iter().flatten().enumerate() {
@@ -258,7 +277,11 @@ impl Taken<'_> {
             return;
         }
         if port < first || port > last {
-            errors.invalid(field, i64::from(port), format!("provided port is not in the valid range. The range of valid ports is {first}-{last}"));
+            errors.invalid(
+                field,
+                i64::from(port),
+                format!("provided port is not in the valid range. The range of valid ports is {first}-{last}"),
+            );
         } else if self.call.server.store.get(&port_key(port)).is_some() {
             errors.invalid(field, i64::from(port), "provided port is already allocated");
         }
@@ -342,7 +365,8 @@ mod tests {
         let mut new = json!({"spec": {"type": "NodePort", "ports": [{"port": 80}]}});
         inherit(Some(&old), &mut new);
         assert_eq!(new["spec"], old["spec"]);
-        let mut new = json!({"spec": {"type": "ClusterIP", "clusterIP": "10.0.0.5", "ports": [{"port": 80, "nodePort": 30001}]}});
+        let mut new =
+            json!({"spec": {"type": "ClusterIP", "clusterIP": "10.0.0.5", "ports": [{"port": 80, "nodePort": 30001}]}});
         inherit(Some(&old), &mut new);
         assert_eq!(new["spec"]["ports"], json!([{"port": 80}]));
         let mut new = json!({"spec": {"type": "ExternalName", "externalName": "x", "clusterIP": "10.0.0.5"}});

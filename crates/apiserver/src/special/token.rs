@@ -32,11 +32,8 @@ pub fn request(call: &Call) -> Result<Response, Status> {
     if audiences.is_empty() {
         audiences.push(ISSUER.to_owned());
     }
-    let mut bound = Bound {
-        namespace: call.info.namespace.clone(),
-        serviceaccount: reference(&account),
-        ..Bound::default()
-    };
+    let mut bound =
+        Bound { namespace: call.info.namespace.clone(), serviceaccount: reference(&account), ..Bound::default() };
     let target = &spec["boundObjectRef"];
     if target.is_object() {
         bind(call, target, &mut bound)?;
@@ -75,15 +72,23 @@ fn bind(call: &Call, target: &Value, bound: &mut Bound) -> Result<(), Status> {
         ("v1", "Secret") => ("secrets", "secrets"),
         ("v1", "Node") => ("minions", "nodes"),
         (version, _) => {
-            return Err(Status::bad_request(format!("cannot bind token for serviceaccount to kind {version}, Kind={kind}")));
+            return Err(Status::bad_request(format!(
+                "cannot bind token for serviceaccount to kind {version}, Kind={kind}"
+            )));
         }
     };
-    let key = if kind == "Node" { format!("/registry/{prefix}/{name}") } else { format!("/registry/{prefix}/{namespace}/{name}") };
+    let key = if kind == "Node" {
+        format!("/registry/{prefix}/{name}")
+    } else {
+        format!("/registry/{prefix}/{namespace}/{name}")
+    };
     let entry = call.server.store.get(&key).ok_or_else(|| Status::not_found("", plural, name))?;
     let uid = index::meta(&entry.value).uid().to_owned();
     let asked = text("uid");
     if !asked.is_empty() && asked != uid {
-        let why = format!("the UID in the bound object reference ({asked}) does not match the UID in record. The object might have been deleted and then recreated");
+        let why = format!(
+            "the UID in the bound object reference ({asked}) does not match the UID in record. The object might have been deleted and then recreated"
+        );
         return Err(Status::conflict("", plural, name, &why));
     }
     let found = Reference { name: name.to_owned(), uid };

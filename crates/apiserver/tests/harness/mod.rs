@@ -6,7 +6,9 @@ use std::sync::Once;
 
 use apiserver::{ApiServer, Config, KubeletDialer, Pki};
 use client::{Credential, Endpoint, Identity};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
 use store::Store;
 use tokio::net::TcpListener;
 
@@ -38,7 +40,8 @@ impl Cluster {
         let ca = params.self_signed(&key).expect("a certificate").pem();
         let issuer = Issuer::new(params, key);
         let serving_key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("parameters");
+        let mut params =
+            CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("parameters");
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let serving = params.signed_by(&serving_key, &issuer).expect("a certificate");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -104,7 +107,8 @@ impl Cluster {
             std::fs::write(&path, text).expect("a file");
             path.display().to_string()
         };
-        let (ca, certificate, key) = (write("ca.crt", &self.ca), write("admin.crt", &certificate), write("admin.key", &key));
+        let (ca, certificate, key) =
+            (write("ca.crt", &self.ca), write("admin.crt", &certificate), write("admin.key", &key));
         let config = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: test\nclusters:\n- name: test\n  cluster: {{server: '{}', certificate-authority: '{ca}'}}\n\
              contexts:\n- name: test\n  context: {{cluster: test, user: admin}}\nusers:\n- name: admin\n  user: {{client-certificate: '{certificate}', client-key: '{key}'}}\n",
