@@ -1,0 +1,91 @@
+//! The rules of placing pods, one a file. All are functions of values.
+//!
+//! A rule may *filter* (a node will not do), *score* (how well it does, 0 to 100), and says which event may *help* a pod that
+//! it had rejected. Rules that look at the pod's needs and the node alone are worked out once for all equal pods
+//! ([`crate::class`]).
+
+pub(crate) mod image_locality;
+pub(crate) mod inter_pod_affinity;
+pub(crate) mod node_affinity;
+pub(crate) mod node_ports;
+pub(crate) mod node_resources_balanced_allocation;
+pub(crate) mod node_resources_fit;
+pub(crate) mod node_unschedulable;
+pub(crate) mod pod_topology_spread;
+pub(crate) mod taint_toleration;
+
+use crate::{node::Node, pod::Pod};
+
+/// The best score of a node.
+pub(crate) const MAX_SCORE: i64 = 100;
+
+/// The rules that filter, in the order in which they do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Plugin {
+    NodeUnschedulable,
+    TaintToleration,
+    NodeAffinity,
+    NodePorts,
+    NodeResourcesFit,
+    PodTopologySpread,
+    InterPodAffinity,
+}
+
+/// Something happened that may let a pod fit that did not.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Event<'a> {
+    /// A node came, or changed from what it was.
+    Node { old: Option<&'a Node>, new: &'a Node },
+    /// A pod is now on a node, or its labels there changed.
+    Placed(&'a Pod),
+    /// A pod has left its node.
+    Gone(&'a Pod),
+}
+
+impl Plugin {
+    const ALL: [Self; 7] = [
+        Self::NodeUnschedulable,
+        Self::TaintToleration,
+        Self::NodeAffinity,
+        Self::NodePorts,
+        Self::NodeResourcesFit,
+        Self::PodTopologySpread,
+        Self::InterPodAffinity,
+    ];
+
+    pub fn bit(self) -> u16 {
+        1 << self as u16
+    }
+
+    /// Whether the event may turn this rule's rejection of the pod.
+    fn helps(self, pod: &Pod, event: Event<'_>) -> bool {
+        match self {
+            Self::NodeUnschedulable => node_unschedulable::helps(pod, event),
+            Self::TaintToleration => taint_toleration::helps(pod, event),
+            Self::NodeAffinity => node_affinity::helps(pod, event),
+            Self::NodePorts => node_ports::helps(pod, event),
+            Self::NodeResourcesFit => node_resources_fit::helps(pod, event),
+            Self::PodTopologySpread => pod_topology_spread::helps(pod, event),
+            Self::InterPodAffinity => inter_pod_affinity::helps(pod, event),
+        }
+    }
+}
+
+/// Whether the event may help a pod that these plugins (bits) rejected; one that no plugin rejected found no node at all.
+pub(crate) fn helps(plugins: u16, pod: &Pod, event: Event<'_>) -> bool {
+    match plugins {
+        0 => matches!(event, Event::Node { .. }),
+        _ => Plugin::ALL.iter().any(|plugin| plugins & plugin.bit() != 0 && plugin.helps(pod, event)),
+    }
+}
+
+/// Stretches scores so that the highest becomes [`MAX_SCORE`]; reversed, so that the lowest counts most.
+pub(crate) fn normalize(scores: &mut [i64], reverse: bool) {
+    let max = scores.iter().copied().max().unwrap_or(0);
+    for score in scores {
+        *score = if max == 0 { 0 } else { MAX_SCORE * *score / max };
+        if reverse {
+            *score = MAX_SCORE - *score;
+        }
+    }
+}

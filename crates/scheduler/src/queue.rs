@@ -1,0 +1,218 @@
+//! The pods that wait: *active* ones to be decided, by priority and age; *backing off* after an attempt; and *unschedulable*
+//! ones, which stay until something happens that may help them, or five minutes have gone by.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    plugins::{self, Event},
+    pod::Pod,
+};
+
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+/// After this time an unschedulable pod is tried again in any case.
+const LEFT_OVER: Duration = Duration::from_secs(300);
+
+/// All waiting pods, each in one place.
+#[derive(Default)]
+pub(crate) struct Queue {
+    waiting: HashMap<Box<str>, Waiting>,
+    /// By priority, then by age.
+    active: BTreeSet<(Reverse<i32>, Ticket)>,
+    /// Pods whose back-off may be cut short when nothing else is to do, by the end of it.
+    eager: BTreeSet<(Instant, Ticket)>,
+    /// The unschedulable ones.
+    stuck: BTreeSet<Ticket>,
+    /// When to look at a pod again. Entries whose ticket is no longer the pod's are passed over.
+    timers: BinaryHeap<Reverse<(Instant, Ticket)>>,
+    tickets: HashMap<Ticket, Box<str>>,
+    next_ticket: Ticket,
+}
+
+/// A number for each stay in one of the places; later ones are greater.
+type Ticket = u64;
+
+struct Waiting {
+    pod: Arc<Pod>,
+    place: Place,
+    ticket: Ticket,
+    /// Decisions that found no node, and failures to bind.
+    attempts: u32,
+    last_attempt: Option<Instant>,
+    /// What was last said of it.
+    message: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Active,
+    Backoff {
+        until: Instant,
+        eager: bool,
+    },
+    /// With the plugins that rejected it.
+    Unschedulable(u16),
+    /// Taken by [`Queue::pop`].
+    Taken,
+}
+
+impl Queue {
+    /// A pod is to be placed, or has changed.
+    pub fn set(&mut self, pod: Arc<Pod>) {
+        match self.waiting.get_mut(pod.uid()) {
+            None => {
+                let waiting = Waiting {
+                    pod: pod.clone(),
+                    place: Place::Taken,
+                    ticket: 0,
+                    attempts: 0,
+                    last_attempt: None,
+                    message: None,
+                };
+                self.waiting.insert(pod.uid().into(), waiting);
+                self.put(pod.uid(), Place::Active);
+            }
+            Some(waiting) => {
+                // Its status changes when we write it; only what it needs or is can help.
+                let same = waiting.pod.needs == pod.needs && waiting.pod.labels() == pod.labels();
+                let place = waiting.place;
+                let uid = pod.uid().to_owned();
+                waiting.pod = pod;
+                if !same && matches!(place, Place::Unschedulable(_)) {
+                    self.wake(&uid);
+                }
+            }
+        }
+    }
+
+    /// A pod needs no node any more.
+    pub fn remove(&mut self, uid: &str) -> Option<Arc<Pod>> {
+        self.leave(uid);
+        self.waiting.remove(uid).map(|waiting| waiting.pod)
+    }
+
+    /// The next pod to decide on. It must come back by one of [`unschedulable`](Self::unschedulable),
+    /// [`failed`](Self::failed) and [`remove`](Self::remove).
+    pub fn pop(&mut self, now: Instant) -> Option<Arc<Pod>> {
+        self.tick(now);
+        let ticket = match self.active.first() {
+            Some((_, ticket)) => *ticket,
+            None => self.eager.first()?.1,
+        };
+        let uid = self.tickets.get(&ticket)?.clone();
+        self.put(&uid, Place::Taken);
+        self.waiting.get(&uid).map(|waiting| waiting.pod.clone())
+    }
+
+    /// No node would do; `plugins` are those that said so. Returns whether the message is news.
+    pub fn unschedulable(&mut self, uid: &str, plugins: u16, message: &str, now: Instant) -> bool {
+        self.attempted(uid, now);
+        self.put(uid, Place::Unschedulable(plugins));
+        if let Some(waiting) = self.waiting.get(uid) {
+            self.timers.push(Reverse((now + LEFT_OVER, waiting.ticket)));
+        }
+        let Some(waiting) = self.waiting.get_mut(uid) else { return false };
+        let news = waiting.message.as_deref() != Some(message);
+        waiting.message = Some(message.into());
+        news
+    }
+
+    /// Something went wrong that has nothing to do with nodes: it is tried again after a while.
+    pub fn failed(&mut self, uid: &str, now: Instant) {
+        self.attempted(uid, now);
+        self.back_off(uid, false);
+    }
+
+    /// Wakes the pods that the event may help.
+    pub fn event(&mut self, event: Event<'_>) {
+        let helped = |uid: &str| match self.waiting.get(uid) {
+            Some(Waiting { pod, place: Place::Unschedulable(plugins), .. }) => plugins::helps(*plugins, pod, event),
+            _ => false,
+        };
+        let stuck = self.stuck.iter().filter_map(|ticket| self.tickets.get(ticket));
+        let helped: Vec<Box<str>> = stuck.filter(|uid| helped(uid)).cloned().collect();
+        helped.iter().for_each(|uid| self.wake(uid));
+    }
+
+    /// When a pod's time comes that is not there now.
+    pub fn next_wake(&mut self) -> Option<Instant> {
+        while let Some(Reverse((at, ticket))) = self.timers.peek().copied() {
+            if self.tickets.contains_key(&ticket) {
+                return Some(at);
+            }
+            self.timers.pop();
+        }
+        None
+    }
+
+    fn tick(&mut self, now: Instant) {
+        while self.next_wake().is_some_and(|at| at <= now) {
+            if let Some(Reverse((_, ticket))) = self.timers.pop()
+                && let Some(uid) = self.tickets.get(&ticket).cloned()
+            {
+                self.put(&uid, Place::Active);
+            }
+        }
+    }
+
+    fn attempted(&mut self, uid: &str, now: Instant) {
+        if let Some(waiting) = self.waiting.get_mut(uid) {
+            waiting.attempts += 1;
+            waiting.last_attempt = Some(now);
+        }
+    }
+
+    /// Tries an unschedulable pod again as soon as its back-off allows, or nothing else is to do.
+    fn wake(&mut self, uid: &str) {
+        self.back_off(uid, true);
+    }
+
+    fn back_off(&mut self, uid: &str, eager: bool) {
+        let Some(waiting) = self.waiting.get(uid) else { return };
+        let delay = FIRST_BACKOFF.saturating_mul(1 << waiting.attempts.saturating_sub(1).min(10)).min(LONGEST_BACKOFF);
+        match waiting.last_attempt {
+            Some(last) => {
+                let until = last + delay;
+                self.put(uid, Place::Backoff { until, eager });
+            }
+            None => self.put(uid, Place::Active),
+        }
+    }
+
+    /// Moves a pod to another place.
+    fn put(&mut self, uid: &str, place: Place) {
+        self.leave(uid);
+        let Some(waiting) = self.waiting.get_mut(uid) else { return };
+        self.next_ticket += 1;
+        let ticket = self.next_ticket;
+        (waiting.place, waiting.ticket) = (place, ticket);
+        match place {
+            Place::Taken => return,
+            Place::Active => _ = self.active.insert((Reverse(waiting.pod.priority), ticket)),
+            Place::Backoff { until, eager } => {
+                self.timers.push(Reverse((until, ticket)));
+                if eager {
+                    self.eager.insert((until, ticket));
+                }
+            }
+            Place::Unschedulable(_) => _ = self.stuck.insert(ticket),
+        }
+        self.tickets.insert(ticket, uid.into());
+    }
+
+    fn leave(&mut self, uid: &str) {
+        let Some(Waiting { pod, place, ticket, .. }) = self.waiting.get(uid) else { return };
+        self.tickets.remove(ticket);
+        match place {
+            Place::Active => _ = self.active.remove(&(Reverse(pod.priority), *ticket)),
+            Place::Backoff { until, .. } => _ = self.eager.remove(&(*until, *ticket)),
+            Place::Unschedulable(_) => _ = self.stuck.remove(ticket),
+            Place::Taken => {}
+        }
+    }
+}

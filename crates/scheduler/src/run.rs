@@ -1,0 +1,247 @@
+//! The loop around the decisions: it takes the caches' changes into snapshot and queue, decides one pod after another, and
+//! has bindings written meanwhile.
+
+use std::{sync::Arc, time::Instant};
+
+use client::{Cache, Caches, Change, Item, Recorder};
+use k8s_openapi::api::core::v1::{Namespace, Node as ApiNode, Pod as ApiPod};
+use rand::{SeedableRng, rngs::StdRng};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Options,
+    decide::{Decider, Unfit},
+    expression::Selector,
+    node::Node,
+    plugins::Event,
+    pod::{self, Parser, Pod},
+    queue::Queue,
+    snapshot::{Placed, Snapshot},
+    writer::Writer,
+};
+
+/// Bindings that are written at once.
+const BINDINGS: usize = 64;
+/// Decisions after which others of the same thread get their turn.
+const TURN: usize = 16;
+
+/// What became of a binding.
+struct Bound {
+    item: Arc<Item>,
+    outcome: kube::Result<()>,
+}
+
+struct Scheduler {
+    options: Options,
+    writer: Writer,
+    snapshot: Snapshot,
+    queue: Queue,
+    decider: Decider,
+    parser: Parser,
+    dice: StdRng,
+    namespaces: Cache<Namespace>,
+    bindings: Arc<Semaphore>,
+    bound: mpsc::UnboundedSender<Bound>,
+}
+
+/// Gives nodes to pods until it is told to stop. Nothing is written by an instance that is not the only one: whoever calls
+/// this holds the scheduler's lease.
+pub async fn run(client: kube::Client, caches: Caches, options: Options, shutdown: CancellationToken) {
+    _ = shutdown.run_until_cancelled(schedule(client, caches, options)).await;
+}
+
+async fn schedule(client: kube::Client, caches: Caches, options: Options) {
+    let (pods, nodes, namespaces) = (caches.get::<ApiPod>(), caches.get::<ApiNode>(), caches.get::<Namespace>());
+    tokio::join!(pods.synced(), nodes.synced(), namespaces.synced());
+    let (mut pods, mut nodes) = (pods.subscribe(), nodes.subscribe());
+    let (bound, mut outcomes) = mpsc::unbounded_channel();
+    let recorder = Recorder::new(client.clone(), &options.scheduler_name, "");
+    let mut scheduler = Scheduler {
+        writer: Writer { client, recorder },
+        snapshot: Snapshot::new(),
+        queue: Queue::default(),
+        decider: Decider::new(options.percentage_of_nodes_to_score),
+        parser: Parser::default(),
+        dice: StdRng::from_os_rng(),
+        namespaces,
+        bindings: Arc::new(Semaphore::new(BINDINGS)),
+        bound,
+        options,
+    };
+    let mut decided = 0;
+    loop {
+        while let Some(change) = nodes.try_next() {
+            scheduler.node(&change);
+        }
+        while let Some(change) = pods.try_next() {
+            scheduler.pod(&change);
+        }
+        while let Ok(outcome) = outcomes.try_recv() {
+            scheduler.settle(&outcome);
+        }
+        if let Some(pod) = scheduler.queue.pop(Instant::now()) {
+            scheduler.place(&pod);
+            decided += 1;
+            if decided % TURN == 0 {
+                tokio::task::yield_now().await;
+            }
+            continue;
+        }
+        let wake = scheduler.queue.next_wake();
+        let timer = async {
+            match wake {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            change = nodes.next() => scheduler.node(&change),
+            change = pods.next() => scheduler.pod(&change),
+            Some(outcome) = outcomes.recv() => scheduler.settle(&outcome),
+            () = timer => {}
+        }
+    }
+}
+
+impl Scheduler {
+    fn node(&mut self, change: &Change) {
+        let Some(item) = &change.new else { return self.snapshot.remove_node(&change.key.name) };
+        match Node::parse(item) {
+            Err(error) => tracing::error!(node = %item.key, %error, "unreadable node"),
+            Ok(node) => {
+                let name = node.name.clone();
+                if let Some(old) = self.snapshot.set_node(node)
+                    && let Some(new) = self.snapshot.node_by_name(&name)
+                {
+                    self.queue.event(Event::Node { old: old.as_deref(), new });
+                }
+            }
+        }
+    }
+
+    fn pod(&mut self, change: &Change) {
+        let Some(item) = change.item() else { return };
+        let ended = matches!(&*item.phase, "Succeeded" | "Failed");
+        if change.new.is_none() || ended {
+            self.queue.remove(&item.uid);
+            self.gone(&item.uid);
+        } else if item.node_name.is_empty() {
+            self.unbound(item);
+        } else {
+            self.queue.remove(&item.uid);
+            self.bound(item);
+        }
+    }
+
+    /// A pod has left its node, if it was on one.
+    fn gone(&mut self, uid: &str) {
+        if let Some(placed) = self.snapshot.remove_pod(uid) {
+            self.queue.event(Event::Gone(&placed.pod));
+        }
+    }
+
+    /// A pod that has no node yet, as far as the API knows.
+    fn unbound(&mut self, item: &Arc<Item>) {
+        if self.snapshot.placed(&item.uid).is_some() {
+            // Its binding is under way.
+            return;
+        }
+        let Some(pod) = self.parse(item) else { return };
+        if item.deleting || pod.gated || *pod.scheduler != *self.options.scheduler_name {
+            self.queue.remove(&item.uid);
+        } else {
+            self.queue.set(Arc::new(pod));
+        }
+    }
+
+    /// A pod that the API says is on a node.
+    fn bound(&mut self, item: &Arc<Item>) {
+        let known = self.snapshot.placed(&item.uid);
+        if let Some(Placed { pod, slot, assumed }) = known
+            && self.snapshot.node_name(*slot) == &*item.node_name
+            && pod.item.labels == item.labels
+            && pod.item.deleting == item.deleting
+            && pod.generation >= pod::generation(item).min(pod.generation + i64::from(!assumed))
+        {
+            if *assumed {
+                let pod = pod.clone();
+                self.snapshot.confirm(&item.uid);
+                self.queue.event(Event::Placed(&pod));
+            }
+            return;
+        }
+        let old = known.map(|placed| placed.pod.clone());
+        let Some(pod) = self.parse(item) else { return };
+        let pod = Arc::new(pod);
+        self.snapshot.place(pod.clone(), &item.node_name, false);
+        if let Some(old) = old.filter(|old| old.needs != pod.needs) {
+            self.queue.event(Event::Gone(&old));
+        }
+        self.queue.event(Event::Placed(&pod));
+    }
+
+    fn parse(&mut self, item: &Arc<Item>) -> Option<Pod> {
+        let parsed = self.parser.parse(item.clone());
+        parsed.inspect_err(|error| tracing::error!(pod = %item.key, %error, "unreadable pod")).ok()
+    }
+
+    /// Decides on one pod and sets going what follows.
+    fn place(&mut self, pod: &Arc<Pod>) {
+        let namespaces = &self.namespaces;
+        let in_namespace = |name: &str, selector: &Selector| {
+            namespaces.get("", name).is_some_and(|namespace| selector.matches(|key| namespace.labels.get(key)))
+        };
+        match self.decider.decide(pod, &mut self.snapshot, &in_namespace, &mut self.dice) {
+            Err(unfit) => self.refuse(pod, &unfit),
+            Ok(slot) => {
+                let node = self.snapshot.node_name(slot).to_owned();
+                self.snapshot.place(pod.clone(), &node, true);
+                self.bind(pod.item.clone(), node);
+            }
+        }
+    }
+
+    fn bind(&self, item: Arc<Item>, node: String) {
+        let (writer, bindings, bound) = (self.writer.clone(), self.bindings.clone(), self.bound.clone());
+        tokio::spawn(async move {
+            // It is never closed; without a permit nothing would be lost but the limit.
+            let _permit = bindings.acquire().await;
+            let outcome = writer.bind(&item, &node).await;
+            // When the scheduler has stopped, nobody asks any more.
+            _ = bound.send(Bound { item, outcome });
+        });
+    }
+
+    fn settle(&mut self, Bound { item, outcome }: &Bound) {
+        let Err(error) = outcome else { return };
+        if !self.snapshot.placed(&item.uid).is_some_and(|placed| placed.assumed) {
+            // The pod is gone, or was bound after all.
+            return;
+        }
+        self.gone(&item.uid);
+        if matches!(error, kube::Error::Api(status) if status.code == 404) {
+            self.queue.remove(&item.uid);
+            return;
+        }
+        tracing::warn!(pod = %item.key, %error, "a binding failed");
+        self.queue.failed(&item.uid, Instant::now());
+        let message = format!("binding rejected: {error}");
+        self.tell(item, "SchedulerError", message, true);
+    }
+
+    fn refuse(&mut self, pod: &Arc<Pod>, Unfit { diagnosis, .. }: &Unfit) {
+        let message = diagnosis.message(&self.snapshot, pod.preempts);
+        let is_news = self.queue.unschedulable(pod.uid(), diagnosis.plugins, &message, Instant::now());
+        self.tell(&pod.item, "Unschedulable", message, is_news);
+    }
+
+    /// Says why a pod has no node: by an event, and by its condition when that changes.
+    fn tell(&self, item: &Arc<Item>, reason: &'static str, message: String, is_news: bool) {
+        self.writer.failed(item, &message);
+        if is_news {
+            let (writer, item) = (self.writer.clone(), item.clone());
+            tokio::spawn(async move { writer.set_unscheduled(&item, reason, &message).await });
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! Decisions as tables: a cluster, a pod, and where it may go or why nowhere.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use client::Item;
+use rand::{SeedableRng, rngs::StdRng};
+use serde_json::{Value, json};
+
+use crate::{
+    decide::{Decider, Unfit},
+    expression::Selector,
+    node::Node,
+    plugins::{Event, helps},
+    pod::{Parser, Pod},
+    snapshot::Snapshot,
+};
+
+/// Merges `change` into `base`, for objects that differ in few fields.
+fn with(mut base: Value, change: Value) -> Value {
+    match (&mut base, change) {
+        (Value::Object(base), Value::Object(change)) => {
+            for (key, value) in change {
+                let old = base.remove(&key).unwrap_or(Value::Null);
+                base.insert(key, with(old, value));
+            }
+        }
+        (base, change) => *base = change,
+    }
+    base
+}
+
+fn node_json(name: &str, change: Value) -> Value {
+    let base = json!({
+        "metadata": {"name": name, "uid": name, "labels": {"kubernetes.io/hostname": name}},
+        "spec": {}, "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "110"}},
+    });
+    with(base, change)
+}
+
+fn pod_json(name: &str, change: Value) -> Value {
+    let base = json!({
+        "metadata": {"name": name, "namespace": "default", "uid": name, "labels": {"app": "web"}},
+        "spec": {"schedulerName": "default-scheduler", "containers": [
+            {"image": "web", "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}},
+        ]},
+    });
+    with(base, change)
+}
+
+fn node(name: &str, change: Value) -> Node {
+    Node::parse(&Item::from_json(&node_json(name, change).to_string()).unwrap()).unwrap()
+}
+
+struct Cluster {
+    snapshot: Snapshot,
+    decider: Decider,
+    parser: Parser,
+    dice: StdRng,
+}
+
+impl Cluster {
+    fn new(nodes: &[(&str, Value)]) -> Self {
+        let mut snapshot = Snapshot::new();
+        for (name, change) in nodes {
+            snapshot.set_node(node(name, change.clone()));
+        }
+        let dice = StdRng::seed_from_u64(7);
+        Self { snapshot, decider: Decider::default(), parser: Parser::default(), dice }
+    }
+
+    fn pod(&mut self, name: &str, change: Value) -> Arc<Pod> {
+        let item = Item::from_json(&pod_json(name, change).to_string()).unwrap();
+        Arc::new(self.parser.parse(Arc::new(item)).unwrap())
+    }
+
+    fn place(&mut self, name: &str, node: &str, change: Value) -> Arc<Pod> {
+        let pod = self.pod(name, change);
+        self.snapshot.place(pod.clone(), node, false);
+        pod
+    }
+
+    fn try_decide(&mut self, pod: &Pod) -> Result<String, Unfit> {
+        // The only namespace with labels is `labelled`.
+        let namespaces = |name: &str, selector: &Selector| {
+            name == "labelled" && selector.matches(|key| (key == "team").then_some("a"))
+        };
+        let slot = self.decider.decide(pod, &mut self.snapshot, &namespaces, &mut self.dice)?;
+        Ok(self.snapshot.node_name(slot).to_owned())
+    }
+
+    /// The node, or why there is none.
+    fn decide(&mut self, change: Value) -> Result<String, String> {
+        let pod = self.pod("p", change);
+        self.try_decide(&pod).map_err(|unfit| unfit.diagnosis.message(&self.snapshot, pod.preempts))
+    }
+
+    /// All nodes that the dice may choose.
+    fn choices(&mut self, change: Value) -> BTreeSet<String> {
+        (0..64).map(|_| self.decide(change.clone()).unwrap()).collect()
+    }
+}
+
+fn set(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[test]
+fn a_pod_that_fits_nowhere_is_told_why_in_upstreams_words() {
+    let taint = json!({"spec": {"taints": [{"key": "dedicated", "value": "db", "effect": "NoSchedule"}]}});
+    let small = json!({"status": {"allocatable": {"cpu": "500m"}}});
+    let full = json!({"status": {"allocatable": {"pods": "0"}}});
+    let cordoned = json!({"spec": {"unschedulable": true}});
+    let port =
+        |ip: &str| json!({"spec": {"containers": [{"ports": [{"hostPort": 80, "hostIP": ip, "protocol": "TCP"}]}]}});
+    let term = |key: &str| json!({"topologyKey": key, "labelSelector": {"matchLabels": {"app": "web"}}});
+    let near = |kind: &str| json!({"spec": {"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": [term("kubernetes.io/hostname")]}}}});
+    let other = json!({"metadata": {"labels": {"app": "other"}}});
+    let spread = |key: &str| {
+        json!({"spec": {"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": key, "whenUnsatisfiable": "DoNotSchedule",
+            "labelSelector": {"matchLabels": {"app": "web"}}}]}})
+    };
+    let helpless = |nodes: &str, n| {
+        format!("preemption: 0/{nodes} nodes are available: {n} Preemption is not helpful for scheduling.")
+    };
+    let victimless = |nodes: &str, n| {
+        format!("preemption: 0/{nodes} nodes are available: {n} No preemption victims found for incoming pod.")
+    };
+    type Row<'a> = (&'a [(&'a str, Value)], &'a [(&'a str, Value)], Value, String);
+    let table: [Row<'_>; 13] = [
+        (&[], &[], json!({}), "no nodes available to schedule pods".into()),
+        (
+            &[("a", small.clone()), ("b", taint.clone()), ("c", taint.clone())],
+            &[],
+            json!({}),
+            format!("0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint(s). {}", helpless("3", 3)),
+        ),
+        (&[("a", full)], &[], json!({}), format!("0/1 nodes are available: 1 Too many pods. {}", helpless("1", 1))),
+        (
+            &[("a", json!({"status": {"allocatable": {"pods": "1", "cpu": "1500m"}}}))],
+            &[("x", json!({}))],
+            json!({}),
+            format!("0/1 nodes are available: 1 Insufficient cpu, 1 Too many pods. {}", victimless("1", 1)),
+        ),
+        (
+            &[("a", json!({})), ("b", cordoned)],
+            &[],
+            json!({"spec": {"nodeSelector": {"disk": "ssd"}}}),
+            format!(
+                "0/2 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 1 node(s) were unschedulable. {}",
+                helpless("2", 2)
+            ),
+        ),
+        (
+            &[("a", json!({}))],
+            &[],
+            json!({"spec": {"containers": [{"resources": {"requests": {"example.com/gpu": "1"}}}], "preemptionPolicy": "Never"}}),
+            "0/1 nodes are available: 1 Insufficient example.com/gpu. preemption: not eligible due to preemptionPolicy=Never."
+                .into(),
+        ),
+        (
+            &[("a", json!({}))],
+            &[("x", port("10.0.0.1"))],
+            port("0.0.0.0"),
+            format!("0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. {}", victimless("1", 1)),
+        ),
+        (
+            &[("a", json!({}))],
+            &[("x", json!({}))],
+            near("podAntiAffinity"),
+            format!("0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules. {}", victimless("1", 1)),
+        ),
+        (
+            &[("a", json!({}))],
+            &[("x", near("podAntiAffinity"))],
+            json!({}),
+            format!("0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules. {}", victimless("1", 1)),
+        ),
+        (
+            &[("a", json!({}))],
+            &[],
+            with(near("podAffinity"), other),
+            format!("0/1 nodes are available: 1 node(s) didn't match pod affinity rules. {}", helpless("1", 1)),
+        ),
+        (
+            &[("a", json!({})), ("b", small)],
+            &[("x", json!({}))],
+            spread("kubernetes.io/hostname"),
+            "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match pod topology spread constraints. preemption: \
+             0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for scheduling."
+                .into(),
+        ),
+        (
+            &[("a", json!({}))],
+            &[],
+            spread("zone"),
+            format!(
+                "0/1 nodes are available: 1 node(s) didn't match pod topology spread constraints (missing required label). {}",
+                helpless("1", 1)
+            ),
+        ),
+        (
+            &[("a", taint)],
+            &[],
+            json!({"spec": {"tolerations": [{"key": "dedicated", "operator": "Equal", "value": "web"}]}}),
+            format!("0/1 nodes are available: 1 node(s) had untolerated taint(s). {}", helpless("1", 1)),
+        ),
+    ];
+    for (nodes, pods, pod, expected) in table {
+        let mut cluster = Cluster::new(nodes);
+        for (name, change) in pods {
+            cluster.place(name, nodes[0].0, change.clone());
+        }
+        assert_eq!(cluster.decide(pod.clone()), Err(expected), "{pod}");
+    }
+}
+
+#[test]
+fn a_pod_goes_where_its_demands_are_met() {
+    let zone = |zone: &str| json!({"metadata": {"labels": {"topology.kubernetes.io/zone": zone}}});
+    let affinity = |term: Value| {
+        json!({"spec": {"affinity": {"nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}}})
+    };
+    let term = json!({"topologyKey": "topology.kubernetes.io/zone", "labelSelector": {"matchLabels": {"app": "db"}}});
+    let pods = |kind: &str, term: &Value| json!({"spec": {"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}}});
+    let db = json!({"metadata": {"labels": {"app": "db"}}});
+    let elsewhere = with(db.clone(), json!({"metadata": {"namespace": "labelled"}}));
+    let own = with(pods("podAffinity", &term), db.clone());
+    let selector = json!({"namespaceSelector": {"matchLabels": {"team": "a"}}});
+    let table = [
+        (json!({}), None, set(&["a", "b", "c"])),
+        (json!({"spec": {"nodeSelector": {"kubernetes.io/hostname": "b"}}}), None, set(&["b"])),
+        (
+            affinity(json!({"matchExpressions": [
+                {"key": "topology.kubernetes.io/zone", "operator": "NotIn", "values": ["east"]}]})),
+            None,
+            set(&["c"]),
+        ),
+        (
+            affinity(json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["a"]}]})),
+            None,
+            set(&["a"]),
+        ),
+        (pods("podAffinity", &term), Some(("c", db.clone())), set(&["c"])),
+        (pods("podAntiAffinity", &term), Some(("a", db.clone())), set(&["c"])),
+        (pods("podAntiAffinity", &term), Some(("a", elsewhere.clone())), set(&["b", "c"])),
+        (pods("podAffinity", &with(term.clone(), selector)), Some(("c", elsewhere)), set(&["c"])),
+        // The first of a group that wants to be together.
+        (own, None, set(&["a", "b", "c"])),
+    ];
+    for (pod, placed, expected) in table {
+        let mut cluster = Cluster::new(&[("a", zone("east")), ("b", zone("east")), ("c", zone("west"))]);
+        if let Some((node, change)) = placed {
+            cluster.place("x", node, change);
+        }
+        assert_eq!(cluster.choices(pod.clone()), expected, "{pod}");
+    }
+}
+
+#[test]
+fn the_best_node_is_chosen() {
+    let taint = json!({"spec": {"taints": [{"key": "old", "effect": "PreferNoSchedule"}]}});
+    let image = json!({"status": {"images": [{"names": ["web:latest"], "sizeBytes": 900 << 20}]}});
+    let busy = json!({"spec": {"containers": [{"resources": {"requests": {"cpu": "2", "memory": "4Gi"}}}]}});
+    let prefer = json!({"spec": {"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+        {"weight": 10, "preference": {"matchExpressions": [
+            {"key": "kubernetes.io/hostname", "operator": "In", "values": ["b"]}]}}]}}}});
+    let near = |kind: &str| {
+        json!({"spec": {"affinity": {kind: {"preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 50, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname",
+                "labelSelector": {"matchLabels": {"app": "web"}}}}]}}}})
+    };
+    let owner = json!({"metadata": {"ownerReferences": [
+        {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "r", "controller": true}]}});
+    let none = || json!({});
+    type Row<'a> = (&'a str, [Value; 2], Option<Value>, Value, &'a str);
+    let table: [Row<'_>; 8] = [
+        ("least allocated", [none(), none()], Some(busy), none(), "b"),
+        ("larger", [none(), json!({"status": {"allocatable": {"cpu": "16", "memory": "32Gi"}}})], None, none(), "b"),
+        ("no taint", [taint, none()], None, none(), "b"),
+        ("preferred", [none(), none()], None, prefer, "b"),
+        ("with the image", [none(), image], None, none(), "b"),
+        ("spread by owner", [none(), none()], Some(owner.clone()), owner, "b"),
+        ("near", [none(), none()], Some(none()), near("podAffinity"), "a"),
+        ("far", [none(), none()], Some(none()), near("podAntiAffinity"), "b"),
+    ];
+    for (what, [a, b], placed, pod, expected) in table {
+        let mut cluster = Cluster::new(&[("a", a), ("b", b)]);
+        if let Some(change) = placed {
+            cluster.place("x", "a", change);
+        }
+        assert_eq!(cluster.choices(pod), set(&[expected]), "{what}");
+    }
+}
+
+#[test]
+fn requests_are_those_of_containers_sidecars_and_init_containers_together() {
+    let container = |cpu: &str, policy: &str| json!({"restartPolicy": policy, "resources": {"requests": {"cpu": cpu}}});
+    let table = [
+        (json!({"containers": [container("1", ""), container("500m", "")]}), 1500),
+        (json!({"containers": [container("1", "")], "initContainers": [container("3", "")]}), 3000),
+        (
+            json!({"containers": [container("1", "")], "initContainers": [container("1", "Always"), container("3", "")]}),
+            4000,
+        ),
+        (
+            json!({"containers": [container("1", "")], "initContainers": [container("3", ""), container("1", "Always")]}),
+            3000,
+        ),
+        (json!({"containers": [container("1", "")], "overhead": {"cpu": "10m"}}), 1010),
+        (json!({"containers": [container("1", "")], "resources": {"requests": {"cpu": "2"}}}), 2000),
+    ];
+    for (spec, expected) in table {
+        let pod = Cluster::new(&[]).pod("p", json!({"spec": spec}));
+        assert_eq!(pod.needs.request("cpu"), expected, "{spec}");
+    }
+    let unstated = Cluster::new(&[]).pod("p", json!({"spec": {"containers": [{"image": "x"}]}}));
+    assert_eq!((unstated.needs.requests.is_empty(), unstated.needs.assumed), (true, [100, 200 << 20]));
+}
+
+#[test]
+fn only_what_may_help_wakes_a_pod() {
+    let mut cluster = Cluster::new(&[("a", json!({"spec": {"unschedulable": true}}))]);
+    let small = node("b", json!({"status": {"allocatable": {"cpu": "1"}}}));
+    let large = node("b", json!({}));
+    let cordoned = node("a", json!({"spec": {"unschedulable": true}}));
+    let open = node("a", json!({}));
+    let relabelled = node("a", json!({"metadata": {"labels": {"disk": "ssd"}}}));
+    let other = cluster.pod("x", json!({}));
+    let pod = cluster.pod("p", json!({"spec": {"containers": [{"resources": {"requests": {"cpu": "2"}}}]}}));
+    let picky = cluster.pod("p", json!({"spec": {"nodeSelector": {"disk": "ssd"}}}));
+    let rejected_by = |cluster: &mut Cluster, pod: &Pod| cluster.try_decide(pod).unwrap_err().diagnosis.plugins;
+    let unschedulable = rejected_by(&mut cluster, &pod);
+    cluster.snapshot.set_node(node("a", json!({"status": {"allocatable": {"cpu": "1"}}})));
+    let short = rejected_by(&mut cluster, &pod);
+    let unmatched = rejected_by(&mut cluster, &picky);
+    let table = [
+        ("uncordoned", unschedulable, &pod, Event::Node { old: Some(&cordoned), new: &open }, true),
+        ("still cordoned", unschedulable, &pod, Event::Node { old: None, new: &cordoned }, false),
+        ("a pod left a cordoned node", unschedulable, &pod, Event::Gone(&other), false),
+        ("a pod left", short, &pod, Event::Gone(&other), true),
+        ("a pod came", short, &pod, Event::Placed(&other), false),
+        ("grew", short, &pod, Event::Node { old: Some(&small), new: &large }, true),
+        ("shrank", short, &pod, Event::Node { old: Some(&large), new: &small }, false),
+        ("a small node came", short, &pod, Event::Node { old: None, new: &small }, false),
+        ("got the label", unmatched, &picky, Event::Node { old: Some(&open), new: &relabelled }, true),
+        ("lost the label", unmatched, &picky, Event::Node { old: Some(&relabelled), new: &open }, false),
+        ("a pod left nodes without the label", unmatched, &picky, Event::Gone(&other), false),
+        ("no node at all", 0, &pod, Event::Node { old: None, new: &small }, true),
+    ];
+    for (what, plugins, pod, event, expected) in table {
+        assert_eq!(helps(plugins, pod, event), expected, "{what}");
+    }
+}
+
+#[test]
+fn what_leaves_the_snapshot_leaves_no_trace() {
+    let mut cluster = Cluster::new(&[("a", json!({}))]);
+    let port = json!({"spec": {"containers": [{"ports": [{"hostPort": 80}]}]}});
+    let full = json!({"spec": {"containers": [{"resources": {"requests": {"cpu": "4"}}}]}});
+    for _ in 0..3 {
+        let pod = cluster.place("x", "a", with(port.clone(), full.clone()));
+        assert!(cluster.decide(full.clone()).is_err());
+        cluster.snapshot.remove_pod(pod.uid());
+        assert_eq!(cluster.decide(full.clone()), Ok("a".into()));
+        assert_eq!(cluster.decide(port.clone()), Ok("a".into()));
+    }
+    // A node that goes and comes back has what its pods take, which were there all along.
+    cluster.place("x", "a", full.clone());
+    cluster.snapshot.remove_node("a");
+    assert_eq!(cluster.decide(json!({})), Err("no nodes available to schedule pods".into()));
+    cluster.snapshot.set_node(node("a", json!({})));
+    assert!(cluster.decide(full).is_err());
+}
+
+#[test]
+fn a_thousand_nodes_fill_evenly_and_fast() {
+    let nodes: Vec<(String, Value)> = (0..1000).map(|n| (format!("node-{n}"), json!({}))).collect();
+    let nodes: Vec<(&str, Value)> = nodes.iter().map(|(name, change)| (&**name, change.clone())).collect();
+    let mut cluster = Cluster::new(&nodes);
+    let owner = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "r", "controller": true});
+    let pods: Vec<_> = (0..3000)
+        .map(|n| cluster.pod(&format!("pod-{n}"), json!({"metadata": {"ownerReferences": [owner]}})))
+        .collect();
+    let start = std::time::Instant::now();
+    for pod in &pods {
+        let node = cluster.try_decide(pod).unwrap();
+        cluster.snapshot.place(pod.clone(), &node, true);
+    }
+    println!("{:?} a decision", start.elapsed() / 3000);
+    let counts = cluster.snapshot.of_owner("r").unwrap();
+    let (least, most) = (counts.values().min().unwrap(), counts.values().max().unwrap());
+    assert!(counts.len() == 1000 && *least >= 2 && *most <= 4, "{} nodes have from {least} to {most}", counts.len());
+}

@@ -1,0 +1,123 @@
+//! Why a pod fits nowhere, in upstream's words.
+
+use std::collections::BTreeMap;
+
+use crate::{plugins::Plugin, snapshot::Snapshot};
+
+/// A reason for which a node is no place for a pod. Those from `INSUFFICIENT` on are resources by their column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reason(u8);
+
+/// The most columns that have a reason of their own.
+const RESOURCES: u8 = 48;
+
+impl Reason {
+    pub const UNSCHEDULABLE: Self = Self(0);
+    pub const TAINT: Self = Self(1);
+    pub const NODE_AFFINITY: Self = Self(2);
+    pub const PORTS: Self = Self(3);
+    pub const TOO_MANY_PODS: Self = Self(4);
+    pub const SPREAD: Self = Self(5);
+    pub const SPREAD_LABEL: Self = Self(6);
+    pub const AFFINITY: Self = Self(7);
+    pub const ANTI_AFFINITY: Self = Self(8);
+    pub const EXISTING_ANTI_AFFINITY: Self = Self(9);
+    const INSUFFICIENT: u8 = 16;
+
+    pub fn insufficient(resource: usize) -> Self {
+        Self(Self::INSUFFICIENT + u8::try_from(resource).unwrap_or(RESOURCES).min(RESOURCES - 1))
+    }
+
+    fn text(self, snapshot: &Snapshot) -> String {
+        let text = match self {
+            Self::UNSCHEDULABLE => "node(s) were unschedulable",
+            Self::TAINT => "node(s) had untolerated taint(s)",
+            Self::NODE_AFFINITY => "node(s) didn't match Pod's node affinity/selector",
+            Self::PORTS => "node(s) didn't have free ports for the requested pod ports",
+            Self::TOO_MANY_PODS => "Too many pods",
+            Self::SPREAD => "node(s) didn't match pod topology spread constraints",
+            Self::SPREAD_LABEL => "node(s) didn't match pod topology spread constraints (missing required label)",
+            Self::AFFINITY => "node(s) didn't match pod affinity rules",
+            Self::ANTI_AFFINITY => "node(s) didn't match pod anti-affinity rules",
+            Self::EXISTING_ANTI_AFFINITY => "node(s) didn't satisfy existing pods anti-affinity rules",
+            Self(resource) => {
+                return format!("Insufficient {}", snapshot.resource_name(usize::from(resource - Self::INSUFFICIENT)));
+            }
+        };
+        text.into()
+    }
+}
+
+/// What one plugin has against one node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rejection {
+    pub plugin: Plugin,
+    /// One bit a [`Reason`].
+    reasons: u64,
+    /// Also without any of the pods that are there the node would not do.
+    pub hopeless: bool,
+}
+
+impl Rejection {
+    /// The node would do if pods were gone from it.
+    pub fn resolvable(plugin: Plugin, reason: Reason) -> Self {
+        Self { plugin, reasons: 1 << reason.0, hopeless: false }
+    }
+
+    /// The node would not do even if it were empty.
+    pub fn hopeless(plugin: Plugin, reason: Reason) -> Self {
+        Self { hopeless: true, ..Self::resolvable(plugin, reason) }
+    }
+
+    pub fn and(self, other: Self) -> Self {
+        Self { plugin: self.plugin, reasons: self.reasons | other.reasons, hopeless: self.hopeless || other.hopeless }
+    }
+}
+
+/// The outcome of looking at every node in vain.
+#[derive(Debug, Default)]
+pub(crate) struct Diagnosis {
+    nodes: usize,
+    reasons: BTreeMap<u8, usize>,
+    hopeless: usize,
+    /// The plugins that rejected a node, as bits of [`Plugin::bit`].
+    pub plugins: u16,
+}
+
+impl Diagnosis {
+    pub fn new(nodes: usize, rejections: impl Iterator<Item = Rejection>) -> Self {
+        let mut diagnosis = Self { nodes, ..Self::default() };
+        for rejection in rejections {
+            diagnosis.plugins |= rejection.plugin.bit();
+            diagnosis.hopeless += usize::from(rejection.hopeless);
+            for reason in (0..64).filter(|reason| rejection.reasons & (1 << reason) != 0) {
+                *diagnosis.reasons.entry(reason).or_default() += 1;
+            }
+        }
+        diagnosis
+    }
+
+    /// `0/3 nodes are available: 1 Insufficient cpu, 2 ... preemption: 0/3 nodes are available: ...`. `preempts` is
+    /// whether the pod was allowed to look for victims.
+    pub fn message(&self, snapshot: &Snapshot, preempts: bool) -> String {
+        if self.nodes == 0 {
+            return "no nodes available to schedule pods".into();
+        }
+        let reasons = self.reasons.iter().map(|(reason, count)| (*count, Reason(*reason).text(snapshot)));
+        let available = summary(self.nodes, reasons);
+        let preemption = if preempts {
+            let helpless = (self.hopeless, "Preemption is not helpful for scheduling".to_owned());
+            let victimless = (self.nodes - self.hopeless, "No preemption victims found for incoming pod".to_owned());
+            summary(self.nodes, [helpless, victimless].into_iter().filter(|(count, _)| *count > 0))
+        } else {
+            "not eligible due to preemptionPolicy=Never.".into()
+        };
+        format!("{available} preemption: {preemption}")
+    }
+}
+
+fn summary(nodes: usize, reasons: impl Iterator<Item = (usize, String)>) -> String {
+    let mut reasons: Vec<_> = reasons.map(|(count, text)| format!("{count} {text}")).collect();
+    reasons.sort();
+    format!("0/{nodes} nodes are available: {}.", reasons.join(", "))
+}

@@ -1,0 +1,98 @@
+//! What the scheduler says to the API: bindings, conditions and events.
+
+use client::{Item, Recorder, events::EventType};
+use k8s_openapi::api::core::v1::ObjectReference;
+use serde::Deserialize;
+use serde_json::json;
+
+/// Writes in the scheduler's name.
+#[derive(Clone)]
+pub(crate) struct Writer {
+    pub client: kube::Client,
+    pub recorder: Recorder,
+}
+
+fn path(item: &Item, subresource: &str) -> String {
+    format!("/api/v1/namespaces/{}/pods/{}/{subresource}", item.namespace(), item.name())
+}
+
+impl Writer {
+    /// Gives a pod to a node.
+    pub async fn bind(&self, item: &Item, node: &str) -> kube::Result<()> {
+        let binding = json!({
+            "apiVersion": "v1", "kind": "Binding",
+            "metadata": {"name": item.name(), "namespace": item.namespace(), "uid": item.uid},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+        });
+        self.send(http::Method::POST, &path(item, "binding"), "application/json", &binding).await?;
+        let message = format!("Successfully assigned {}/{} to {node}", item.namespace(), item.name());
+        self.event(item, EventType::Normal, "Scheduled", message);
+        Ok(())
+    }
+
+    /// Tells why a pod has no node yet, as an event.
+    pub fn failed(&self, item: &Item, message: &str) {
+        self.event(item, EventType::Warning, "FailedScheduling", message.to_owned());
+    }
+
+    /// Tells it as the pod's condition too.
+    pub async fn set_unscheduled(&self, item: &Item, reason: &str, message: &str) {
+        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let since = unscheduled_since(item).unwrap_or(now);
+        let condition = json!({
+            "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
+            "lastProbeTime": null, "lastTransitionTime": since,
+        });
+        let patch = json!({"metadata": {"uid": item.uid}, "status": {"conditions": [condition]}});
+        let media = "application/strategic-merge-patch+json";
+        match self.send(http::Method::PATCH, &path(item, "status"), media, &patch).await {
+            Ok(()) => {}
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(error) => tracing::warn!(pod = %item.key, %error, "cannot write the condition of an unschedulable pod"),
+        }
+    }
+
+    fn event(&self, item: &Item, kind: EventType, reason: &str, message: String) {
+        let about = ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Pod".into()),
+            namespace: Some(item.namespace().into()),
+            name: Some(item.name().into()),
+            uid: Some(item.uid.to_string()),
+            resource_version: Some(item.resource_version.to_string()),
+            ..ObjectReference::default()
+        };
+        self.recorder.record(about, kind, reason, message);
+    }
+
+    async fn send(&self, method: http::Method, path: &str, media: &str, body: &serde_json::Value) -> kube::Result<()> {
+        let request = http::Request::builder().method(method).uri(path).header(http::header::CONTENT_TYPE, media);
+        let request = request.body(body.to_string().into_bytes()).map_err(kube::Error::HttpError)?;
+        self.client.request_text(request).await.map(drop)
+    }
+}
+
+/// Since when the pod's condition says that it has no node.
+fn unscheduled_since(item: &Item) -> Option<String> {
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Head {
+        status: Status,
+    }
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Status {
+        conditions: Vec<Condition>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Condition {
+        #[serde(rename = "type")]
+        kind: String,
+        status: String,
+        last_transition_time: Option<String>,
+    }
+    let head: Head = serde_json::from_slice(&item.bytes).ok()?;
+    let condition = head.status.conditions.into_iter().find(|it| it.kind == "PodScheduled" && it.status == "False")?;
+    condition.last_transition_time
+}
