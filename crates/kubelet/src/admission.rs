@@ -19,12 +19,17 @@ struct Share {
 /// What the node has and which pod holds what of it.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    pub allocatable: Amounts,
-    pub labels: BTreeMap<String, String>,
+    allocatable: Amounts,
+    labels: BTreeMap<String, String>,
     shares: BTreeMap<String, Share>,
 }
 
 impl Ledger {
+    /// A node that has this to give and these labels.
+    pub fn new(allocatable: Amounts, labels: BTreeMap<String, String>) -> Ledger {
+        Ledger { allocatable, labels, shares: BTreeMap::new() }
+    }
+
     /// Takes the pod in, or says why not. A pod that is in already stays; one that `runs` is never refused.
     pub fn admit(&mut self, pod: &Pod, runs: bool) -> Result<(), Failure> {
         if self.shares.contains_key(&pod.uid) {
@@ -107,7 +112,7 @@ mod tests {
     #[test]
     fn a_pod_that_does_not_fit_is_refused_with_the_reason_and_one_that_runs_never_is() {
         let allocatable = Amounts::from([("cpu".to_owned(), 1000), ("pods".to_owned(), 3)]);
-        let mut ledger = Ledger { allocatable, ..Default::default() };
+        let mut ledger = Ledger::new(allocatable, BTreeMap::new());
         let mut outcome = |pod: &Pod, runs| ledger.admit(pod, runs).err().map(|f| f.reason);
         assert_eq!(outcome(&pod("a", "600m", 80), false), None);
         assert_eq!(outcome(&pod("b", "600m", 81), false), Some("OutOfcpu".to_owned()));

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use crate::admission::Ledger;
 use crate::context::Context;
 use crate::dns::ClusterDns;
+use crate::logs;
 use crate::node::{self, Node, facts};
 use crate::objects::Objects;
 use crate::pods::manager::Pods;
@@ -81,9 +82,9 @@ pub struct Kubelet;
 impl Kubelet {
     /// Starts the kubelet: pods that run already are adopted, the node is registered and kept alive.
     pub async fn run(config: Config) -> std::io::Result<Handle> {
-        let (pods_dir, logs) = (config.data_dir.join("pods"), config.data_dir.join("logs"));
+        let (pods_dir, logs_dir) = (config.data_dir.join("pods"), config.data_dir.join("logs"));
         std::fs::create_dir_all(&pods_dir)?;
-        std::fs::create_dir_all(&logs)?;
+        std::fs::create_dir_all(&logs_dir)?;
         let ips: Vec<_> = config.node_ips.iter().map(ToString::to_string).collect();
         let node = Node {
             name: config.node_name.clone(),
@@ -98,7 +99,7 @@ impl Kubelet {
             client: config.client.clone(),
         };
         let allocatable = resources::amounts(Some(&node.capacity()));
-        let ledger = Ledger { allocatable: allocatable.clone(), labels: node.all_labels(), ..Default::default() };
+        let ledger = Ledger::new(allocatable.clone(), node.all_labels());
         let runtime_name = config.runtime.version().await.map_or_else(|_| "regatta".to_owned(), |v| v.runtime_name);
         let objects = Objects::new(config.client.clone(), &config.caches);
         let context = Arc::new(Context {
@@ -123,7 +124,7 @@ impl Kubelet {
             },
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             seccomp_profiles: config.data_dir.join("seccomp"),
-            logs,
+            logs: logs_dir,
             node_memory: facts::memory(),
             ledger: Mutex::new(ledger),
         });
@@ -132,6 +133,7 @@ impl Kubelet {
         let mut tasks = JoinSet::new();
         tasks.spawn(node::renew(context.client.clone(), context.node_name.clone()));
         tasks.spawn(node.run(ready_sender, changed.clone()));
+        tasks.spawn(logs::rotate(context.runtime.clone()));
         let (pods, source) = tokio::sync::oneshot::channel();
         let serving = context.clone();
         tasks.spawn(Pods::run(serving, config.pods, |started| {

@@ -1,5 +1,6 @@
 //! Containers' logs: reading and following them as `kubectl logs` asks, and rotating them.
 
+mod changes;
 mod format;
 mod read;
 mod rotate;

@@ -8,11 +8,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use runtime::cri::{ContainerEventType, ContainerState, RuntimeService};
-use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
+use super::changes::Changes;
 use super::{Format, Options};
 
 const CHUNK: usize = 256 * 1024;
@@ -94,10 +93,7 @@ async fn follow_log(
     out: &mpsc::Sender<io::Result<Bytes>>,
 ) -> io::Result<()> {
     // Watching begins before reading, so that nothing falls in between.
-    let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    inotify.add_watch(dir, AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO)?;
-    let inotify = AsyncFd::new(inotify)?;
+    let changes = Changes::of(path.parent().unwrap_or(Path::new("/")))?;
     let mut events = runtime.get_container_events().await.map_err(io::Error::other)?;
     let mut reader = Reader::open(path, &options)?;
     loop {
@@ -116,7 +112,7 @@ async fn follow_log(
             return Ok(());
         }
         tokio::select! {
-            changed = changes(&inotify) => changed?,
+            changed = changes.next() => changed?,
             () = stopped(&mut events, id) => {}
             () = out.closed() => return Ok(()),
         }
@@ -128,17 +124,6 @@ fn rotated(file: &File, path: &Path) -> Option<File> {
     let fresh = File::open(path).ok()?;
     let (old, new) = (file.metadata().ok()?, fresh.metadata().ok()?);
     (old.ino() != new.ino() || old.dev() != new.dev()).then_some(fresh)
-}
-
-async fn changes(inotify: &AsyncFd<Inotify>) -> io::Result<()> {
-    loop {
-        let mut guard = inotify.readable().await?;
-        match guard.get_inner().read_events() {
-            Err(nix::errno::Errno::EAGAIN) => guard.clear_ready(),
-            Err(error) => return Err(error.into()),
-            Ok(_) => return Ok(()),
-        }
-    }
 }
 
 async fn stopped(

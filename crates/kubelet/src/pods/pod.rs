@@ -140,10 +140,6 @@ impl Pod {
         self.spec().host_network.unwrap_or(false)
     }
 
-    pub fn annotation(&self, key: &str) -> Option<&str> {
-        self.object.metadata.annotations.as_ref()?.get(key).map(String::as_str)
-    }
-
     /// `name_namespace(uid)`, as upstream's messages name a pod.
     pub fn display(&self) -> String {
         format!("{}_{}({})", self.name, self.namespace, self.uid)

@@ -158,7 +158,7 @@ fn container(
             status.started = Some(started);
             status.ready = started
                 && member.role != Role::Ephemeral
-                && !memory.stopping.contains(&c.id)
+                && !memory.stopping.contains_key(&c.id)
                 && found.map_or(member.spec.readiness_probe.is_none(), |f| f.ready);
             status.state = Some(v1::ContainerState {
                 running: Some(v1::ContainerStateRunning { started_at: c.started_at.map(|t| Time(whole_seconds(t))) }),

@@ -1,1 +1,314 @@
+//! Decisions and statuses as tables: a pod, what the runtime has of it and what was tried, and what follows.
 
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1;
+use serde_json::{Value, json};
+
+use super::decide::{Action, decide};
+use super::memory::{Findings, ImageStep, Memory, Present, Step};
+use super::observed::{Container, Observed, Sandbox, State};
+use super::pod::Pod;
+use super::status::{Host, compute};
+
+fn now() -> Timestamp {
+    "2024-05-01T12:00:00Z".parse().unwrap()
+}
+
+fn pod(spec: Value) -> Pod {
+    pod_with(json!({}), spec)
+}
+
+fn pod_with(metadata: Value, mut spec: Value) -> Pod {
+    let mut meta = json!({"name": "p", "namespace": "n", "uid": "u"});
+    meta.as_object_mut().unwrap().extend(metadata.as_object().cloned().unwrap());
+    if spec.get("containers").is_none() {
+        spec["containers"] = json!([{"name": "a", "image": "i"}]);
+    }
+    Pod::new(serde_json::from_value(json!({"metadata": meta, "spec": spec})).unwrap())
+}
+
+/// Containers as `name=state`, newest last: `c` created, `r` running, a number an exit code; `@n` seconds ago.
+fn seen(text: &str) -> Observed {
+    let sandbox = Sandbox { id: "s".into(), attempt: 0, ready: true, created_at: now(), ips: vec!["10.0.0.2".into()] };
+    let mut attempts = std::collections::HashMap::new();
+    let containers = text.split_whitespace().map(|word| {
+        let (name, state) = word.split_once('=').unwrap();
+        let (state, ago) = state.split_once('@').unwrap_or((state, "0"));
+        let attempt = attempts.entry(name.to_owned()).and_modify(|n| *n += 1).or_insert(0_u32);
+        let at = now() - SignedDuration::from_secs(ago.parse().unwrap());
+        let spec = v1::Container { name: name.into(), image: Some("i".into()), ..Default::default() };
+        Container {
+            id: format!("{name}{attempt}"),
+            sandbox_id: "s".into(),
+            name: name.into(),
+            image: "i".into(),
+            image_id: "sha256:1".into(),
+            attempt: *attempt,
+            state: match state {
+                "c" => State::Created,
+                "r" => State::Running,
+                _ => State::Exited,
+            },
+            created_at: at,
+            started_at: Some(at),
+            finished_at: state.parse::<i32>().ok().map(|_| at),
+            exit_code: state.parse().unwrap_or(0),
+            reason: String::new(),
+            message: String::new(),
+            hash: crate::containers::hash(&spec),
+            log_path: String::new(),
+        }
+    });
+    let containers = containers.collect();
+    Observed::new(vec![sandbox], containers)
+}
+
+/// A memory in which everything that a start needs is there.
+fn prepared(pod: &Pod) -> Memory {
+    let mut memory = Memory { volumes: Step::Done, sandbox: Step::Done, ..Default::default() };
+    for member in &pod.members {
+        memory.starts(&member.spec.name).image = ImageStep::Present(Present::default());
+    }
+    memory
+}
+
+/// The actions in short, in order.
+fn actions(pod: &Pod, seen: &Observed, memory: &Memory) -> String {
+    let short = |action: &Action| match action {
+        Action::PrepareVolumes => "volumes".to_owned(),
+        Action::CreateSandbox { attempt } => format!("sandbox#{attempt}"),
+        Action::EnsureImage { container } => format!("image:{container}"),
+        Action::Start { container, attempt, .. } => format!("start:{container}#{attempt}"),
+        Action::Stop { id, grace, .. } => format!("stop:{id}/{grace}"),
+        Action::RemoveContainer { id } => format!("remove:{id}"),
+        Action::StopSandbox { .. } => "stop-sandbox".to_owned(),
+        Action::RemoveSandbox { .. } => "remove-sandbox".to_owned(),
+        Action::TearDown => "tear-down".to_owned(),
+        Action::Finish => "finish".to_owned(),
+        Action::Fail { reason, .. } => format!("fail:{reason}"),
+        Action::Wait { container, why, .. } => format!("wait:{container}:{}", why.reason),
+    };
+    decide(pod, seen, memory, now()).actions.iter().map(short).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_new_pod_does_everything_at_once() {
+    let pod = pod(json!({}));
+    assert_eq!(actions(&pod, &Observed::default(), &Memory::default()), "image:a sandbox#0 volumes");
+    assert_eq!(actions(&pod, &seen(""), &prepared(&pod)), "start:a#0");
+}
+
+#[test]
+fn containers_start_and_restart_in_order_and_by_policy() {
+    let two = json!([{"name": "a", "image": "i"}, {"name": "b", "image": "i"}]);
+    let init = json!([{"name": "x", "image": "i"}, {"name": "y", "image": "i"}]);
+    let sidecar = json!([{"name": "x", "image": "i", "restartPolicy": "Always"}, {"name": "y", "image": "i"}]);
+    for (spec, have, expected) in [
+        (json!({"containers": two}), "", "start:a#0 start:b#0"),
+        (json!({"containers": two}), "a=r b=0", "start:b#1"),
+        (json!({"containers": two, "restartPolicy": "OnFailure"}), "a=r b=0", ""),
+        (json!({"containers": two, "restartPolicy": "OnFailure"}), "a=r b=1", "start:b#1"),
+        (json!({"containers": two, "restartPolicy": "Never"}), "a=r b=1", ""),
+        (json!({"containers": two, "restartPolicy": "Never"}), "a=0 b=1", "stop-sandbox"),
+        (json!({"initContainers": init}), "", "start:x#0"),
+        (json!({"initContainers": init}), "x=r", ""),
+        (json!({"initContainers": init}), "x=0", "start:y#0"),
+        (json!({"initContainers": init}), "x=1", "start:x#1"),
+        (json!({"initContainers": init, "restartPolicy": "Never"}), "x=1", "stop-sandbox"),
+        (json!({"initContainers": init}), "x=0 y=0", "start:a#0"),
+        (json!({"initContainers": init}), "x=0 y=0 a=0", "start:a#1"),
+        (json!({"initContainers": init}), "a=r", ""),
+        (json!({"initContainers": sidecar}), "x=r", ""),
+        (json!({"initContainers": sidecar}), "x=1", "start:x#1"),
+        (json!({"initContainers": sidecar}), "x=1 y=0 a=r", "start:x#1"),
+        (json!({"initContainers": sidecar, "restartPolicy": "Never"}), "x=r y=0 a=0", "stop:x0/30"),
+        (json!({}), "a=c", "remove:a0"),
+        (json!({}), "a=1 a=1 a=1 a=r", "remove:a1 remove:a0"),
+        (json!({"containers": [{"name": "a", "image": "j"}]}), "a=r", "stop:a0/30"),
+    ] {
+        let pod = pod(spec.clone());
+        assert_eq!(actions(&pod, &seen(have), &prepared(&pod)), expected, "{spec} {have}");
+    }
+}
+
+#[test]
+fn a_started_sidecar_lets_the_next_container_start() {
+    let pod = pod(json!({"initContainers": [{"name": "x", "image": "i", "restartPolicy": "Always"}]}));
+    let mut memory = prepared(&pod);
+    memory.starts("x").findings = Findings { id: "x0".into(), started: true, ..Default::default() };
+    assert_eq!(actions(&pod, &seen("x=r"), &memory), "start:a#0");
+}
+
+#[test]
+fn a_failed_liveness_probe_restarts_the_container_within_the_probes_grace() {
+    let pod = pod(json!({}));
+    let mut memory = prepared(&pod);
+    let failed = Some(("liveness probe".to_owned(), Some(5)));
+    memory.starts("a").findings = Findings { id: "a0".into(), started: true, ready: true, failed };
+    assert_eq!(actions(&pod, &seen("a=r"), &memory), "stop:a0/5");
+    assert_eq!(actions(&pod, &seen("a=r a=r"), &memory), "");
+}
+
+#[test]
+fn a_crashing_container_waits_longer_each_time() {
+    let pod = pod(json!({}));
+    let mut memory = prepared(&pod);
+    memory.starts("a").crash.next(now());
+    assert_eq!(actions(&pod, &seen("a=1@4"), &memory), "wait:a:CrashLoopBackOff");
+    let decision = decide(&pod, &seen("a=1@4"), &memory, now());
+    assert_eq!(decision.wake, Some(now() + SignedDuration::from_secs(6)));
+    let Action::Wait { why, .. } = &decision.actions[0] else { panic!() };
+    assert_eq!(why.message, "back-off 10s restarting failed container=a pod=p_n(u)");
+    assert_eq!(actions(&pod, &seen("a=1@10"), &memory), "start:a#1");
+}
+
+#[test]
+fn a_deleted_pod_stops_in_order_and_is_finished_last() {
+    let spec = json!({"initContainers": [{"name": "x", "image": "i", "restartPolicy": "Always"},
+        {"name": "y", "image": "i", "restartPolicy": "Always"}]});
+    let deleted = json!({"deletionTimestamp": "2024-05-01T12:00:00Z", "deletionGracePeriodSeconds": 20});
+    let pod = pod_with(deleted, spec);
+    let mut memory = prepared(&pod);
+    memory.stop_began = Some(now() - SignedDuration::from_secs(5));
+    for (have, expected) in [
+        ("x=r y=r a=r", "stop:a0/15"),
+        ("x=r y=r a=0", "stop:y0/15"),
+        ("x=r y=0 a=0", "stop:x0/15"),
+        ("x=0 y=0 a=0", "stop-sandbox"),
+    ] {
+        assert_eq!(actions(&pod, &seen(have), &memory), expected, "{have}");
+    }
+    let mut stopped = seen("a=0");
+    stopped.sandboxes[0].ready = false;
+    assert_eq!(actions(&pod, &stopped, &memory), "tear-down");
+    memory.torn_down = true;
+    assert_eq!(actions(&pod, &stopped, &memory), "");
+    memory.status_settled = true;
+    assert_eq!(actions(&pod, &stopped, &memory), "finish");
+}
+
+#[test]
+fn a_shorter_grace_hurries_a_container_that_is_being_stopped() {
+    let deleted = |grace: i64| {
+        let meta = json!({"deletionTimestamp": "2024-05-01T12:00:00Z", "deletionGracePeriodSeconds": grace});
+        pod_with(meta, json!({}))
+    };
+    let mut memory = prepared(&deleted(30));
+    memory.stop_began = Some(now());
+    memory.stopping.insert("a0".into(), now() + SignedDuration::from_secs(30));
+    assert_eq!(actions(&deleted(30), &seen("a=r"), &memory), "");
+    assert_eq!(actions(&deleted(0), &seen("a=r"), &memory), "stop:a0/0");
+}
+
+#[test]
+fn a_dead_sandbox_is_made_anew_once_its_containers_are_gone() {
+    let pod = pod(json!({}));
+    let mut memory = prepared(&pod);
+    let mut have = seen("a=r");
+    have.sandboxes[0].ready = false;
+    assert_eq!(actions(&pod, &have, &memory), "stop:a0/30");
+    memory.stopping.insert("a0".into(), now());
+    have.containers[0].state = State::Exited;
+    assert_eq!(actions(&pod, &have, &memory), "sandbox#1");
+}
+
+#[test]
+fn a_deadline_fails_the_pod() {
+    let pod = pod(json!({"activeDeadlineSeconds": 60}));
+    let mut memory = prepared(&pod);
+    memory.start_time = Some(now() - SignedDuration::from_secs(59));
+    assert_eq!(decide(&pod, &seen("a=r"), &memory, now()).wake, Some(now() + SignedDuration::from_secs(1)));
+    memory.start_time = Some(now() - SignedDuration::from_secs(60));
+    assert_eq!(actions(&pod, &seen("a=r"), &memory), "fail:DeadlineExceeded");
+}
+
+/// `phase conditions-that-are-true | name:state...` of a status.
+fn shown(pod: &Pod, seen: &Observed, memory: &Memory) -> String {
+    let host = Host { ips: vec!["192.0.2.1".into()], runtime: "regatta".into() };
+    let status = compute(pod, seen, memory, &host, &v1::PodStatus::default(), now());
+    let yes: Vec<_> =
+        status.conditions.iter().flatten().filter(|c| c.status == "True").map(|c| c.type_.as_str()).collect();
+    let containers = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+    let containers: Vec<_> = containers
+        .map(|c| {
+            let state = c.state.clone().unwrap_or_default();
+            let state = match (state.waiting, state.terminated) {
+                (Some(waiting), _) => waiting.reason.unwrap_or_default(),
+                (_, Some(ended)) => format!("{}({})", ended.reason.unwrap_or_default(), ended.exit_code),
+                _ => "running".to_owned(),
+            };
+            let last = c.last_state.clone().and_then(|s| s.terminated).map(|t| format!("<{}", t.exit_code));
+            let ready = if c.ready { "+" } else { "" };
+            format!("{}:{state}{ready}{}#{}", c.name, last.unwrap_or_default(), c.restart_count)
+        })
+        .collect();
+    format!("{} {} | {}", status.phase.unwrap_or_default(), yes.join(" "), containers.join(" "))
+}
+
+#[test]
+fn the_status_says_how_the_pod_is() {
+    let init = json!([{"name": "x", "image": "i"}]);
+    for (spec, have, expected) in [
+        (json!({}), "", "Pending PodReadyToStartContainers Initialized PodScheduled | a:ContainerCreating#0"),
+        (
+            json!({}),
+            "a=r",
+            "Running PodReadyToStartContainers Initialized Ready ContainersReady PodScheduled | a:running+#0",
+        ),
+        (
+            json!({}),
+            "a=1 a=r",
+            "Running PodReadyToStartContainers Initialized Ready ContainersReady PodScheduled | a:running+<1#1",
+        ),
+        (json!({}), "a=1", "Running PodReadyToStartContainers Initialized PodScheduled | a:Error(1)#0"),
+        (
+            json!({"restartPolicy": "Never"}),
+            "a=0",
+            "Succeeded PodReadyToStartContainers Initialized PodScheduled | a:Completed(0)#0",
+        ),
+        (
+            json!({"restartPolicy": "Never"}),
+            "a=2",
+            "Failed PodReadyToStartContainers Initialized PodScheduled | a:Error(2)#0",
+        ),
+        (
+            json!({"initContainers": init}),
+            "x=r",
+            "Pending PodReadyToStartContainers PodScheduled | x:running+#0 a:PodInitializing#0",
+        ),
+        (
+            json!({"initContainers": init}),
+            "x=0",
+            "Pending PodReadyToStartContainers Initialized PodScheduled | x:Completed(0)+#0 a:ContainerCreating#0",
+        ),
+        (
+            json!({"initContainers": init, "restartPolicy": "Never"}),
+            "x=1",
+            "Failed PodReadyToStartContainers PodScheduled | x:Error(1)#0 a:PodInitializing#0",
+        ),
+    ] {
+        let pod = pod(spec.clone());
+        assert_eq!(shown(&pod, &seen(have), &prepared(&pod)), expected, "{spec} {have}");
+    }
+}
+
+#[test]
+fn a_waiting_reason_takes_the_place_of_how_the_container_ended() {
+    let pod = pod(json!({}));
+    let mut memory = prepared(&pod);
+    memory.starts("a").waiting = Some(super::memory::Reason::new("CrashLoopBackOff", "m"));
+    assert_eq!(
+        shown(&pod, &seen("a=1"), &memory),
+        "Running PodReadyToStartContainers Initialized PodScheduled | a:CrashLoopBackOff<1#0"
+    );
+}
+
+#[test]
+fn a_readiness_probe_decides_whether_a_running_container_is_ready() {
+    let pod = pod(json!({"containers": [{"name": "a", "image": "i", "readinessProbe": {"tcpSocket": {"port": 1}}}]}));
+    let mut memory = prepared(&pod);
+    memory.starts("a").findings = Findings { id: "a0".into(), started: true, ready: false, failed: None };
+    assert!(shown(&pod, &seen("a=r"), &memory).ends_with("PodScheduled | a:running#0"));
+    memory.starts("a").findings.ready = true;
+    assert!(shown(&pod, &seen("a=r"), &memory).ends_with("ContainersReady PodScheduled | a:running+#0"));
+}

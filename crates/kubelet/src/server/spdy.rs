@@ -129,7 +129,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
 fn parse(plain: &[u8]) -> io::Result<Headers> {
     let mut rest = plain;
-    let mut word = |rest: &mut &[u8]| {
+    let word = |rest: &mut &[u8]| {
         let (head, tail) = rest.split_at_checked(4).ok_or_else(|| invalid("short headers"))?;
         *rest = tail;
         Ok::<_, io::Error>(u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize)

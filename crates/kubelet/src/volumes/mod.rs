@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use runtime::cri::{ImageService, ImageSpec};
 
-pub use mounts::{bind, mounted_below, unmount_below};
+pub use mounts::{bind, unmount_below};
 pub use payload::{File, Payload};
 pub use tokens::Tokens;
 

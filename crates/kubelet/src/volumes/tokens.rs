@@ -62,8 +62,8 @@ async fn request(
 ) -> Result<Token, String> {
     let account = pod.spec().service_account_name.as_deref().unwrap_or("default");
     let request = TokenRequest {
-        spec: TokenRequestSpec {
-            audiences: wanted.audience.iter().filter(|a| !a.is_empty()).cloned().collect(),
+        spec: Some(TokenRequestSpec {
+            audiences: wanted.audience.clone().filter(|a| !a.is_empty()).map(|a| vec![a]),
             expiration_seconds: Some(wanted.expiration_seconds.unwrap_or(DEFAULT_SECONDS)),
             bound_object_ref: Some(BoundObjectReference {
                 api_version: Some("v1".into()),
@@ -71,14 +71,17 @@ async fn request(
                 name: Some(pod.name.clone()),
                 uid: Some(pod.uid.clone()),
             }),
-        },
+        }),
         ..Default::default()
     };
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), &pod.namespace);
     let answer = accounts.create_token_request(account, &PostParams::default(), &request).await;
     let status = answer.map_err(|e| format!("failed to fetch token: {e}"))?.status;
     let status = status.ok_or("failed to fetch token: the answer has no status")?;
-    let life = status.expiration_timestamp.0.duration_since(now);
+    let (Some(text), Some(expires)) = (status.token, status.expiration_timestamp) else {
+        return Err("failed to fetch token: the answer has none".to_owned());
+    };
+    let life = expires.0.duration_since(now);
     let renew_at = now + (life * 4 / 5).min(LONGEST);
-    Ok(Token { text: status.token, renew_at })
+    Ok(Token { text, renew_at })
 }
