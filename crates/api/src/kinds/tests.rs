@@ -127,3 +127,90 @@ fn every_row_has_as_many_cells_as_the_table_has_columns() {
         assert_eq!(cells.len(), kind.columns.len(), "{}", kind.plural);
     }
 }
+
+/// Every object of the specification that has every field set, with the kind that it is of.
+fn full_objects() -> Vec<(std::sync::Arc<crate::kind::Kind>, Value)> {
+    let Ok(folder) = std::env::var("REGATTA_SPEC") else {
+        eprintln!("skipped: REGATTA_SPEC is not set");
+        return Vec::new();
+    };
+    let registry = Registry::builtin();
+    let files = std::fs::read_dir(format!("{folder}/wire")).expect("the wire files");
+    let objects: Vec<_> = files
+        .map(|file| file.expect("a file").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .filter_map(|path| {
+            let object: Value = serde_json::from_slice(&std::fs::read(path).expect("read")).expect("JSON");
+            let kind = registry.by_kind(object["apiVersion"].as_str()?, object["kind"].as_str()?)?;
+            Some((kind.clone(), object))
+        })
+        .collect();
+    assert!(objects.len() > 60, "only {} objects are of kinds that are served", objects.len());
+    objects
+}
+
+#[test]
+fn defaults_are_idempotent_and_known_to_the_schema() {
+    for (kind, object) in full_objects() {
+        for object in [object, serde_json::json!({"metadata": {"name": "a"}, "spec": {}})] {
+            let mut once = object.clone();
+            kind.strategy.default(&mut once);
+            let mut twice = once.clone();
+            kind.strategy.default(&mut twice);
+            assert_eq!(once, twice, "{}", kind.kind);
+            let before = crate::schema::check(&mut object.clone(), &kind.schema).expect("well typed");
+            let checked = crate::schema::check(&mut once, &kind.schema).expect("well typed");
+            let new: Vec<_> = checked.unknown.iter().filter(|path| !before.unknown.contains(path)).collect();
+            assert!(new.is_empty(), "{}: {new:?}", kind.kind);
+        }
+    }
+}
+
+#[test]
+fn a_full_object_or_an_empty_one_is_validated_and_printed_without_a_panic() {
+    let context = crate::kind::Context { now: "2026-01-01T00:00:00Z", user: "u", groups: &[] };
+    for (kind, object) in full_objects() {
+        for object in [object, serde_json::json!({}), serde_json::json!({"metadata": {"name": "a"}, "spec": {}})] {
+            let mut created = object.clone();
+            kind.strategy.default(&mut created);
+            kind.strategy.prepare_create(&mut created, &context);
+            let mut errors = crate::validation::Errors::default();
+            kind.validate_create(&created, &mut errors);
+            for subresource in kind.subresources.iter() {
+                let mut updated = created.clone();
+                kind.strategy.prepare_subresource_update(&subresource.name, &created, &mut updated, &context);
+                kind.validate_subresource_update(&subresource.name, &created, &updated, &mut errors);
+            }
+            assert_eq!(kind.strategy.cells(&created, 0).len(), kind.columns.len());
+            kind.strategy.warnings(None, &created);
+        }
+    }
+}
+
+#[test]
+fn an_update_that_changes_nothing_breaks_no_rule_of_updates() {
+    let context = crate::kind::Context { now: "2026-01-01T00:00:00Z", user: "u", groups: &[] };
+    for (kind, mut object) in full_objects() {
+        kind.strategy.default(&mut object);
+        if let Some(metadata) = object["metadata"].as_object_mut() {
+            metadata.remove("deletionTimestamp");
+        }
+        let mut updated = object.clone();
+        kind.strategy.prepare_update(&object, &mut updated, &context);
+        let mut errors = crate::validation::Errors::default();
+        kind.strategy.validate_update(&object, &updated, &mut errors);
+        let texts: Vec<_> = errors.causes().iter().filter(|c| !c.field.starts_with("status.storedVersions")).collect();
+        assert!(texts.is_empty(), "{}: {texts:?}", kind.kind);
+    }
+}
+
+#[test]
+fn a_kind_goes_through_its_stored_version_unchanged() {
+    for (kind, mut object) in full_objects() {
+        let own = object.clone();
+        kind.strategy.to_storage(&mut object);
+        assert_eq!(object["apiVersion"], kind.storage.api_version.as_ref(), "{}", kind.kind);
+        kind.strategy.from_storage(&mut object);
+        assert_eq!(object, own, "{}", kind.kind);
+    }
+}

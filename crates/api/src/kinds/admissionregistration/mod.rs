@@ -3,9 +3,11 @@
 mod mutatingadmissionpolicy;
 mod mutatingadmissionpolicybinding;
 mod mutatingwebhookconfiguration;
+mod policies;
 mod validatingadmissionpolicy;
 mod validatingadmissionpolicybinding;
 mod validatingwebhookconfiguration;
+pub(super) mod webhooks;
 
 use crate::kind::Kind;
 

@@ -1,10 +1,13 @@
 //! `admissionregistration.k8s.io/v1 MutatingAdmissionPolicy`.
 
+use super::policies::{MUTATING, Policy};
 use crate::kind::Kind;
 use crate::kinds::builder::Builder;
 
 pub fn kind() -> Kind {
     Builder::new("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies")
         .category("api-extensions")
+        .columns(MUTATING)
+        .strategy(Policy { columns: MUTATING, acts: Some("mutations") })
         .build()
 }

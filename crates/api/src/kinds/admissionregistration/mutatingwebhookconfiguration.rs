@@ -1,10 +1,13 @@
 //! `admissionregistration.k8s.io/v1 MutatingWebhookConfiguration`.
 
+use super::webhooks::{COLUMNS, Webhooks};
 use crate::kind::Kind;
 use crate::kinds::builder::Builder;
 
 pub fn kind() -> Kind {
     Builder::new("admissionregistration.k8s.io", "v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations")
         .category("api-extensions")
+        .columns(COLUMNS)
+        .strategy(Webhooks { mutating: true })
         .build()
 }

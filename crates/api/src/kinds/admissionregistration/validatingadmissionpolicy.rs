@@ -1,5 +1,6 @@
 //! `admissionregistration.k8s.io/v1 ValidatingAdmissionPolicy`.
 
+use super::policies::{Policy, VALIDATING};
 use crate::kind::Kind;
 use crate::kinds::builder::Builder;
 
@@ -7,5 +8,7 @@ pub fn kind() -> Kind {
     Builder::new("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies")
         .category("api-extensions")
         .status()
+        .columns(VALIDATING)
+        .strategy(Policy { columns: VALIDATING, acts: Some("validations") })
         .build()
 }

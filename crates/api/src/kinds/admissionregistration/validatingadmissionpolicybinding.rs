@@ -1,5 +1,6 @@
 //! `admissionregistration.k8s.io/v1 ValidatingAdmissionPolicyBinding`.
 
+use super::policies::{BINDING, Policy};
 use crate::kind::Kind;
 use crate::kinds::builder::Builder;
 
@@ -11,5 +12,7 @@ pub fn kind() -> Kind {
         "validatingadmissionpolicybindings",
     )
     .category("api-extensions")
+    .columns(BINDING)
+    .strategy(Policy { columns: BINDING, acts: None })
     .build()
 }

@@ -1,5 +1,6 @@
 //! `admissionregistration.k8s.io/v1 ValidatingWebhookConfiguration`.
 
+use super::webhooks::{COLUMNS, Webhooks};
 use crate::kind::Kind;
 use crate::kinds::builder::Builder;
 
@@ -11,5 +12,7 @@ pub fn kind() -> Kind {
         "validatingwebhookconfigurations",
     )
     .category("api-extensions")
+    .columns(COLUMNS)
+    .strategy(Webhooks { mutating: false })
     .build()
 }

@@ -1,9 +1,11 @@
 //! The kinds of the rbac group.
 
+mod bindings;
 mod clusterrole;
 mod clusterrolebinding;
 mod role;
 mod rolebinding;
+mod rules;
 
 use crate::kind::Kind;
 

@@ -1,8 +1,12 @@
 //! `rbac.authorization.k8s.io/v1 Role`.
 
+use super::rules::Role;
 use crate::kind::Kind;
 use crate::kinds::builder::Builder;
 
 pub fn kind() -> Kind {
-    Builder::new("rbac.authorization.k8s.io", "v1", "Role", "roles").namespaced().build()
+    Builder::new("rbac.authorization.k8s.io", "v1", "Role", "roles")
+        .namespaced()
+        .strategy(Role { namespaced: true })
+        .build()
 }

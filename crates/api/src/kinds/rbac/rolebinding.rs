@@ -1,8 +1,13 @@
 //! `rbac.authorization.k8s.io/v1 RoleBinding`.
 
+use super::bindings::{Binding, COLUMNS};
 use crate::kind::Kind;
 use crate::kinds::builder::Builder;
 
 pub fn kind() -> Kind {
-    Builder::new("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings").namespaced().build()
+    Builder::new("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings")
+        .namespaced()
+        .columns(COLUMNS)
+        .strategy(Binding { roles: &["ClusterRole", "Role"] })
+        .build()
 }

@@ -1,6 +1,7 @@
 //! The kinds of the resource group.
 
 mod deviceclass;
+mod requests;
 mod resourceclaim;
 mod resourceclaimtemplate;
 mod resourceslice;
