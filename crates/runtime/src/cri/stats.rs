@@ -51,7 +51,7 @@ pub struct ProcessUsage {
     pub process_count: Option<u64>,
 }
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NetworkInterfaceUsage {
     pub name: String,

@@ -1,0 +1,270 @@
+//! Control groups, version 1, 2 and the hybrid of both.
+//!
+//! On version 1 (and the hybrid) a group is a directory of the same path in every hierarchy that is mounted, on version 2
+//! it is one directory.
+
+mod devices;
+mod resources;
+mod stats;
+
+use std::fs;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+pub use devices::{Access, Rule, default_rules};
+pub use stats::Usage;
+
+/// What a failed operation was about.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    #[error("no cgroup hierarchy is mounted; mount one at /sys/fs/cgroup")]
+    None,
+    #[error("cgroup {path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("invalid cgroup path {0:?}")]
+    Path(String),
+    #[error("cgroup device rules: {0}")]
+    Devices(io::Error),
+}
+
+type Result<T, E = CgroupError> = std::result::Result<T, E>;
+
+const CONTROLLERS: &[&str] = &[
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "memory",
+    "devices",
+    "freezer",
+    "blkio",
+    "pids",
+    "hugetlb",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "rdma",
+    "misc",
+];
+
+/// The hierarchies of this machine.
+#[derive(Clone, Debug)]
+pub struct Hierarchies {
+    all: Vec<Hierarchy>,
+    v2: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Hierarchy {
+    mount: PathBuf,
+    /// Those of version 1; empty for version 2 and for named hierarchies.
+    controllers: Vec<String>,
+}
+
+impl Hierarchies {
+    pub fn detect() -> Result<Hierarchies> {
+        let path = Path::new("/proc/self/mountinfo");
+        let text = fs::read_to_string(path).map_err(|source| CgroupError::Io { path: path.into(), source })?;
+        Hierarchies::parse(&text)
+    }
+
+    fn parse(mountinfo: &str) -> Result<Hierarchies> {
+        let mut all: Vec<Hierarchy> = Vec::new();
+        let mut v1 = false;
+        for line in mountinfo.lines() {
+            let Some((mount, file_system)) = line.split_once(" - ") else { continue };
+            let mount = mount.split(' ').nth(4).unwrap_or_default();
+            let mut fields = file_system.split(' ');
+            let (kind, options) = (fields.next().unwrap_or_default(), fields.nth(1).unwrap_or_default());
+            if !matches!(kind, "cgroup" | "cgroup2") {
+                continue;
+            }
+            let controllers: Vec<String> = match kind {
+                "cgroup" => options.split(',').filter(|name| CONTROLLERS.contains(name)).map(String::from).collect(),
+                _ => Vec::new(),
+            };
+            v1 |= !controllers.is_empty();
+            // A hierarchy may be mounted in several places.
+            let seen =
+                |h: &Hierarchy| h.mount == Path::new(mount) || !controllers.is_empty() && h.controllers == controllers;
+            if !all.iter().any(seen) {
+                all.push(Hierarchy { mount: mount.into(), controllers });
+            }
+        }
+        if all.is_empty() { Err(CgroupError::None) } else { Ok(Hierarchies { all, v2: !v1 }) }
+    }
+
+    /// Whether resources are controlled by version 2.
+    pub fn is_v2(&self) -> bool {
+        self.v2
+    }
+
+    /// How a group of version 1 is shown inside a container: its directories, and where they are mounted there.
+    pub fn mounts_of(&self, path: &str) -> Vec<(PathBuf, PathBuf)> {
+        let controlled = self.all.iter().filter(|hierarchy| !hierarchy.controllers.is_empty());
+        let pair = |hierarchy: &Hierarchy| {
+            let name = hierarchy.mount.file_name()?;
+            Some((hierarchy.mount.join(path.trim_matches('/')), Path::new("/sys/fs/cgroup").join(name)))
+        };
+        controlled.filter_map(pair).collect()
+    }
+
+    /// The group at a path below every hierarchy's root, whether it exists or not.
+    pub fn at(&self, path: &str) -> Result<Cgroup> {
+        let path = Path::new(path.trim_start_matches('/'));
+        if path.components().any(|part| !matches!(part, Component::Normal(_))) || path.as_os_str().is_empty() {
+            return Err(CgroupError::Path(path.display().to_string()));
+        }
+        Ok(Cgroup { hierarchies: self.clone(), path: path.to_owned() })
+    }
+}
+
+/// One control group.
+#[derive(Clone, Debug)]
+pub struct Cgroup {
+    hierarchies: Hierarchies,
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// Its directory in every hierarchy.
+    pub fn directories(&self) -> Vec<PathBuf> {
+        self.hierarchies.all.iter().map(|hierarchy| hierarchy.mount.join(&self.path)).collect()
+    }
+
+    /// Its directory where a controller is, if that is on this machine.
+    pub fn directory(&self, controller: &str) -> Option<PathBuf> {
+        let find = |h: &&Hierarchy| self.hierarchies.v2 || h.controllers.iter().any(|name| name == controller);
+        self.hierarchies.all.iter().find(find).map(|h| h.mount.join(&self.path))
+    }
+
+    /// A directory that lists all of its processes.
+    pub fn processes(&self) -> PathBuf {
+        self.directory("pids").or_else(|| self.directory("memory")).unwrap_or_else(|| self.directories().remove(0))
+    }
+
+    /// The file with the count `oom_kill`.
+    pub fn oom_file(&self) -> Option<PathBuf> {
+        let name = if self.hierarchies.v2 { "memory.events" } else { "memory.oom_control" };
+        self.directory("memory").map(|directory| directory.join(name))
+    }
+
+    pub fn exists(&self) -> bool {
+        self.processes().exists()
+    }
+
+    /// Makes it and those above it, where they are missing.
+    pub fn create(&self) -> Result<()> {
+        for hierarchy in &self.hierarchies.all {
+            let mut at = hierarchy.mount.clone();
+            for part in self.path.components() {
+                if self.hierarchies.v2 {
+                    delegate(&at);
+                }
+                at.push(part);
+                match fs::create_dir(&at) {
+                    Ok(()) if hierarchy.controllers.iter().any(|name| name == "cpuset") => inherit_cpuset(&at)?,
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(&at, error)),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills every process of it and of those below it.
+    pub fn kill(&self) {
+        for directory in tree(&self.processes()) {
+            crate::shim::kill_cgroup(&directory);
+        }
+    }
+
+    /// Removes it and those below it. Fails where a process is left.
+    pub fn remove(&self) -> Result<()> {
+        for directory in self.directories() {
+            for directory in tree(&directory).into_iter().rev() {
+                match fs::remove_dir(&directory) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&directory, error)),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves another process into it.
+    pub fn add(&self, pid: u32) -> Result<()> {
+        self.directories().iter().try_for_each(|directory| write(&directory.join("cgroup.procs"), &pid.to_string()))
+    }
+}
+
+/// A directory and all below it, parents first.
+fn tree(top: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    let mut next = vec![top.to_owned()];
+    while let Some(directory) = next.pop() {
+        let Ok(entries) = fs::read_dir(&directory) else { continue };
+        all.push(directory);
+        next.extend(entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())).map(|e| e.path()));
+    }
+    all
+}
+
+/// Lets groups below a directory of version 2 have its controllers, as far as it has them itself.
+fn delegate(directory: &Path) {
+    let available = fs::read_to_string(directory.join("cgroup.controllers")).unwrap_or_default();
+    let enabled = fs::read_to_string(directory.join("cgroup.subtree_control")).unwrap_or_default();
+    for name in available.split_whitespace().filter(|name| !enabled.split_whitespace().any(|e| e == *name)) {
+        let _ = fs::write(directory.join("cgroup.subtree_control"), format!("+{name}"));
+    }
+}
+
+/// A new group of version 1's cpuset is empty, and takes no process so.
+fn inherit_cpuset(directory: &Path) -> Result<()> {
+    let Some(parent) = directory.parent() else { return Ok(()) };
+    for name in ["cpuset.cpus", "cpuset.mems"] {
+        let value = fs::read_to_string(parent.join(name)).map_err(|error| failed(parent, error))?;
+        write(&directory.join(name), value.trim())?;
+    }
+    Ok(())
+}
+
+fn failed(path: &Path, source: io::Error) -> CgroupError {
+    CgroupError::Io { path: path.into(), source }
+}
+
+fn write(path: &Path, value: &str) -> Result<()> {
+    fs::write(path, value).map_err(|error| failed(path, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hierarchies_are_found_in_each_layout() {
+        let v2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
+        let hybrid = "31 30 0:27 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+                      32 30 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+                      33 30 0:29 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
+                      34 30 0:30 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
+                      35 30 0:28 / /mnt/memory rw - cgroup cgroup rw,memory\n";
+        let found = Hierarchies::parse(v2).unwrap();
+        assert!(found.is_v2());
+        assert_eq!(found.at("/a/b").unwrap().directories(), [Path::new("/sys/fs/cgroup/a/b")]);
+        let found = Hierarchies::parse(hybrid).unwrap();
+        assert!(!found.is_v2());
+        let group = found.at("a").unwrap();
+        assert_eq!(group.directories().len(), 4);
+        assert_eq!(group.directory("cpuacct").unwrap(), Path::new("/sys/fs/cgroup/cpu,cpuacct/a"));
+        assert_eq!(group.oom_file().unwrap(), Path::new("/sys/fs/cgroup/memory/a/memory.oom_control"));
+        assert!(Hierarchies::parse("25 1 8:1 / / rw - ext4 /dev/sda rw\n").is_err());
+    }
+
+    #[test]
+    fn a_path_that_leaves_its_hierarchy_is_refused() {
+        let found = Hierarchies::parse("30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n").unwrap();
+        for path in ["", "/", "../a", "a/../../b"] {
+            assert!(found.at(path).is_err(), "{path}");
+        }
+    }
+}

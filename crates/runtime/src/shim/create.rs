@@ -1,0 +1,220 @@
+//! Making a container: a short-lived child of the shim mounts the root file system and lets libcontainer make the first
+//! process, as its sibling, so that it is the shim's child.
+//!
+//! libcontainer makes namespaces, mounts, devices, masked paths and the terminal. Who the process is and what it may do
+//! is left to [`Process`](super::process::Process), since libcontainer without its C library ignores seccomp and its
+//! executor runs after privileges are dropped: for libcontainer the process is root with all capabilities.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::notify_socket::NotifySocket;
+use libcontainer::syscall::syscall::SyscallType;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use oci_spec::runtime::Spec;
+
+use super::launch::{GO, Launch, Status};
+use super::sys::{self, Context, Error, Result};
+
+/// What the child gets.
+pub struct Creation {
+    pub id: String,
+    pub bundle: PathBuf,
+    pub status: OwnedFd,
+    /// stdin, stdout and stderr; `None` for a terminal.
+    pub streams: Option<[OwnedFd; 3]>,
+}
+
+/// Makes the container and tells the shim, in a child that ends with this call.
+pub fn run(creation: Creation) -> ! {
+    let mut fds = vec![creation.status];
+    let tty = creation.streams.is_none();
+    fds.extend(creation.streams.into_iter().flatten());
+    let Ok(mut fds) = sys::keep_only(fds) else { sys::exit(1) };
+    let streams = fds.split_off(1);
+    let status = Arc::new(fds.remove(0));
+    let result = make(&creation.id, &creation.bundle, status.clone(), (!tty).then_some(streams));
+    let (message, fd) = match result {
+        Ok((pid, console)) => (Status::Pid(pid), console),
+        Err(error) => (Status::Failed(error.0), None),
+    };
+    tell(&status, &message, fd.as_ref());
+    sys::exit(0)
+}
+
+/// Tells the shim, which may be gone.
+pub fn tell(status: &OwnedFd, message: &Status, fd: Option<&OwnedFd>) {
+    let text = serde_json::to_vec(message).expect("a status is plain data");
+    let fds: Vec<_> = fd.map(AsFd::as_fd).into_iter().collect();
+    let _ = sys::send(status.as_fd(), &text, &fds);
+}
+
+fn make(
+    id: &str,
+    bundle: &Path,
+    status: Arc<OwnedFd>,
+    streams: Option<Vec<OwnedFd>>,
+) -> Result<(i32, Option<OwnedFd>)> {
+    let launch = Launch::read(bundle)?;
+    join_cgroups(&launch.cgroups)?;
+    if let Some(score) = launch.oom_score_adj {
+        set_oom_score(score);
+    }
+    mount_images(&launch)?;
+    std::env::set_current_dir(bundle).context(bundle.display())?;
+    let container_dir = launch.libcontainer.join(id);
+    let launch = Arc::new(launch);
+    let executor = Launcher { launch: launch.clone(), status };
+    let mut builder = ContainerBuilder::new(id.to_owned(), SyscallType::default())
+        .with_root_path(&launch.libcontainer)
+        .context("libcontainer")?
+        .with_executor(executor);
+    let console = match streams {
+        None => {
+            let listener = UnixListener::bind("console.sock").context("console socket")?;
+            builder = builder.with_console_socket(Some(bundle.join("console.sock")));
+            Some(listener)
+        }
+        Some(streams) => {
+            let mut streams = streams.into_iter();
+            let mut next = || streams.next().context("a standard stream is missing");
+            builder = builder.with_stdin(next()?).with_stdout(next()?).with_stderr(next()?);
+            None
+        }
+    };
+    let container = builder
+        .as_init(bundle)
+        .with_systemd(false)
+        .with_detach(true)
+        .as_sibling(true)
+        .build()
+        .map_err(|error| Error(explain(&error)))?;
+    let pid = container.pid().context("the container has no process")?.as_raw();
+    let master = console.map(|listener| receive_console(&listener)).transpose()?;
+    // Now the executor below waits in its place, and libcontainer's part is over.
+    NotifySocket::new(container_dir.join("notify.sock")).notify_container_start().context("start")?;
+    Ok((pid, master))
+}
+
+fn receive_console(listener: &UnixListener) -> Result<OwnedFd> {
+    let (stream, _) = listener.accept().context("console")?;
+    let (_, mut fds) = sys::receive(stream.as_fd(), &mut [0; 256]).context("console")?;
+    fds.pop().context("the console's socket brought no terminal")
+}
+
+/// All that an error and its sources say, once each.
+fn explain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// Moves the calling process into a cgroup of each hierarchy.
+pub fn join_cgroups(cgroups: &[PathBuf]) -> Result<()> {
+    cgroups.iter().try_for_each(|directory| {
+        let path = directory.join("cgroup.procs");
+        let mut file = std::fs::OpenOptions::new().write(true).open(&path).context(path.display())?;
+        file.write_all(b"0").context(path.display())
+    })
+}
+
+/// Where the kernel refuses a lower score for want of a privilege, the container goes on with ours.
+pub fn set_oom_score(score: i32) {
+    let _ = std::fs::write("/proc/self/oom_score_adj", score.to_string());
+}
+
+/// Mounts the layers and the writable directory, and images that are volumes, in a mount namespace of the caller's own:
+/// the mounts end with its last process, and the host never sees them.
+fn mount_images(launch: &Launch) -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).context("unshare mount namespace")?;
+    let rootfs = &launch.rootfs;
+    let writable = format!(",upperdir={},workdir={}", escape(&rootfs.upper), escape(&rootfs.work));
+    // Nobody mounts this writable directory ever again, so that nothing needs to be synced at the end.
+    mount_overlay(&rootfs.mount_point, &rootfs.layers, &format!("{writable},volatile"))
+        .or_else(|_| mount_overlay(&rootfs.mount_point, &rootfs.layers, &writable))
+        .context("mount root file system")?;
+    for image in &launch.image_mounts {
+        let result = match &image.layers[..] {
+            [layer] => mount(Some(layer), &image.mount_point, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+                .context(image.mount_point.display()),
+            layers => mount_overlay(&image.mount_point, layers, ""),
+        };
+        result.context("mount image volume")?;
+    }
+    Ok(())
+}
+
+fn mount_overlay(at: &Path, layers: &[PathBuf], more: &str) -> Result<()> {
+    // Short relative names, for the options must fit into a page.
+    let base = layers.first().and_then(|layer| layer.ancestors().nth(2)).unwrap_or(Path::new("/"));
+    std::env::set_current_dir(base).context(base.display())?;
+    let lower: Vec<_> = layers.iter().rev().map(|layer| escape(layer.strip_prefix(base).unwrap_or(layer))).collect();
+    let options = format!("lowerdir={}{more}", lower.join(":"));
+    mount(Some("overlay"), at, Some("overlay"), MsFlags::empty(), Some(options.as_str())).context(at.display())
+}
+
+/// Overlayfs separates directories by colons and options by commas.
+fn escape(path: &Path) -> String {
+    let text = path.display().to_string();
+    if text.contains([':', ',', '\\']) {
+        text.replace('\\', "\\\\").replace(':', "\\:").replace(',', "\\,")
+    } else {
+        text
+    }
+}
+
+/// Libcontainer calls it in the new process, when everything around it is made.
+#[derive(Clone)]
+struct Launcher {
+    launch: Arc<Launch>,
+    status: Arc<OwnedFd>,
+}
+
+impl Launcher {
+    fn launch(&self) -> Result<Error> {
+        for (path, flags) in &self.launch.propagation {
+            let flags = MsFlags::from_bits_truncate(*flags as _);
+            mount(None::<&str>, path, None::<&str>, flags, None::<&str>)
+                .context(format_args!("set propagation of {}", path.display()))?;
+        }
+        let process = &self.launch.process;
+        let (user, home) = process.resolve_user()?;
+        tell(&self.status, &Status::Ready(user.clone()), None);
+        let (length, _) = sys::receive(self.status.as_fd(), &mut [0; 8]).context("wait for the start")?;
+        if length != GO.len() {
+            // The shim is gone, or the container was removed before it was started.
+            sys::exit(0);
+        }
+        Ok(process.exec(&user, &home))
+    }
+}
+
+impl Executor for Launcher {
+    fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
+        let error = self.launch().unwrap_or_else(|error| error);
+        tell(&self.status, &Status::Failed(error.0), None);
+        sys::exit(128)
+    }
+
+    fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
+        Ok(())
+    }
+
+    fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,4 @@
+//! Real containers, made by the runtime as a kubelet would. Needs root.
+
+mod lives;
+mod world;

@@ -1,0 +1,254 @@
+//! A runtime of its own for each test, with an image made from busybox, and the proof that nothing of it is left.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use runtime::cri::*;
+use runtime::images::{Images, Registries, digest_of};
+use runtime::sandbox::{Network, NoNetwork};
+use runtime::{Config, Runtime};
+use serde_json::json;
+
+pub struct World {
+    pub runtime: Runtime,
+    pub directory: tempfile::TempDir,
+    pub id: String,
+}
+
+/// Programs of busybox that the image has by name.
+const APPLETS: &str = "sh cat echo sleep id ls mknod dd mount umount hostname env true false kill head tail wc stty \
+                       tty ps touch rm mkdir grep nc seq yes unshare chroot chmod ln readlink stat test cut sort trap";
+
+/// Whether tests can run here; says so where they cannot.
+pub fn possible() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    let busybox = Path::new("/usr/bin/busybox").exists();
+    if !root || !busybox {
+        eprintln!("skipped: needs root and a static /usr/bin/busybox");
+    }
+    root && busybox
+}
+
+/// The program next to the tests that is the shim and a server to be killed.
+pub fn program() -> PathBuf {
+    let here = std::env::current_exe().unwrap();
+    let target = here.ancestors().nth(2).unwrap();
+    let program = target.join("examples/server");
+    assert!(program.exists(), "{} is built by `cargo test`", program.display());
+    program
+}
+
+fn tar(entries: &[(&str, tar::EntryType, &[u8])]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (path, kind, data) in entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(*kind);
+        header.set_mode(0o755);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        if *kind == tar::EntryType::Symlink {
+            header.set_size(0);
+            archive.append_link(&mut header, path, std::str::from_utf8(data).unwrap()).unwrap();
+        } else {
+            header.set_size(data.len() as u64);
+            archive.append_data(&mut header, path, *data).unwrap();
+        }
+    }
+    archive.into_inner().unwrap()
+}
+
+/// An archive as `docker save` makes it.
+fn image_archive(path: &Path) {
+    use tar::EntryType::{Directory, Regular, Symlink};
+    let busybox = fs::read("/usr/bin/busybox").unwrap();
+    let links: Vec<String> = APPLETS.split_whitespace().map(|name| format!("bin/{name}")).collect();
+    let mut entries: Vec<(&str, tar::EntryType, &[u8])> = vec![
+        ("bin", Directory, b""),
+        ("etc", Directory, b""),
+        ("tmp", Directory, b""),
+        ("bin/busybox", Regular, &busybox),
+        ("etc/passwd", Regular, b"root:x:0:0:root:/root:/bin/sh\nweb:x:33:34::/var/www:/bin/sh\n"),
+        ("etc/group", Regular, b"root:x:0:\nweb:x:34:\nlogs:x:50:web\n"),
+    ];
+    entries.extend(links.iter().map(|link| (link.as_str(), Symlink, &b"busybox"[..])));
+    let layer = tar(&entries);
+    let config = json!({
+        "architecture": if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" }, "os": "linux",
+        "config": {"Cmd": ["sh"], "Env": ["FROM_IMAGE=yes"]},
+        "rootfs": {"type": "layers", "diff_ids": [digest_of(&layer)]},
+    });
+    let manifest = json!([{"Config": "config.json", "RepoTags": ["busybox:latest"], "Layers": ["layer.tar"]}]);
+    let archive = tar(&[
+        ("layer.tar", Regular, &layer),
+        ("config.json", Regular, config.to_string().as_bytes()),
+        ("manifest.json", Regular, manifest.to_string().as_bytes()),
+    ]);
+    fs::write(path, archive).unwrap();
+}
+
+impl World {
+    pub async fn new() -> World {
+        World::with_network(Arc::new(NoNetwork)).await
+    }
+
+    pub async fn with_network(network: Arc<dyn Network>) -> World {
+        let directory = tempfile::tempdir().unwrap();
+        let archive = directory.path().join("busybox.tar");
+        image_archive(&archive);
+        let name = directory.path().file_name().unwrap().to_string_lossy().trim_start_matches('.').to_lowercase();
+        let images = Images::open(directory.path().join("root/images"), Registries::default()).unwrap();
+        images.import(&archive).await.unwrap();
+        let runtime = Runtime::open(config(directory.path(), &name, images, network)).await.unwrap();
+        World { runtime, directory, id: name }
+    }
+
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.directory.path().join(below)
+    }
+
+    /// The runtime opened once more, as a server does that starts again.
+    pub async fn reopen(&mut self) {
+        let images = Images::open(self.path("root/images"), Registries::default()).unwrap();
+        self.runtime =
+            Runtime::open(config(self.directory.path(), &self.id, images, Arc::new(NoNetwork))).await.unwrap();
+    }
+
+    pub fn pod(&self, name: &str) -> PodSandboxConfig {
+        PodSandboxConfig {
+            metadata: PodSandboxMetadata {
+                name: name.into(),
+                uid: format!("uid-{name}"),
+                namespace: "default".into(),
+                attempt: 0,
+            },
+            hostname: name.into(),
+            log_directory: self.path("logs").display().to_string(),
+            linux: LinuxPodSandboxConfig {
+                cgroup_parent: format!("/kubepods/besteffort/poduid-{name}"),
+                security_context: LinuxSandboxSecurityContext { namespace_options: own_pid(), ..Default::default() },
+                ..Default::default()
+            },
+            ..Default::default()
+        }
+    }
+
+    pub async fn start(&self, sandbox: &str, pod: &PodSandboxConfig, container: ContainerConfig) -> String {
+        let id = self.runtime.create_container(sandbox, container, pod).await.unwrap();
+        self.runtime.start_container(&id).await.unwrap();
+        id
+    }
+
+    /// A pod with one container, which has been started.
+    pub async fn run(&self, name: &str, container: ContainerConfig) -> (String, String) {
+        let pod = self.pod(name);
+        let sandbox = self.runtime.run_pod_sandbox(pod.clone(), "").await.unwrap();
+        let container = self.start(&sandbox, &pod, container).await;
+        (sandbox, container)
+    }
+
+    /// Runs a container to its end and gives how it ended and its log's texts.
+    pub async fn finish(&self, name: &str, container: ContainerConfig) -> (ContainerStatus, String) {
+        let (_, id) = self.run(name, container).await;
+        let status = self.exited(&id).await;
+        let text = self.log(&status.log_path);
+        (status, text)
+    }
+
+    /// Waits, by its events, for a container's end.
+    pub async fn exited(&self, id: &str) -> ContainerStatus {
+        let mut events = self.runtime.get_container_events().await.unwrap();
+        let ended = async {
+            loop {
+                let status = self.runtime.container_status(id).await.unwrap();
+                if status.state == ContainerState::Exited {
+                    return status;
+                }
+                events.next().await.unwrap().unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), ended).await.expect("the container ends")
+    }
+
+    /// A log without its timestamps, streams and tags.
+    pub fn log(&self, path: &str) -> String {
+        let text = fs::read_to_string(path).unwrap();
+        text.lines().map(|line| format!("{}\n", line.splitn(4, ' ').nth(3).unwrap())).collect()
+    }
+
+    pub async fn exec(&self, id: &str, command: &str) -> (i32, String) {
+        let command = ["sh", "-c", command].map(String::from).to_vec();
+        let result = self.runtime.exec_sync(id, command, Duration::from_secs(20)).await.unwrap();
+        (result.exit_code, String::from_utf8(result.stdout).unwrap() + &String::from_utf8(result.stderr).unwrap())
+    }
+
+    /// Removes everything, and proves it.
+    pub async fn end(self) {
+        let World { runtime, directory, id } = self;
+        runtime.purge().await.unwrap();
+        let place = directory.path().display().to_string();
+        let left: Vec<_> = traces(&place, &id).into_iter().collect();
+        assert!(left.is_empty(), "left behind: {left:#?}");
+    }
+}
+
+/// Mounts, cgroups and processes that belong to a test.
+pub fn traces(place: &str, id: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    found.extend(mounts.lines().filter(|line| line.contains(place)).map(String::from));
+    let mut groups = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(group) = groups.pop() {
+        for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                if entry.file_name().to_string_lossy().contains(&format!("regatta-{id}")) {
+                    found.insert(entry.path().display().to_string());
+                }
+                groups.push(entry.path());
+            }
+        }
+    }
+    for process in fs::read_dir("/proc").unwrap().flatten() {
+        let program = fs::read_link(process.path().join("exe")).unwrap_or_default().display().to_string();
+        let comm = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+        if program.contains(place) || comm.trim() == "regatta-shim" && program.contains(id) {
+            found.insert(format!("process {} {program}", process.path().display()));
+        }
+    }
+    found
+}
+
+fn config(directory: &Path, id: &str, images: Arc<Images>, network: Arc<dyn Network>) -> Config {
+    let mut config = Config::new(&directory.join("root"), &directory.join("run"), id, images, network);
+    config.binary = program();
+    config
+}
+
+pub fn own_pid() -> NamespaceOption {
+    NamespaceOption { pid: NamespaceMode::Container, ..NamespaceOption::default() }
+}
+
+/// A container that runs a script, as unprivileged as a kubelet makes it by default.
+pub fn script(text: &str) -> ContainerConfig {
+    ContainerConfig {
+        metadata: ContainerMetadata { name: "main".into(), attempt: 0 },
+        image: ImageSpec { image: "busybox".into(), ..ImageSpec::default() },
+        command: ["sh", "-c", text].map(String::from).to_vec(),
+        log_path: format!("{}.log", digest_of(text.as_bytes()).replace(':', "-")),
+        linux: LinuxContainerConfig {
+            security_context: LinuxContainerSecurityContext {
+                namespace_options: own_pid(),
+                seccomp: Some(SecurityProfile::default()),
+                masked_paths: ["/proc/kcore", "/proc/keys", "/sys/firmware"].map(String::from).to_vec(),
+                readonly_paths: ["/proc/sys", "/proc/sysrq-trigger"].map(String::from).to_vec(),
+                ..LinuxContainerSecurityContext::default()
+            },
+            ..LinuxContainerConfig::default()
+        },
+        ..ContainerConfig::default()
+    }
+}
