@@ -13,6 +13,7 @@ mod endpoints;
 mod frame;
 mod garbage;
 mod intstr;
+mod job;
 mod namespace;
 mod owner;
 mod pods;
@@ -51,6 +52,7 @@ const ALL: &[(&str, Start)] = &[
     ("replication-controller", |env| replicaset::run_replication_controllers(env).boxed()),
     ("endpointslice-controller", |env| endpoints::slices::run(env).boxed()),
     ("endpoint-controller", |env| endpoints::legacy::run(env).boxed()),
+    ("job-controller", |env| job::run(env).boxed()),
     ("generic-garbage-collector", |env| garbage::run(env).boxed()),
     ("namespace-controller", |env| namespace::run(env).boxed()),
     ("service-account-controller", |env| service_account::run(env).boxed()),

@@ -1,0 +1,206 @@
+//! A control plane in one process, and a kubelet that only pretends.
+
+use std::{
+    fmt::Debug,
+    sync::{Arc, Once},
+    time::Duration,
+};
+
+use apiserver::{ApiServer, Config, Pki};
+use client::{Caches, Endpoint, Identity};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::core::v1::{Node, Pod},
+};
+use kube::{
+    Api, Resource,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+};
+use rcgen::{CertificateParams, KeyPair};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use store::Store;
+use tokio_util::sync::CancellationToken;
+
+pub const NAMESPACE: &str = "default";
+
+/// A cluster of which only the kubelet is not real.
+pub struct Cluster {
+    pub client: kube::Client,
+    pub caches: Caches,
+    shutdown: CancellationToken,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+impl Cluster {
+    pub async fn start() -> Cluster {
+        static PROVIDER: Once = Once::new();
+        PROVIDER.call_once(|| {
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        });
+        let key = KeyPair::generate().unwrap();
+        let certificate =
+            CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap().pem();
+        let config = Config {
+            store: Store::memory(),
+            pki: Pki {
+                client_ca: certificate.clone(),
+                serving_certificate: certificate,
+                serving_key: key.serialize_pem(),
+                service_account_key: KeyPair::generate().unwrap().serialize_pem(),
+            },
+            service_cidr: "10.96.0.0/16".parse().unwrap(),
+            node_ports: (30000, 32767),
+            advertise: "127.0.0.1:6443".parse().unwrap(),
+            kubelet: None,
+        };
+        let server = ApiServer::new(config).await.unwrap();
+        let endpoint = Endpoint::Memory(server.acceptor());
+        let client = client::connect(&endpoint, Identity::admin("admin"));
+        let caches = Caches::new(client::connect(&endpoint, Identity::component("system:kube-controller-manager")));
+        let context = controllers::Context {
+            client_for: Arc::new(move |name| client::connect(&endpoint, Identity::controller(name))),
+            caches: caches.clone(),
+            root_ca: "the root".to_owned(),
+        };
+        let shutdown = CancellationToken::new();
+        tokio::spawn(controllers::run(context, shutdown.clone()));
+        Cluster { client, caches, shutdown }
+    }
+
+    /// A cluster with a node on which every pod runs and is ready at once.
+    pub async fn with_node() -> Cluster {
+        let cluster = Cluster::start().await;
+        cluster.add_node("node-1").await;
+        tokio::spawn(
+            cluster.shutdown.clone().run_until_cancelled_owned(kubelet(cluster.client.clone(), cluster.caches.clone())),
+        );
+        cluster
+    }
+
+    pub async fn add_node(&self, name: &str) {
+        let node = json!({
+            "metadata": {"name": name, "labels": {"topology.kubernetes.io/zone": "a", "kubernetes.io/hostname": name}},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+        });
+        self.make::<Node>(node).await;
+    }
+
+    pub fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(&self) -> Api<K> {
+        Api::namespaced(self.client.clone(), NAMESPACE)
+    }
+
+    /// Creates an object in its namespace, by default `default`.
+    pub async fn make<K>(&self, object: Value) -> K
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned + Serialize + Clone + Debug,
+    {
+        let is_namespaced =
+            !["Node", "Namespace", "PersistentVolume", "ClusterRole", "PriorityClass"].contains(&&*K::kind(&()));
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or(NAMESPACE).to_owned();
+        let path = K::url_path(&(), is_namespaced.then_some(&namespace));
+        let request =
+            kube::core::Request::new(path).create(&PostParams::default(), serde_json::to_vec(&object).unwrap());
+        self.client.request(request.unwrap()).await.unwrap_or_else(|error| panic!("{object}: {error}"))
+    }
+
+    pub async fn patch<K>(&self, name: &str, patch: Value) -> K
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
+    {
+        self.api::<K>().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap()
+    }
+
+    pub async fn delete<K>(&self, name: &str, params: DeleteParams)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
+    {
+        self.api::<K>().delete(name, &params).await.unwrap();
+    }
+
+    /// All objects of a kind in the namespace, once `test` holds of them.
+    pub async fn until<K>(&self, what: &str, test: impl Fn(&[K]) -> bool) -> Vec<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug + 'static,
+    {
+        let cache = self.caches.get::<K>();
+        let mut changes = cache.subscribe();
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            let all: Vec<K> = cache.list_ns(NAMESPACE).iter().map(|item| item.parse().unwrap()).collect();
+            if cache.is_synced() && test(&all) {
+                return all;
+            }
+            if tokio::time::timeout_at(deadline, changes.next()).await.is_err() {
+                panic!("never came true: {what}\n{}", describe(&all));
+            }
+        }
+    }
+
+    /// The object of this name, once `test` holds of it.
+    pub async fn until_one<K>(&self, name: &str, what: &str, test: impl Fn(&K) -> bool) -> K
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug + 'static,
+    {
+        let is_it = |object: &&K| object.meta().name.as_deref() == Some(name);
+        let all = self.until::<K>(what, |all| all.iter().find(is_it).is_some_and(&test)).await;
+        all.iter().find(is_it).cloned().unwrap()
+    }
+
+    /// The reasons and messages of all events about an object.
+    pub async fn events(&self, about: &str) -> Vec<String> {
+        let api = self.api::<k8s_openapi::api::core::v1::Event>();
+        let all = api.list(&ListParams::default().fields(&format!("involvedObject.name={about}"))).await.unwrap();
+        let line = |event: &k8s_openapi::api::core::v1::Event| {
+            format!("{} {}", event.reason.clone().unwrap_or_default(), event.message.clone().unwrap_or_default())
+        };
+        all.items.iter().map(line).collect()
+    }
+}
+
+fn describe<K: Debug>(all: &[K]) -> String {
+    all.iter().map(|object| format!("{object:?}\n")).collect()
+}
+
+/// Binds every pod to a node and reports it as running and ready; lets deleted pods go.
+///
+/// A pod that is annotated with `test/phase` gets that phase instead, and with `test/unready` is not ready.
+async fn kubelet(client: kube::Client, caches: Caches) {
+    let mut changes = caches.get::<Pod>().subscribe();
+    let mut address = 0u32;
+    loop {
+        let change = changes.next().await;
+        let Some(item) = change.new else { continue };
+        let api: Api<Pod> = Api::namespaced(client.clone(), item.namespace());
+        if item.deleting {
+            let _ = api.delete(item.name(), &DeleteParams::default().grace_period(0)).await;
+            continue;
+        }
+        let pod: Pod = item.parse().unwrap();
+        let annotation = |key: &str| pod.metadata.annotations.as_ref().and_then(|all| all.get(key).cloned());
+        if item.node_name.is_empty() {
+            let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": item.name()},
+                "target": {"apiVersion": "v1", "kind": "Node", "name": "node-1"}});
+            let path = format!("/api/v1/namespaces/{}/pods/{}/binding", item.namespace(), item.name());
+            let request = http::Request::post(path).header("content-type", "application/json");
+            let _ = client.request_text(request.body(serde_json::to_vec(&binding).unwrap()).unwrap()).await;
+            continue;
+        }
+        let phase = annotation("test/phase").unwrap_or_else(|| "Running".to_owned());
+        if *item.phase == *phase {
+            continue;
+        }
+        address += 1;
+        let ip = format!("10.1.{}.{}", address / 250, address % 250 + 1);
+        let ready = if phase == "Running" && annotation("test/unready").is_none() { "True" } else { "False" };
+        let now = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::now());
+        let patch = json!({"status": {"phase": phase, "podIP": ip, "podIPs": [{"ip": ip}], "startTime": now,
+            "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": now}]}});
+        let _ = api.patch_status(item.name(), &PatchParams::default(), &Patch::Merge(patch)).await;
+    }
+}

@@ -1,0 +1,6 @@
+//! The controllers against a real API server in memory, with pods that a made-up kubelet runs.
+
+mod harness;
+mod services;
+mod teardown;
+mod workloads;

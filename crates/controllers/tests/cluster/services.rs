@@ -1,0 +1,84 @@
+//! Services get endpoints, namespaces what every namespace has.
+
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Endpoints, Pod, Service, ServiceAccount},
+    discovery::v1::EndpointSlice,
+};
+use kube::api::DeleteParams;
+use serde_json::json;
+
+use crate::{harness::Cluster, workloads::deployment};
+
+fn ready(slices: &[EndpointSlice]) -> usize {
+    let of_web = slices.iter().filter(|slice| {
+        slice
+            .metadata
+            .labels
+            .as_ref()
+            .is_some_and(|labels| labels.get("kubernetes.io/service-name").is_some_and(|name| name == "web"))
+    });
+    let endpoints = of_web.flat_map(|slice| slice.endpoints.iter().flatten());
+    endpoints
+        .filter(|endpoint| endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) == Some(true))
+        .count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_follows_its_pods() {
+    let cluster = Cluster::with_node().await;
+    cluster
+        .make::<Service>(json!({"metadata": {"name": "web"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}}))
+        .await;
+    cluster
+        .until::<EndpointSlice>("an empty slice", |slices| {
+            slices.iter().any(|slice| slice.metadata.generate_name.as_deref() == Some("web-"))
+        })
+        .await;
+    cluster.make::<Deployment>(deployment(3, "web:1")).await;
+    let slices = cluster.until::<EndpointSlice>("three endpoints", |slices| ready(slices) == 3).await;
+    let slice = slices.iter().find(|slice| ready(std::slice::from_ref(slice)) == 3).expect("all in one slice");
+    assert_eq!(slice.ports.as_ref().unwrap()[0].port, Some(8080));
+    assert_eq!(slice.endpoints.as_ref().unwrap()[0].zone.as_deref(), Some("a"));
+    cluster
+        .until_one::<Endpoints>("web", "three addresses", |endpoints| {
+            endpoints.subsets.iter().flatten().flat_map(|subset| subset.addresses.iter().flatten()).count() == 3
+        })
+        .await;
+    cluster.patch::<Deployment>("web", json!({"spec": {"replicas": 1}})).await;
+    cluster
+        .until::<EndpointSlice>("one endpoint", |slices| {
+            ready(slices) == 1
+                && slices
+                    .iter()
+                    .flat_map(|slice| slice.endpoints.iter().flatten())
+                    .filter(|endpoint| endpoint.target_ref.is_some())
+                    .count()
+                    == 1
+        })
+        .await;
+    cluster.delete::<Service>("web", DeleteParams::default()).await;
+    cluster
+        .until::<EndpointSlice>("no slices", |slices| {
+            !slices.iter().any(|slice| slice.metadata.generate_name.as_deref() == Some("web-"))
+        })
+        .await;
+    cluster
+        .until::<Endpoints>("no endpoints", |all| !all.iter().any(|one| one.metadata.name.as_deref() == Some("web")))
+        .await;
+    cluster.until::<Pod>("the pod stays", |pods| pods.len() == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_namespace_has_a_service_account_and_the_root_certificate() {
+    let cluster = Cluster::start().await;
+    cluster.until_one::<ServiceAccount>("default", "made", |_| true).await;
+    let is_whole =
+        |map: &ConfigMap| map.data.iter().flatten().map(|(key, value)| (&**key, &**value)).eq([("ca.crt", "the root")]);
+    cluster.until_one::<ConfigMap>("kube-root-ca.crt", "made", is_whole).await;
+    cluster.delete::<ServiceAccount>("default", DeleteParams::default()).await;
+    cluster.until_one::<ServiceAccount>("default", "made again", |_| true).await;
+    cluster.patch::<ConfigMap>("kube-root-ca.crt", json!({"data": {"ca.crt": "false", "more": "x"}})).await;
+    cluster.until_one::<ConfigMap>("kube-root-ca.crt", "restored", is_whole).await;
+}
