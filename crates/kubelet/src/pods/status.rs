@@ -157,7 +157,7 @@ fn container(
             let started = found.map_or(member.spec.startup_probe.is_none() && !starts.starting, |f| f.started);
             status.started = Some(started);
             status.ready = started
-                && member.role != Role::Ephemeral
+                && !matches!(member.role, Role::Ephemeral | Role::Init)
                 && !memory.stopping.contains_key(&c.id)
                 && found.map_or(member.spec.readiness_probe.is_none(), |f| f.ready);
             status.state = Some(v1::ContainerState {

@@ -274,7 +274,7 @@ fn the_status_says_how_the_pod_is() {
         (
             json!({"initContainers": init}),
             "x=r",
-            "Pending PodReadyToStartContainers PodScheduled | x:running+#0 a:PodInitializing#0",
+            "Pending PodReadyToStartContainers PodScheduled | x:running#0 a:PodInitializing#0",
         ),
         (
             json!({"initContainers": init}),
