@@ -8,5 +8,6 @@
 pub mod netlink;
 pub mod nft;
 pub mod pod;
+pub mod proxy;
 
 pub use pod::{AttachRequest, Config, PodNetwork, PortMapping, Protocol, Ranges};

@@ -24,6 +24,8 @@ const META_L4PROTO: u32 = 16;
 const CMP_EQ: u32 = 0;
 const CMP_NEQ: u32 = 1;
 const CT_STATE: u32 = 0;
+const CT_STATUS: u32 = 2;
+const CT_STATUS_DNAT: u32 = 1 << 5;
 const CT_STATE_NEW: u32 = 8;
 const FIB_SADDR: u32 = 1;
 const FIB_DADDR: u32 = 2;
@@ -130,6 +132,13 @@ impl Rule {
         self.expression("ct", |e| e.be32(1, R0).be32(2, CT_STATE))
             .mask(&CT_STATE_NEW.to_ne_bytes())
             .cmp(CMP_NEQ, &0u32.to_ne_bytes())
+    }
+
+    /// The packet's destination is as the sender wrote it.
+    pub fn untranslated(self) -> Rule {
+        self.expression("ct", |e| e.be32(1, R0).be32(2, CT_STATUS))
+            .mask(&CT_STATUS_DNAT.to_ne_bytes())
+            .cmp(CMP_EQ, &0u32.to_ne_bytes())
     }
 
     pub fn marked(self, bit: u32) -> Rule {

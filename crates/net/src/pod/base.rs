@@ -1,7 +1,7 @@
 //! The table's rules that stand for as long as the node does; what changes with pods and services are its sets.
 //!
 //! A packet's way: `services` translates what is for a service or a host port (before routing, and for the node's own
-//! connections in the output hook); `closed-door` and `unserved` reject what nobody serves; `masquerade` hides what must
+//! connections in the output hook); `forward`, `output` and `input` reject what nobody serves; `masquerade` hides what must
 //! come back through this node. The routes of the pod and service ranges end at the anchor interface, which leads
 //! nowhere, so whatever is about to leave by it is for an address that nobody serves, and without the rules it still goes nowhere.
 
@@ -58,9 +58,11 @@ pub fn table(name: &str, prefix: &str, anchor: &str, ranges: &Ranges) -> Table {
     chain("postrouting-nat", at("nat", libc::NF_INET_POST_ROUTING, NAT_SRC), masquerade(prefix, ranges));
     chain("prerouting-raw", at("filter", libc::NF_INET_PRE_ROUTING, RAW), loopback(prefix));
 
-    let door = Rule::default().to_interface(anchor).verdict(&goto(REJECT));
     let unserved = Rule::default().begins().verdict(&jump("unserved"));
-    chain("forward", at("filter", libc::NF_INET_FORWARD, FILTER), vec![unserved.clone(), door.clone()]);
+    let door = Rule::default().to_interface(anchor).verdict(&goto(REJECT));
+    chain("forward", at("filter", libc::NF_INET_FORWARD, FILTER), vec![unserved.clone(), door]);
+    // In the output hook the interface is still that of the address before its translation.
+    let door = Rule::default().to_interface(anchor).untranslated().verdict(&goto(REJECT));
     chain("output", at("filter", libc::NF_INET_LOCAL_OUT, FILTER), vec![unserved.clone(), door]);
     let mut input = vec![unserved];
     for range in &ranges.services {

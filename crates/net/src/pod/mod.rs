@@ -245,6 +245,11 @@ impl PodNetwork {
         let mut socket = Socket::route().map_err(netlink(what))?;
         socket.run(vec![link::delete(&self.link_name(&record))]).map_err(netlink(what))?;
         self.publish(&record, false)?;
+        if record.ports.iter().any(|port| port.protocol == Protocol::Udp) {
+            for address in &record.addresses {
+                crate::proxy::forget(*address).map_err(netlink(what))?;
+            }
+        }
         Ok(self.0.ipam.lock().release(sandbox)?)
     }
 
