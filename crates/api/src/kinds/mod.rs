@@ -56,4 +56,6 @@ pub fn all() -> Vec<Kind> {
 }
 
 #[cfg(test)]
+mod cases;
+#[cfg(test)]
 mod tests;

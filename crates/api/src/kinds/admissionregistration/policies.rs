@@ -142,7 +142,7 @@ fn binding(spec: &Value, path: &Path, errors: &mut Errors) {
     if actions.iter().any(|a| a == "Deny") && actions.iter().any(|a| a == "Warn") {
         let why = "must not contain both Deny and Warn (repeating the same validation failure information in the API \
                    response and headers serves no purpose)";
-        errors.invalid(&all, at(spec, "validationActions"), why);
+        errors.invalid(all, at(spec, "validationActions"), why);
     }
 }
 
@@ -154,7 +154,7 @@ pub fn match_rules(rules: &[Value], path: &Path, errors: &mut Errors) {
         for field in ["operations", "apiGroups", "apiVersions", "resources"] {
             let (values, all) = (list(rule, field), path.child(field));
             if values.is_empty() {
-                errors.required(&all, "");
+                errors.required(all, "");
             }
             if values.len() > 1 && values.iter().any(|value| value == "*") && field != "resources" {
                 let why = "if '*' is present, must not specify other ".to_owned()
@@ -163,7 +163,7 @@ pub fn match_rules(rules: &[Value], path: &Path, errors: &mut Errors) {
                         "apiGroups" => "API groups",
                         _ => "API versions",
                     };
-                errors.invalid(&all, at(rule, field), why);
+                errors.invalid(all, at(rule, field), why);
             }
             if field == "operations" {
                 for (index, operation) in values.iter().enumerate() {

@@ -108,7 +108,7 @@ pub fn client(config: &Value, path: &Path, errors: &mut Errors) {
             Some(("https", rest)) => {
                 let host = rest.split('/').next().unwrap_or_default();
                 if host.is_empty() {
-                    errors.invalid(&path, url, "host must be specified");
+                    errors.invalid(path, url, "host must be specified");
                 }
                 for (mark, what) in [
                     ('@', "user information is not permitted in the URL"),
@@ -116,15 +116,13 @@ pub fn client(config: &Value, path: &Path, errors: &mut Errors) {
                     ('?', "query parameters are not permitted in the URL"),
                 ] {
                     if rest.contains(mark) {
-                        errors.invalid(&path, url, what);
+                        errors.invalid(path, url, what);
                     }
                 }
             }
-            _ => errors.invalid(
-                &path,
-                url,
-                "'https' is the only allowed URL scheme; desired format: https://host[/path]",
-            ),
+            _ => {
+                errors.invalid(path, url, "'https' is the only allowed URL scheme; desired format: https://host[/path]")
+            }
         }
         return;
     }

@@ -162,11 +162,11 @@ fn versions(spec: &Value, path: &Path, errors: &mut Errors) {
             }
         }
         if versions[..index].iter().any(|other| text(other, "name") == name) {
-            errors.invalid(&all, at(spec, "versions"), "must contain unique version names");
+            errors.invalid(all, at(spec, "versions"), "must contain unique version names");
         }
     }
     if versions.iter().filter(|version| flag(version, "storage")).count() != 1 {
-        errors.invalid(&all, at(spec, "versions"), "must have exactly one version marked as storage version");
+        errors.invalid(all, at(spec, "versions"), "must have exactly one version marked as storage version");
     }
 }
 

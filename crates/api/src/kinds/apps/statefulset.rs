@@ -83,7 +83,7 @@ impl Strategy for StatefulSet {
         );
         let strategy = path.child("updateStrategy");
         match text(spec, "updateStrategy.type") {
-            "" => errors.required(&strategy, ""),
+            "" => errors.required(strategy, ""),
             "OnDelete" if has(spec, "updateStrategy.rollingUpdate") => {
                 let why = "only allowed for updateStrategy 'RollingUpdate'";
                 errors.invalid(strategy.child("rollingUpdate"), at(spec, "updateStrategy.rollingUpdate"), why);
@@ -102,7 +102,7 @@ impl Strategy for StatefulSet {
             }
             _ => {
                 let why = "must be 'RollingUpdate' or 'OnDelete'";
-                errors.invalid(&strategy, at(spec, "updateStrategy"), why);
+                errors.invalid(strategy, at(spec, "updateStrategy"), why);
             }
         }
         for field in ["whenDeleted", "whenScaled"] {

@@ -57,7 +57,7 @@ fn targets(autoscaler: &Value) -> Value {
         .filter_map(|(index, metric)| {
             let (_, field) = METRICS.iter().find(|(kind, _)| *kind == text(metric, "type"))?;
             let (source, now) = (&metric[*field], current.get(index).map_or(&Value::Null, |c| &c[*field]));
-            Some(target(source, at(now, "current"), *field))
+            Some(target(source, at(now, "current"), field))
         })
         .collect();
     match metrics.len() {
@@ -192,7 +192,7 @@ fn validate_metric(metric: &Value, path: &Path, errors: &mut Errors) {
     let source = at(metric, field);
     let path = path.child(field);
     if source.is_null() {
-        errors.required(&path, "must populate information for the given metric source");
+        errors.required(path, "must populate information for the given metric source");
         return;
     }
     let target = at(source, "target");

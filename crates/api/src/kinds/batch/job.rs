@@ -94,7 +94,7 @@ impl Strategy for Job {
         validate_spec(spec, &path, errors);
         let (selector, at_selector) = (at(spec, "selector"), path.child("selector"));
         if selector.is_null() {
-            errors.required(&at_selector, "");
+            errors.required(at_selector, "");
         } else {
             label_selector(selector, &at_selector, errors);
             if let Ok(selector) = LabelSelector::from_object(selector) {

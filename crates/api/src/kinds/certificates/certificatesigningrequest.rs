@@ -159,12 +159,12 @@ impl Strategy for CertificateSigningRequest {
             |object: &Value, name: &str| list(object, "status.conditions").iter().any(|c| text(c, "type") == name);
         for name in ["Approved", "Denied", "Failed"] {
             if has(old, name) && !has(new, name) {
-                errors.forbidden(&path, format!("updates may not remove a condition of type {name:?}"));
+                errors.forbidden(path, format!("updates may not remove a condition of type {name:?}"));
             }
         }
         if has(new, "Approved") && has(new, "Denied") {
             let why = "Approved and Denied conditions are mutually exclusive";
-            errors.invalid(&path, "Denied", why);
+            errors.invalid(path, "Denied", why);
         }
         for (index, condition) in list(new, "status.conditions").iter().enumerate() {
             let path = path.index(index);

@@ -60,13 +60,13 @@ impl Strategy for Endpoints {
         for (index, subset) in list(object, "subsets").iter().enumerate() {
             let path = root.index(index);
             if list(subset, "addresses").is_empty() && list(subset, "notReadyAddresses").is_empty() {
-                errors.required(&path, "must specify `addresses` or `notReadyAddresses`");
+                errors.required(path, "must specify `addresses` or `notReadyAddresses`");
             }
             for name in ["addresses", "notReadyAddresses"] {
                 let all = path.child(name);
                 for (index, address) in list(subset, name).iter().enumerate() {
                     let path = all.index(index);
-                    net::endpoint_ip(&path.child("ip"), text(address, "ip"), errors);
+                    net::endpoint_ip(path.child("ip"), text(address, "ip"), errors);
                     let host = text(address, "hostname");
                     if !host.is_empty() {
                         errors.all_invalid(path.child("hostname"), host, names::dns1123_label(host));

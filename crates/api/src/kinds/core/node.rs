@@ -132,7 +132,7 @@ fn taints(taints: &[Value], path: &Path, errors: &mut Errors) {
         errors.one_of(path.child("effect"), at(taint, "effect"), EFFECTS);
         let same = |other: &Value| text(other, "key") == key && text(other, "effect") == text(taint, "effect");
         if taints[..index].iter().any(same) {
-            errors.duplicate(&path, taint);
+            errors.duplicate(path, taint);
         }
     }
 }

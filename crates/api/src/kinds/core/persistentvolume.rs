@@ -109,7 +109,7 @@ impl Strategy for PersistentVolume {
         errors.one_of_if_set(path.child("volumeMode"), at(spec, "volumeMode"), &["Block", "Filesystem"]);
         let mut sources = source(spec);
         match sources.next() {
-            None => errors.required(&path, "must specify a volume type"),
+            None => errors.required(path, "must specify a volume type"),
             Some((name, value)) => volumes::source(name, value, &path.child(name), errors),
         }
         for (name, _) in sources {

@@ -64,16 +64,16 @@ pub fn access_modes(spec: &Value, path: &Path, errors: &mut Errors) {
     let path = path.child("accessModes");
     let modes = list(spec, "accessModes");
     if modes.is_empty() {
-        errors.required(&path, "at least 1 access mode is required");
+        errors.required(path, "at least 1 access mode is required");
     }
     for mode in modes {
         let known: Vec<&str> = MODES.iter().map(|(name, _)| *name).collect();
         if !known.iter().any(|name| mode == name) {
-            errors.not_supported(&path, mode, &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"]);
+            errors.not_supported(path, mode, &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"]);
         }
     }
     if modes.len() > 1 && modes.iter().any(|mode| mode == "ReadWriteOncePod") {
-        errors.forbidden(&path, "may not use ReadWriteOncePod with other access modes");
+        errors.forbidden(path, "may not use ReadWriteOncePod with other access modes");
     }
 }
 

@@ -69,7 +69,7 @@ impl Strategy for ReplicationController {
         }
         let at_template = path.child("template");
         if !has(spec, "template") {
-            errors.required(&at_template, "");
+            errors.required(at_template, "");
             return;
         }
         let (template, labels) = (at(spec, "template"), at(spec, "template.metadata.labels"));

@@ -53,7 +53,7 @@ impl Strategy for ResourceQuota {
         let all = Path::new("spec.scopes");
         for scope in list(object, "spec.scopes") {
             if !SCOPES.iter().any(|known| scope == known) {
-                errors.invalid(&all, at(object, "spec.scopes"), "unsupported scope");
+                errors.invalid(all, at(object, "spec.scopes"), "unsupported scope");
             }
         }
         let all = Path::new("spec.scopeSelector.matchExpressions");
@@ -95,7 +95,7 @@ impl Strategy for ResourceQuota {
 fn hard(map: &Value, path: &Path, errors: &mut Errors) {
     for (name, amount) in map.as_object().into_iter().flatten() {
         let path = path.key(name);
-        errors.all_invalid(&path, name, names::qualified_name(name));
+        errors.all_invalid(path, name, names::qualified_name(name));
         resources::amount(name, amount, &path, errors);
     }
 }

@@ -56,7 +56,7 @@ impl Strategy for Secret {
             size += value.as_str().map_or(0, str::len) / 4 * 3;
         }
         if size > DATA_MAX {
-            errors.too_long(&path, DATA_MAX);
+            errors.too_long(path, DATA_MAX);
         }
         let kind = text(object, "type");
         for key in KEYS.iter().filter(|(name, _)| *name == kind).flat_map(|(_, keys)| *keys) {

@@ -353,7 +353,7 @@ fn ports(spec: &Value, path: &Path, errors: &mut Errors) {
         }
         if ports[..index].iter().any(|other| same(other, "port")) {
             let shown = json!({"protocol": text(port, "protocol"), "port": number(port, "port")});
-            errors.duplicate(&path, &shown);
+            errors.duplicate(path, &shown);
         }
     }
     errors.unique(spec, "ports", path, |port| text(port, "name"));
@@ -362,20 +362,20 @@ fn ports(spec: &Value, path: &Path, errors: &mut Errors) {
 fn addresses(spec: &Value, path: &Path, errors: &mut Errors) {
     let all = path.child("externalIPs");
     for (index, address) in list(spec, "externalIPs").iter().filter_map(Value::as_str).enumerate() {
-        net::endpoint_ip(&all.index(index), address, errors);
+        net::endpoint_ip(all.index(index), address, errors);
     }
     let (single, all) = (text(spec, "clusterIP"), list(spec, "clusterIPs"));
     let at_all = path.child("clusterIPs");
     if has_cluster_ip(spec) {
         match all.first().and_then(Value::as_str) {
             Some(first) if first != single => {
-                errors.invalid(&at_all, at(spec, "clusterIPs"), "first value must match `clusterIP`");
+                errors.invalid(at_all, at(spec, "clusterIPs"), "first value must match `clusterIP`");
             }
-            None if !single.is_empty() => errors.required(&at_all, ""),
+            None if !single.is_empty() => errors.required(at_all, ""),
             _ => {}
         }
         if all.len() > 2 {
-            errors.invalid(&at_all, at(spec, "clusterIPs"), "may only hold up to 2 values");
+            errors.invalid(at_all, at(spec, "clusterIPs"), "may only hold up to 2 values");
         }
         for (index, address) in all.iter().filter_map(Value::as_str).enumerate().filter(|(_, a)| *a != "None") {
             net::ip(at_all.index(index), address, errors);

@@ -55,14 +55,14 @@ impl Strategy for EndpointSlice {
         errors.one_of("addressType", at(object, "addressType"), &["FQDN", "IPv4", "IPv6"]);
         let (endpoints, all) = (list(object, "endpoints"), Path::new("endpoints"));
         if endpoints.len() > 1000 {
-            errors.too_many(&all, endpoints.len(), 1000);
+            errors.too_many(all, endpoints.len(), 1000);
         }
         for (index, endpoint) in endpoints.iter().enumerate() {
             addresses(endpoint, text(object, "addressType"), &all.index(index), errors);
         }
         let (ports, all) = (list(object, "ports"), Path::new("ports"));
         if ports.len() > 20_000 {
-            errors.too_many(&all, ports.len(), 20_000);
+            errors.too_many(all, ports.len(), 20_000);
         }
         for (index, port) in ports.iter().enumerate() {
             let path = all.index(index);
@@ -96,17 +96,17 @@ impl Strategy for EndpointSlice {
 fn addresses(endpoint: &Value, family: &str, path: &Path, errors: &mut Errors) {
     let (addresses, all) = (list(endpoint, "addresses"), path.child("addresses"));
     if addresses.is_empty() {
-        errors.required(&all, "must contain at least 1 address");
+        errors.required(all, "must contain at least 1 address");
     } else if addresses.len() > 100 {
-        errors.too_many(&all, addresses.len(), 100);
+        errors.too_many(all, addresses.len(), 100);
     }
     for (index, address) in addresses.iter().filter_map(Value::as_str).enumerate() {
         let path = all.index(index);
         match family {
-            "FQDN" => errors.all_invalid(&path, address, names::dns1123_subdomain(address)),
+            "FQDN" => errors.all_invalid(path, address, names::dns1123_subdomain(address)),
             family => match address.parse::<std::net::IpAddr>() {
-                Ok(ip) if ip.is_ipv4() == (family == "IPv4") => net::endpoint_ip(&path, address, errors),
-                _ => errors.invalid(&path, address, format!("must be a valid {family} address")),
+                Ok(ip) if ip.is_ipv4() == (family == "IPv4") => net::endpoint_ip(path, address, errors),
+                _ => errors.invalid(path, address, format!("must be a valid {family} address")),
             },
         }
     }

@@ -71,7 +71,7 @@ impl Strategy for PriorityLevelConfiguration {
                 }
                 let (limited, path) = (at(spec, "limited"), path.child("limited"));
                 if limited.is_null() {
-                    errors.required(&path, "must not be empty when type is Limited");
+                    errors.required(path, "must not be empty when type is Limited");
                     return;
                 }
                 errors.not_negative(path.child("nominalConcurrencyShares"), at(limited, "nominalConcurrencyShares"));

@@ -47,7 +47,7 @@ impl Strategy for Ingress {
     fn validate(&self, object: &Value, errors: &mut Errors) {
         let (spec, path) = (at(object, "spec"), Path::new("spec"));
         if list(spec, "rules").is_empty() && !has(spec, "defaultBackend") {
-            errors.invalid(&path, spec, "either `defaultBackend` or `rules` must be specified");
+            errors.invalid(path, spec, "either `defaultBackend` or `rules` must be specified");
         }
         if has(spec, "defaultBackend") {
             backend(at(spec, "defaultBackend"), &path.child("defaultBackend"), errors);
@@ -112,7 +112,7 @@ fn host(name: &str, path: &Path, errors: &mut Errors) {
 fn paths(http: &Value, path: &Path, errors: &mut Errors) {
     let all = path.child("paths");
     if list(http, "paths").is_empty() {
-        errors.required(&all, "");
+        errors.required(all, "");
     }
     for (index, item) in list(http, "paths").iter().enumerate() {
         let at_item = all.index(index);
@@ -122,18 +122,18 @@ fn paths(http: &Value, path: &Path, errors: &mut Errors) {
             None => errors.required(at_item.child("pathType"), "pathType must be specified"),
             Some("Exact" | "Prefix") => {
                 if !route.starts_with('/') {
-                    errors.invalid(&path, route, "must be an absolute path");
+                    errors.invalid(path, route, "must be an absolute path");
                 }
                 for bad in ["//", "/./", "/../", "%2f", "%2F"].into_iter().filter(|bad| route.contains(bad)) {
-                    errors.invalid(&path, route, format!("must not contain '{bad}'"));
+                    errors.invalid(path, route, format!("must not contain '{bad}'"));
                 }
                 for bad in ["/..", "/."].into_iter().filter(|bad| route.ends_with(bad)) {
-                    errors.invalid(&path, route, format!("cannot end with '{bad}'"));
+                    errors.invalid(path, route, format!("cannot end with '{bad}'"));
                 }
             }
             Some("ImplementationSpecific") => {
                 if !route.is_empty() && !route.starts_with('/') {
-                    errors.invalid(&path, route, "must be an absolute path");
+                    errors.invalid(path, route, "must be an absolute path");
                 }
             }
             Some(other) => {
@@ -165,10 +165,10 @@ fn backend(backend: &Value, path: &Path, errors: &mut Errors) {
             }
             let (name, number) = (text(service, "port.name"), number(service, "port.number"));
             match (name, number) {
-                ("", 0) => errors.required(&path, "port name or number is required"),
+                ("", 0) => errors.required(path, "port name or number is required"),
                 ("", number) => net::port(path.child("port").child("number"), number, errors),
                 (name, 0) => errors.all_invalid(path.child("port").child("name"), name, names::port_name(name)),
-                _ => errors.invalid(&path, "", "cannot set both port name & port number"),
+                _ => errors.invalid(path, "", "cannot set both port name & port number"),
             }
         }
     }

@@ -58,7 +58,7 @@ impl Strategy for NetworkPolicy {
         }
         let (types, all) = (list(spec, "policyTypes"), path.child("policyTypes"));
         if types.len() > 2 {
-            errors.invalid(&all, at(spec, "policyTypes"), "may not specify more than two policyTypes");
+            errors.invalid(all, at(spec, "policyTypes"), "may not specify more than two policyTypes");
         }
         for (index, kind) in types.iter().enumerate() {
             errors.one_of_supported(all.index(index), kind, &["Egress", "Ingress"]);
@@ -122,9 +122,9 @@ fn peer(peer: &Value, path: &Path, errors: &mut Errors) {
     let all = path.child("except");
     for (index, except) in list(block, "except").iter().filter_map(Value::as_str).enumerate() {
         let path = all.index(index);
-        let Some(inner) = net::cidr(&path, except, errors) else { continue };
+        let Some(inner) = net::cidr(path, except, errors) else { continue };
         if !range.contains(&inner) || inner.prefix_len() == range.prefix_len() {
-            errors.invalid(&path, except, "must be a strict subset of `cidr`");
+            errors.invalid(path, except, "must be a strict subset of `cidr`");
         }
     }
 }

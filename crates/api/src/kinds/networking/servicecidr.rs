@@ -30,9 +30,9 @@ impl Strategy for ServiceCidr {
     fn validate(&self, object: &Value, errors: &mut Errors) {
         let (ranges, all) = (list(object, "spec.cidrs"), Path::new("spec.cidrs"));
         match ranges.len() {
-            0 => errors.required(&all, "at least one CIDR required"),
+            0 => errors.required(all, "at least one CIDR required"),
             1 | 2 => {}
-            _ => errors.invalid(&all, at(object, "spec.cidrs"), "may only hold up to 2 values"),
+            _ => errors.invalid(all, at(object, "spec.cidrs"), "may only hold up to 2 values"),
         }
         let parsed: Vec<_> = ranges
             .iter()
@@ -44,7 +44,7 @@ impl Strategy for ServiceCidr {
             && first.addr().is_ipv4() == second.addr().is_ipv4()
         {
             let why = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/96";
-            errors.invalid(&all, at(object, "spec.cidrs"), why);
+            errors.invalid(all, at(object, "spec.cidrs"), why);
         }
     }
 

@@ -48,7 +48,7 @@ pub fn node_selector(selector: &Value, path: &Path, errors: &mut Errors) {
     let terms = list(selector, "nodeSelectorTerms");
     let all = path.child("nodeSelectorTerms");
     if terms.is_empty() {
-        errors.required(&all, "must have at least one node selector term");
+        errors.required(all, "must have at least one node selector term");
     }
     for (index, term) in terms.iter().enumerate() {
         node_selector_term(term, &all.index(index), errors);

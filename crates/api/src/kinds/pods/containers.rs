@@ -129,16 +129,16 @@ fn env(container: &Value, path: &Path, errors: &mut Errors) {
         let path = path.child("valueFrom");
         let given: Vec<&str> = ENV_SOURCES.into_iter().filter(|name| has(source, name)).collect();
         if !text(variable, "value").is_empty() && !given.is_empty() {
-            errors.invalid(&path, "", "may not be specified when `value` is not empty");
+            errors.invalid(path, "", "may not be specified when `value` is not empty");
         }
         match given.as_slice() {
             [] => {
                 let why = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or \
                            `fileKeyRef`";
-                errors.invalid(&path, "", why);
+                errors.invalid(path, "", why);
             }
             [one] => value_from(one, at(source, one), &path.child(one), errors),
-            _ => errors.invalid(&path, "", "may not have more than one field specified at a time"),
+            _ => errors.invalid(path, "", "may not have more than one field specified at a time"),
         }
     }
 }
@@ -233,10 +233,10 @@ fn env_from(container: &Value, path: &Path, errors: &mut Errors) {
         }
         let given: Vec<&str> = ["configMapRef", "secretRef"].into_iter().filter(|name| has(source, name)).collect();
         match given.as_slice() {
-            [] => errors.invalid(&path, "", "must specify one of: `configMapRef` or `secretRef`"),
+            [] => errors.invalid(path, "", "must specify one of: `configMapRef` or `secretRef`"),
             [one] if text(at(source, one), "name").is_empty() => errors.required(path.child(one).child("name"), ""),
             [_] => {}
-            _ => errors.invalid(&path, "", "may not have more than one field specified at a time"),
+            _ => errors.invalid(path, "", "may not have more than one field specified at a time"),
         }
     }
 }
@@ -301,15 +301,15 @@ fn mounts(container: &Value, spec: &Value, path: &Path, errors: &mut Errors) {
 fn recursive_read_only(mount: &Value, path: &Path, errors: &mut Errors) {
     let mode = text(mount, "recursiveReadOnly");
     let path = path.child("recursiveReadOnly");
-    errors.one_of_if_set(&path, at(mount, "recursiveReadOnly"), &["Disabled", "Enabled", "IfPossible"]);
+    errors.one_of_if_set(path, at(mount, "recursiveReadOnly"), &["Disabled", "Enabled", "IfPossible"]);
     if !matches!(mode, "Enabled" | "IfPossible") {
         return;
     }
     if !flag(mount, "readOnly") {
-        errors.forbidden(&path, "may only be specified when readOnly is true");
+        errors.forbidden(path, "may only be specified when readOnly is true");
     }
     if !matches!(text(mount, "mountPropagation"), "" | "None") {
-        errors.forbidden(&path, "may only be specified when mountPropagation is None or not specified");
+        errors.forbidden(path, "may only be specified when mountPropagation is None or not specified");
     }
 }
 

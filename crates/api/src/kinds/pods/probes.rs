@@ -54,10 +54,8 @@ pub fn handler(holder: &Value, path: &Path, of: Of, errors: &mut Errors) {
 
 fn one(kind: &str, handler: &Value, path: &Path, of: Of, errors: &mut Errors) {
     match (kind, of) {
-        ("exec", _) => {
-            if list(handler, "command").is_empty() {
-                errors.required(path.child("command"), "");
-            }
+        ("exec", _) if list(handler, "command").is_empty() => {
+            errors.required(path.child("command"), "");
         }
         ("httpGet", _) => {
             if text(handler, "path").is_empty() {

@@ -130,7 +130,7 @@ pub fn requirements(resources: &Value, path: &Path, pod_level: bool, errors: &mu
     for (name, request) in entries(resources, "requests") {
         let Some(limit) = limits.get(name) else {
             if !overcommits(name) {
-                errors.required(&at_limits, "Limit must be set for non overcommitable resources");
+                errors.required(at_limits, "Limit must be set for non overcommitable resources");
             }
             continue;
         };
@@ -138,14 +138,14 @@ pub fn requirements(resources: &Value, path: &Path, pod_level: bool, errors: &mu
         if !overcommits(name) && order != Some(Ordering::Equal) {
             let shown = shown(request);
             errors.invalid(
-                &at_requests,
+                at_requests,
                 shown.as_str(),
                 format!("must be equal to {name} limit of {}", self::shown(limit)),
             );
         } else if order == Some(Ordering::Greater) {
             let shown = shown(request);
             let why = format!("must be less than or equal to {name} limit of {}", self::shown(limit));
-            errors.invalid(&at_requests, shown.as_str(), why);
+            errors.invalid(at_requests, shown.as_str(), why);
         }
     }
     let huge = |kind: &str| entries(resources, kind).any(|(name, _)| name.starts_with("hugepages-"));

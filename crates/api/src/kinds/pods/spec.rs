@@ -212,13 +212,13 @@ fn claims(spec: &Value, path: &Path, errors: &mut Errors) {
         match (has(claim, "resourceClaimName"), has(claim, "resourceClaimTemplateName")) {
             (true, true) => {
                 errors.invalid(
-                    &path,
+                    path,
                     claim,
                     "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified",
                 );
             }
             (false, false) => {
-                errors.invalid(&path, claim, "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`");
+                errors.invalid(path, claim, "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`");
             }
             _ => {}
         }

@@ -37,18 +37,18 @@ pub fn workload(object: &Value, kind: &str, errors: &mut Errors) {
     let selector = at(object, "spec.selector");
     let at_selector = spec.child("selector");
     if selector.is_null() {
-        errors.required(&at_selector, "");
+        errors.required(at_selector, "");
     } else {
         label_selector(selector, &at_selector, errors);
         if selects_all(selector) {
-            errors.invalid(&at_selector, selector, format!("empty selector is invalid for {kind}"));
+            errors.invalid(at_selector, selector, format!("empty selector is invalid for {kind}"));
         }
     }
     let template = at(object, "spec.template");
     let at_template = spec.child("template");
     match LabelSelector::from_object(selector) {
         Ok(parsed) => matched(&parsed, template, &at_template, errors),
-        Err(_) if !selector.is_null() => errors.invalid(&at_selector, selector, "invalid label selector"),
+        Err(_) if !selector.is_null() => errors.invalid(at_selector, selector, "invalid label selector"),
         Err(_) => {}
     }
     validate(template, &at_template, errors);

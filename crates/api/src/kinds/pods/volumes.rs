@@ -52,7 +52,7 @@ pub fn validate_all(volumes: &[Value], path: &Path, errors: &mut Errors) {
         let mut sources =
             volume.as_object().into_iter().flatten().filter(|(name, source)| *name != "name" && !source.is_null());
         match sources.next() {
-            None => errors.required(&path, "must specify a volume type"),
+            None => errors.required(path, "must specify a volume type"),
             Some((kind, given)) => source(kind, given, &path.child(kind), errors),
         }
         for (kind, _) in sources {
@@ -69,10 +69,8 @@ pub fn source(kind: &str, source: &Value, path: &Path, errors: &mut Errors) {
         }
     }
     match kind {
-        "emptyDir" => {
-            if negative(at(source, "sizeLimit")) {
-                errors.forbidden(path.child("sizeLimit"), "SizeLimit field must be a valid resource quantity");
-            }
+        "emptyDir" if negative(at(source, "sizeLimit")) => {
+            errors.forbidden(path.child("sizeLimit"), "SizeLimit field must be a valid resource quantity");
         }
         "hostPath" => host_path(source, path, errors),
         "nfs" => {
@@ -155,7 +153,7 @@ fn downward(source: &Value, path: &Path, errors: &mut Errors) {
             }
             (field, Value::Null) => field_ref(field, FILE_FIELDS, &path.child("fieldRef"), errors),
             (Value::Null, resource) => resource_field_ref(resource, true, &path.child("resourceFieldRef"), errors),
-            _ => errors.invalid(&path, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously"),
+            _ => errors.invalid(path, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously"),
         }
     }
 }

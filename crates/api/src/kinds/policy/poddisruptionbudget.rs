@@ -40,7 +40,7 @@ impl Strategy for PodDisruptionBudget {
     fn validate(&self, object: &Value, errors: &mut Errors) {
         let (spec, path) = (at(object, "spec"), Path::new("spec"));
         if has(spec, "minAvailable") && has(spec, "maxUnavailable") {
-            errors.invalid(&path, spec, "minAvailable and maxUnavailable cannot be both set");
+            errors.invalid(path, spec, "minAvailable and maxUnavailable cannot be both set");
         }
         for field in ["minAvailable", "maxUnavailable"] {
             percent_or_number(at(spec, field), &path.child(field), errors);

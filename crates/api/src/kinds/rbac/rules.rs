@@ -27,7 +27,7 @@ impl Strategy for Role {
         let path = Path::new("aggregationRule");
         let (all, selectors) = (path.child("clusterRoleSelectors"), list(aggregation, "clusterRoleSelectors"));
         if selectors.is_empty() {
-            errors.required(&all, "at least one clusterRoleSelector required if aggregationRule is non-nil");
+            errors.required(all, "at least one clusterRoleSelector required if aggregationRule is non-nil");
         }
         for (index, selector) in selectors.iter().enumerate() {
             label_selector(selector, &all.index(index), errors);
@@ -47,11 +47,11 @@ fn rule(rule: &Value, namespaced: bool, path: &Path, errors: &mut Errors) {
     if given("nonResourceURLs") {
         let field = path.child("nonResourceURLs");
         if namespaced {
-            errors.invalid(&field, at(rule, "nonResourceURLs"), "namespaced rules cannot apply to non-resource URLs");
+            errors.invalid(field, at(rule, "nonResourceURLs"), "namespaced rules cannot apply to non-resource URLs");
         }
         if given("apiGroups") || given("resources") || given("resourceNames") {
             let why = "rules cannot apply to both regular resources and non-resource URLs";
-            errors.invalid(&field, at(rule, "nonResourceURLs"), why);
+            errors.invalid(field, at(rule, "nonResourceURLs"), why);
         }
         return;
     }

@@ -27,7 +27,7 @@ pub fn validate(spec: &Value, path: &Path, errors: &mut Errors) {
     let path = path.child("devices");
     let (requests, all) = (list(spec, "devices.requests"), path.child("requests"));
     if requests.len() > 32 {
-        errors.too_many(&all, requests.len(), 32);
+        errors.too_many(all, requests.len(), 32);
     }
     for (index, request) in requests.iter().enumerate() {
         let path = all.index(index);
@@ -37,10 +37,10 @@ pub fn validate(spec: &Value, path: &Path, errors: &mut Errors) {
         }
         let (exactly, alternatives) = (at(request, "exactly"), list(request, "firstAvailable"));
         match (exactly.is_null(), alternatives.is_empty()) {
-            (true, true) => errors.required(&path, "exactly one of `exactly` or `firstAvailable` is required"),
+            (true, true) => errors.required(path, "exactly one of `exactly` or `firstAvailable` is required"),
             (false, false) => {
                 errors.invalid(
-                    &path,
+                    path,
                     &Value::Null,
                     "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set",
                 );
@@ -49,7 +49,7 @@ pub fn validate(spec: &Value, path: &Path, errors: &mut Errors) {
             (true, false) => {
                 let all = path.child("firstAvailable");
                 if alternatives.len() > 8 {
-                    errors.too_many(&all, alternatives.len(), 8);
+                    errors.too_many(all, alternatives.len(), 8);
                 }
                 for (index, alternative) in alternatives.iter().enumerate() {
                     name(alternative, &all.index(index), errors);
@@ -92,7 +92,7 @@ fn asked(request: &Value, path: &Path, errors: &mut Errors) {
 pub fn selectors(holder: &Value, path: &Path, errors: &mut Errors) {
     let (selectors, all) = (list(holder, "selectors"), path.child("selectors"));
     if selectors.len() > 32 {
-        errors.too_many(&all, selectors.len(), 32);
+        errors.too_many(all, selectors.len(), 32);
     }
     for (index, selector) in selectors.iter().enumerate() {
         let path = all.index(index);

@@ -53,11 +53,11 @@ impl Strategy for ResourceSlice {
         ];
         if places.iter().filter(|given| **given).count() != 1 {
             let why = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
-            errors.required(&path, why);
+            errors.required(path, why);
         }
         let (devices, all) = (list(spec, "devices"), path.child("devices"));
         if devices.len() > 128 {
-            errors.too_many(&all, devices.len(), 128);
+            errors.too_many(all, devices.len(), 128);
         }
         for (index, device) in devices.iter().enumerate() {
             let name = text(device, "name");
