@@ -36,7 +36,6 @@ pub(crate) struct Decider {
 pub(crate) struct Unfit {
     pub diagnosis: Diagnosis,
     /// The nodes that would do if pods were gone from them.
-    #[expect(dead_code, reason = "preemption looks here")]
     pub resolvable: Vec<Slot>,
 }
 
@@ -54,6 +53,18 @@ impl Decider {
         Self { percentage, ..Self::default() }
     }
 
+    /// What speaks against one node.
+    pub fn rejection(
+        &mut self,
+        pod: &Pod,
+        snapshot: &mut Snapshot,
+        slot: Slot,
+        namespaces: inter_pod_affinity::Namespaces<'_>,
+    ) -> Option<Rejection> {
+        let class = self.classes.get(&pod.needs, snapshot);
+        Against::new(pod, snapshot, namespaces).find(class, slot)
+    }
+
     /// The node for a pod.
     pub fn decide(
         &mut self,
@@ -64,22 +75,14 @@ impl Decider {
     ) -> Result<Slot, Unfit> {
         let class = self.classes.get(&pod.needs, snapshot);
         let snapshot = &*snapshot;
-        let spread = pod_topology_spread::Hard::prepare(pod, snapshot);
-        let near = inter_pod_affinity::Near::prepare(pod, snapshot, namespaces);
+        let against = Against::new(pod, snapshot, namespaces);
         let order = snapshot.order();
         let enough = enough(order.len(), self.percentage);
         let (mut feasible, mut rejections, mut seen) = (Vec::with_capacity(enough), Vec::new(), 0);
         for at in 0..order.len() {
             let slot = order[(self.start + at) % order.len()];
-            let Some(node) = snapshot.node(slot) else { continue };
             seen += 1;
-            let rejection = class.row(snapshot, slot, node).rejection;
-            let rejection = rejection
-                .or_else(|| node_ports::filter(&class.needs, snapshot, slot))
-                .or_else(|| node_resources_fit::filter(&class.requests, snapshot, slot))
-                .or_else(|| spread.as_ref()?.filter(node))
-                .or_else(|| near.as_ref()?.filter(node));
-            match rejection {
+            match against.find(class, slot) {
                 Some(rejection) => rejections.push((slot, rejection)),
                 None => feasible.push(slot),
             }
@@ -92,10 +95,38 @@ impl Decider {
             [] => Err(Unfit::new(order.len(), &rejections)),
             [only] => Ok(only),
             _ => {
-                let scores = scores(pod, class, snapshot, &feasible, near.as_ref());
+                let scores = scores(pod, class, snapshot, &feasible, against.near.as_ref());
                 Ok(best(&feasible, &scores, dice))
             }
         }
+    }
+}
+
+/// All rules that filter, with what they know of the pods that are there.
+struct Against<'a> {
+    snapshot: &'a Snapshot,
+    spread: Option<pod_topology_spread::Hard<'a>>,
+    near: Option<inter_pod_affinity::Near<'a>>,
+}
+
+impl<'a> Against<'a> {
+    fn new(pod: &'a Pod, snapshot: &'a Snapshot, namespaces: inter_pod_affinity::Namespaces<'_>) -> Self {
+        let spread = pod_topology_spread::Hard::prepare(pod, snapshot);
+        let near = inter_pod_affinity::Near::prepare(pod, snapshot, namespaces);
+        Self { snapshot, spread, near }
+    }
+
+    /// The first rule's rejection of a node.
+    fn find(&self, class: &mut Class, slot: Slot) -> Option<Rejection> {
+        // The order of nodes has only slots that have one.
+        let node = self.snapshot.node(slot)?;
+        class
+            .row(self.snapshot, slot, node)
+            .rejection
+            .or_else(|| node_ports::filter(&class.needs, self.snapshot, slot))
+            .or_else(|| node_resources_fit::filter(&class.requests, self.snapshot, slot))
+            .or_else(|| self.spread.as_ref()?.filter(node))
+            .or_else(|| self.near.as_ref()?.filter(node))
     }
 }
 

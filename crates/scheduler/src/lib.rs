@@ -13,8 +13,10 @@
 //! - A pod that fits nowhere is tried again when something happens that may help it, by the rules that had rejected it. Nothing
 //!   is polled, and nothing sleeps between a pod's creation and its binding.
 //!
-//! Not decided here: where volumes are (a pod is placed without regard to its claims), and which pods to evict for one
-//! of higher priority.
+//! - A pod of high priority may take the place of lower ones ([`preempt`]): they are deleted, and the room is kept for it.
+//!
+//! Not decided here: where volumes are (a pod is placed without regard to its claims). Preemption does not look at
+//! disruption budgets, which upstream respects where it can.
 
 mod class;
 mod decide;
@@ -22,6 +24,7 @@ mod expression;
 mod node;
 mod plugins;
 mod pod;
+mod preempt;
 mod queue;
 mod run;
 mod snapshot;

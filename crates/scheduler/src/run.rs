@@ -16,8 +16,9 @@ use crate::{
     node::Node,
     plugins::Event,
     pod::{self, Parser, Pod},
+    preempt::{self, Outcome},
     queue::Queue,
-    snapshot::{Placed, Snapshot},
+    snapshot::{Placed, Slot, Snapshot, Stage},
     writer::Writer,
 };
 
@@ -143,7 +144,7 @@ impl Scheduler {
 
     /// A pod that has no node yet, as far as the API knows.
     fn unbound(&mut self, item: &Arc<Item>) {
-        if self.snapshot.placed(&item.uid).is_some() {
+        if self.snapshot.placed(&item.uid).is_some_and(|placed| placed.stage != Stage::Nominated) {
             // Its binding is under way.
             return;
         }
@@ -158,13 +159,13 @@ impl Scheduler {
     /// A pod that the API says is on a node.
     fn bound(&mut self, item: &Arc<Item>) {
         let known = self.snapshot.placed(&item.uid);
-        if let Some(Placed { pod, slot, assumed }) = known
+        if let Some(Placed { pod, slot, stage }) = known
             && self.snapshot.node_name(*slot) == &*item.node_name
             && pod.item.labels == item.labels
             && pod.item.deleting == item.deleting
-            && pod.generation >= pod::generation(item).min(pod.generation + i64::from(!assumed))
+            && pod.generation >= pod::generation(item).min(pod.generation + i64::from(*stage == Stage::Bound))
         {
-            if *assumed {
+            if *stage != Stage::Bound {
                 let pod = pod.clone();
                 self.snapshot.confirm(&item.uid);
                 self.queue.event(Event::Placed(&pod));
@@ -174,7 +175,7 @@ impl Scheduler {
         let old = known.map(|placed| placed.pod.clone());
         let Some(pod) = self.parse(item) else { return };
         let pod = Arc::new(pod);
-        self.snapshot.place(pod.clone(), &item.node_name, false);
+        self.snapshot.place(pod.clone(), &item.node_name, Stage::Bound);
         if let Some(old) = old.filter(|old| old.needs != pod.needs) {
             self.queue.event(Event::Gone(&old));
         }
@@ -188,17 +189,56 @@ impl Scheduler {
 
     /// Decides on one pod and sets going what follows.
     fn place(&mut self, pod: &Arc<Pod>) {
-        let namespaces = &self.namespaces;
+        let namespaces = self.namespaces.clone();
         let in_namespace = |name: &str, selector: &Selector| {
             namespaces.get("", name).is_some_and(|namespace| selector.matches(|key| namespace.labels.get(key)))
         };
-        match self.decider.decide(pod, &mut self.snapshot, &in_namespace, &mut self.dice) {
-            Err(unfit) => self.refuse(pod, &unfit),
+        let nominated = self.snapshot.remove_pod(pod.uid()).map(|placed| placed.slot);
+        let kept = nominated.filter(|&slot| {
+            self.snapshot.node(slot).is_some()
+                && self.decider.rejection(pod, &mut self.snapshot, slot, &in_namespace).is_none()
+        });
+        let decided = match kept {
+            Some(slot) => Ok(slot),
+            None => self.decider.decide(pod, &mut self.snapshot, &in_namespace, &mut self.dice),
+        };
+        match decided {
             Ok(slot) => {
                 let node = self.snapshot.node_name(slot).to_owned();
-                self.snapshot.place(pod.clone(), &node, true);
+                self.snapshot.place(pod.clone(), &node, Stage::Assumed);
                 self.bind(pod.item.clone(), node);
             }
+            Err(unfit) => {
+                let outcome =
+                    preempt::find(&mut self.decider, pod, &mut self.snapshot, &unfit, nominated, &in_namespace);
+                self.refuse(pod, &unfit, &outcome);
+                self.nominate(pod, outcome, nominated);
+            }
+        }
+    }
+
+    /// Keeps room for a pod that may have it once others have left, and makes them leave.
+    fn nominate(&mut self, pod: &Arc<Pod>, outcome: Outcome, nominated: Option<Slot>) {
+        let (slot, victims) = match (outcome, nominated) {
+            (Outcome::Nominated(preemption), _) => (preemption.slot, preemption.victims),
+            (Outcome::Terminating, Some(slot)) => (slot, Vec::new()),
+            _ => return,
+        };
+        let node = self.snapshot.node_name(slot).to_owned();
+        let mut is_free = !victims.is_empty();
+        for victim in victims {
+            if self.snapshot.placed(victim.uid()).is_some_and(|placed| placed.stage == Stage::Nominated) {
+                // Nothing is there yet but the intention.
+                self.snapshot.remove_pod(victim.uid());
+                continue;
+            }
+            is_free = false;
+            let (writer, by, node) = (self.writer.clone(), pod.item.clone(), node.clone());
+            tokio::spawn(async move { writer.evict(&victim.item, &by, &node).await });
+        }
+        self.snapshot.place(pod.clone(), &node, Stage::Nominated);
+        if is_free {
+            self.queue.failed(pod.uid(), Instant::now());
         }
     }
 
@@ -215,7 +255,7 @@ impl Scheduler {
 
     fn settle(&mut self, Bound { item, outcome }: &Bound) {
         let Err(error) = outcome else { return };
-        if !self.snapshot.placed(&item.uid).is_some_and(|placed| placed.assumed) {
+        if !self.snapshot.placed(&item.uid).is_some_and(|placed| placed.stage == Stage::Assumed) {
             // The pod is gone, or was bound after all.
             return;
         }
@@ -227,21 +267,25 @@ impl Scheduler {
         tracing::warn!(pod = %item.key, %error, "a binding failed");
         self.queue.failed(&item.uid, Instant::now());
         let message = format!("binding rejected: {error}");
-        self.tell(item, "SchedulerError", message, true);
+        self.tell(item, "SchedulerError", message, true, None);
     }
 
-    fn refuse(&mut self, pod: &Arc<Pod>, Unfit { diagnosis, .. }: &Unfit) {
-        let message = diagnosis.message(&self.snapshot, pod.preempts);
+    fn refuse(&mut self, pod: &Arc<Pod>, Unfit { diagnosis, .. }: &Unfit, outcome: &Outcome) {
+        let message = diagnosis.message(&self.snapshot, outcome);
         let is_news = self.queue.unschedulable(pod.uid(), diagnosis.plugins, &message, Instant::now());
-        self.tell(&pod.item, "Unschedulable", message, is_news);
+        let nominated = match outcome {
+            Outcome::Nominated(preemption) => Some(self.snapshot.node_name(preemption.slot).to_owned()),
+            _ => None,
+        };
+        self.tell(&pod.item, "Unschedulable", message, is_news && *outcome != Outcome::Terminating, nominated);
     }
 
     /// Says why a pod has no node: by an event, and by its condition when that changes.
-    fn tell(&self, item: &Arc<Item>, reason: &'static str, message: String, is_news: bool) {
+    fn tell(&self, item: &Arc<Item>, reason: &'static str, message: String, is_news: bool, nominated: Option<String>) {
         self.writer.failed(item, &message);
         if is_news {
             let (writer, item) = (self.writer.clone(), item.clone());
-            tokio::spawn(async move { writer.set_unscheduled(&item, reason, &message).await });
+            tokio::spawn(async move { writer.set_unscheduled(&item, reason, &message, nominated.as_deref()).await });
         }
     }
 }

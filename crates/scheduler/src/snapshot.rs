@@ -30,8 +30,18 @@ pub(crate) struct Column {
 pub(crate) struct Placed {
     pub pod: Arc<Pod>,
     pub slot: Slot,
+    pub stage: Stage,
+}
+
+/// How certain it is that a pod is where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// The room is kept for it while those that it evicted leave.
+    Nominated,
     /// Decided here and not yet confirmed by the API.
-    pub assumed: bool,
+    Assumed,
+    /// The API says so.
+    Bound,
 }
 
 #[derive(Default)]
@@ -233,8 +243,8 @@ impl Snapshot {
         self.order = (0..longest).flat_map(|n| zones.values().filter_map(move |zone| zone.get(n).copied())).collect();
     }
 
-    /// A pod is on a node, or will be when `assumed`. One that was there under the same uid gives way.
-    pub fn place(&mut self, pod: Arc<Pod>, node: &str, assumed: bool) {
+    /// A pod is or will be on a node. One that was there under the same uid gives way.
+    pub fn place(&mut self, pod: Arc<Pod>, node: &str, stage: Stage) {
         self.remove_pod(pod.uid());
         let slot = self.slot(node);
         self.count(&pod, slot, 1);
@@ -246,13 +256,13 @@ impl Snapshot {
         if let Some(owner) = &pod.owner {
             *self.owners.entry(owner.clone()).or_default().entry(slot).or_default() += 1;
         }
-        self.placed.insert(pod.uid().into(), Placed { pod, slot, assumed });
+        self.placed.insert(pod.uid().into(), Placed { pod, slot, stage });
     }
 
     /// The API has confirmed where an assumed pod is.
     pub fn confirm(&mut self, uid: &str) {
         if let Some(placed) = self.placed.get_mut(uid) {
-            placed.assumed = false;
+            placed.stage = Stage::Bound;
         }
     }
 

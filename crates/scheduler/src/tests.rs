@@ -12,7 +12,8 @@ use crate::{
     node::Node,
     plugins::{Event, helps},
     pod::{Parser, Pod},
-    snapshot::Snapshot,
+    preempt::{self, Outcome},
+    snapshot::{Snapshot, Stage},
 };
 
 /// Merges `change` into `base`, for objects that differ in few fields.
@@ -75,7 +76,7 @@ impl Cluster {
 
     fn place(&mut self, name: &str, node: &str, change: Value) -> Arc<Pod> {
         let pod = self.pod(name, change);
-        self.snapshot.place(pod.clone(), node, false);
+        self.snapshot.place(pod.clone(), node, Stage::Bound);
         pod
     }
 
@@ -88,10 +89,17 @@ impl Cluster {
         Ok(self.snapshot.node_name(slot).to_owned())
     }
 
+    fn preempt(&mut self, pod: &Pod, unfit: &Unfit) -> Outcome {
+        preempt::find(&mut self.decider, pod, &mut self.snapshot, unfit, None, &|_, _| false)
+    }
+
     /// The node, or why there is none.
     fn decide(&mut self, change: Value) -> Result<String, String> {
         let pod = self.pod("p", change);
-        self.try_decide(&pod).map_err(|unfit| unfit.diagnosis.message(&self.snapshot, pod.preempts))
+        self.try_decide(&pod).map_err(|unfit| {
+            let outcome = self.preempt(&pod, &unfit);
+            unfit.diagnosis.message(&self.snapshot, &outcome)
+        })
     }
 
     /// All nodes that the dice may choose.
@@ -354,6 +362,61 @@ fn only_what_may_help_wakes_a_pod() {
 }
 
 #[test]
+fn a_pod_takes_the_place_of_the_fewest_and_least_important_that_must_go() {
+    let of = |priority: i32, cpu: &str| json!({"spec": {"priority": priority, "containers": [{"resources": {"requests": {"cpu": cpu}}}]}});
+    let port =
+        json!({"spec": {"containers": [{"resources": {"requests": {"cpu": "1"}}, "ports": [{"hostPort": 80}]}]}});
+    type Row<'a> = (&'a str, &'a [(&'a str, &'a str, Value)], Value, Option<(&'a str, &'a [&'a str])>);
+    let table: [Row<'_>; 6] = [
+        ("all are as important", &[("x", "a", of(5, "4")), ("y", "b", of(5, "4"))], of(5, "1"), None),
+        ("one is less important", &[("x", "a", of(5, "4")), ("y", "b", of(4, "4"))], of(5, "1"), Some(("b", &["y"]))),
+        (
+            "the least important goes",
+            &[("x", "a", of(3, "4")), ("y", "b", of(2, "4"))],
+            of(5, "1"),
+            Some(("b", &["y"])),
+        ),
+        (
+            "the more important are spared",
+            &[("x", "a", of(3, "2")), ("y", "a", of(1, "2")), ("z", "b", of(5, "4"))],
+            of(5, "2"),
+            Some(("a", &["y"])),
+        ),
+        (
+            "fewer go",
+            &[("x", "a", of(1, "2")), ("y", "a", of(1, "2")), ("z", "b", of(1, "4"))],
+            of(5, "4"),
+            Some(("b", &["z"])),
+        ),
+        (
+            "a port is freed",
+            &[("x", "a", port.clone()), ("y", "b", of(5, "4"))],
+            with(of(5, "1"), port),
+            Some(("a", &["x"])),
+        ),
+    ];
+    for (what, placed, pod, expected) in table {
+        let mut cluster = Cluster::new(&[("a", json!({})), ("b", json!({}))]);
+        for (name, node, change) in placed {
+            cluster.place(name, node, change.clone());
+        }
+        let pod = cluster.pod("p", pod);
+        let unfit = cluster.try_decide(&pod).unwrap_err();
+        let found = match cluster.preempt(&pod, &unfit) {
+            Outcome::Nominated(it) => {
+                let victims: Vec<String> = it.victims.iter().map(|victim| victim.uid().to_owned()).collect();
+                Some((cluster.snapshot.node_name(it.slot).to_owned(), victims))
+            }
+            _ => None,
+        };
+        let expected =
+            expected.map(|(node, victims)| (node.to_owned(), victims.iter().map(|it| (*it).to_owned()).collect()));
+        assert_eq!(found, expected, "{what}");
+        assert!(placed.iter().all(|(name, ..)| cluster.snapshot.placed(name).is_some()), "{what}: all are still there");
+    }
+}
+
+#[test]
 fn what_leaves_the_snapshot_leaves_no_trace() {
     let mut cluster = Cluster::new(&[("a", json!({}))]);
     let port = json!({"spec": {"containers": [{"ports": [{"hostPort": 80}]}]}});
@@ -385,7 +448,7 @@ fn a_thousand_nodes_fill_evenly_and_fast() {
     let start = std::time::Instant::now();
     for pod in &pods {
         let node = cluster.try_decide(pod).unwrap();
-        cluster.snapshot.place(pod.clone(), &node, true);
+        cluster.snapshot.place(pod.clone(), &node, Stage::Assumed);
     }
     println!("{:?} a decision", start.elapsed() / 3000);
     let counts = cluster.snapshot.of_owner("r").unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{plugins::Plugin, snapshot::Snapshot};
+use crate::{plugins::Plugin, preempt::Outcome, snapshot::Snapshot};
 
 /// A reason for which a node is no place for a pod. Those from `INSUFFICIENT` on are resources by their column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,20 +97,23 @@ impl Diagnosis {
         diagnosis
     }
 
-    /// `0/3 nodes are available: 1 Insufficient cpu, 2 ... preemption: 0/3 nodes are available: ...`. `preempts` is
-    /// whether the pod was allowed to look for victims.
-    pub fn message(&self, snapshot: &Snapshot, preempts: bool) -> String {
+    /// `0/3 nodes are available: 1 Insufficient cpu, 2 ... preemption: 0/3 nodes are available: ...`.
+    pub fn message(&self, snapshot: &Snapshot, preemption: &Outcome) -> String {
         if self.nodes == 0 {
             return "no nodes available to schedule pods".into();
         }
         let reasons = self.reasons.iter().map(|(reason, count)| (*count, Reason(*reason).text(snapshot)));
         let available = summary(self.nodes, reasons);
-        let preemption = if preempts {
-            let helpless = (self.hopeless, "Preemption is not helpful for scheduling".to_owned());
-            let victimless = (self.nodes - self.hopeless, "No preemption victims found for incoming pod".to_owned());
-            summary(self.nodes, [helpless, victimless].into_iter().filter(|(count, _)| *count > 0))
-        } else {
-            "not eligible due to preemptionPolicy=Never.".into()
+        let preemption = match preemption {
+            Outcome::Nominated(_) => return available,
+            Outcome::Never => "not eligible due to preemptionPolicy=Never.".into(),
+            Outcome::Terminating => "not eligible due to a terminating pod on the nominated node.".into(),
+            Outcome::Nowhere => {
+                let helpless = (self.hopeless, "Preemption is not helpful for scheduling".to_owned());
+                let victimless =
+                    (self.nodes - self.hopeless, "No preemption victims found for incoming pod".to_owned());
+                summary(self.nodes, [helpless, victimless].into_iter().filter(|(count, _)| *count > 0))
+            }
         };
         format!("{available} preemption: {preemption}")
     }

@@ -35,20 +35,47 @@ impl Writer {
         self.event(item, EventType::Warning, "FailedScheduling", message.to_owned());
     }
 
-    /// Tells it as the pod's condition too.
-    pub async fn set_unscheduled(&self, item: &Item, reason: &str, message: &str) {
-        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let since = unscheduled_since(item).unwrap_or(now);
+    /// Tells it as the pod's condition too; with the node that is being cleared for it, or none.
+    pub async fn set_unscheduled(&self, item: &Item, reason: &str, message: &str, nominated: Option<&str>) {
+        let since = unscheduled_since(item).unwrap_or_else(now);
         let condition = json!({
             "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
             "lastProbeTime": null, "lastTransitionTime": since,
         });
-        let patch = json!({"metadata": {"uid": item.uid}, "status": {"conditions": [condition]}});
+        self.patch_status(item, &json!({"conditions": [condition], "nominatedNodeName": nominated})).await;
+    }
+
+    /// Deletes a pod that another one takes the place of.
+    pub async fn evict(&self, victim: &Item, by: &Item, node: &str) {
+        let condition = json!({
+            "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
+            "message": "default-scheduler: preempting to accommodate a higher priority pod",
+            "lastProbeTime": null, "lastTransitionTime": now(),
+        });
+        self.patch_status(victim, &json!({"conditions": [condition]})).await;
+        let path = format!("/api/v1/namespaces/{}/pods/{}", victim.namespace(), victim.name());
+        let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": victim.uid}});
+        match self.send(http::Method::DELETE, &path, "application/json", &options).await {
+            Ok(()) => {
+                self.event(
+                    victim,
+                    EventType::Normal,
+                    "Preempted",
+                    format!("Preempted by pod {} on node {node}", by.uid),
+                );
+            }
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(error) => tracing::warn!(pod = %victim.key, %error, "cannot delete a pod that was to make room"),
+        }
+    }
+
+    async fn patch_status(&self, item: &Item, status: &serde_json::Value) {
+        let patch = json!({"metadata": {"uid": item.uid}, "status": status});
         let media = "application/strategic-merge-patch+json";
         match self.send(http::Method::PATCH, &path(item, "status"), media, &patch).await {
             Ok(()) => {}
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
-            Err(error) => tracing::warn!(pod = %item.key, %error, "cannot write the condition of an unschedulable pod"),
+            Err(error) => tracing::warn!(pod = %item.key, %error, "cannot write a pod's status"),
         }
     }
 
@@ -70,6 +97,10 @@ impl Writer {
         let request = request.body(body.to_string().into_bytes()).map_err(kube::Error::HttpError)?;
         self.client.request_text(request).await.map(drop)
     }
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// Since when the pod's condition says that it has no node.
