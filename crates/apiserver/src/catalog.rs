@@ -8,27 +8,34 @@ use api::kind::{Kind, Registry};
 /// Every served kind.
 pub struct Catalog {
     registry: Registry,
-    by_path: HashMap<String, Arc<Kind>>,
+    /// Each kind with its stored version.
+    by_path: HashMap<String, (Arc<Kind>, Arc<Kind>)>,
 }
 
 impl Catalog {
     pub fn new(registry: Registry) -> Self {
-        let by_path = registry.iter().map(|k| (path(&k.group, &k.version, &k.plural), k.clone())).collect();
+        let stored = |kind: &Arc<Kind>| {
+            let storage = &kind.storage;
+            registry.by_kind(&storage.api_version, &storage.kind).unwrap_or(kind).clone()
+        };
+        let entries = registry.iter().map(|k| (path(&k.group, &k.version, &k.plural), (k.clone(), stored(k))));
+        let by_path = entries.collect();
         Catalog { registry, by_path }
     }
 
     /// The kind behind a path.
     pub fn get(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Kind>> {
+        self.served(group, version, plural).map(|(kind, _)| kind)
+    }
+
+    /// The kind behind a path, and the version in which it is stored.
+    pub fn served(&self, group: &str, version: &str, plural: &str) -> Option<&(Arc<Kind>, Arc<Kind>)> {
         self.by_path.get(&path(group, version, plural))
     }
 
-    /// The kind in the version in which it is stored.
+    /// The version in which a kind is stored.
     pub fn stored(&self, kind: &Arc<Kind>) -> Arc<Kind> {
-        let storage = &kind.storage;
-        if kind.kind == storage.kind && kind.api_version() == storage.api_version {
-            return kind.clone();
-        }
-        self.registry.by_kind(&storage.api_version, &storage.kind).unwrap_or(kind).clone()
+        self.served(&kind.group, &kind.version, &kind.plural).map_or_else(|| kind.clone(), |(_, stored)| stored.clone())
     }
 
     /// The kind of any version that an object's `apiVersion` and `kind` name.

@@ -42,14 +42,15 @@ async fn other(server: &Server, request: Request, info: &RequestInfo) -> Result<
 }
 
 async fn resource(server: Arc<Server>, mut request: Request, info: Arc<RequestInfo>) -> Result<Response, Status> {
-    let kind =
-        server.catalog.load().get(&info.group, &info.version, &info.resource).cloned().ok_or_else(no_such_path)?;
+    let served = server.catalog.load().served(&info.group, &info.version, &info.resource).cloned();
+    let (kind, stored) = served.ok_or_else(no_such_path)?;
     let of_namespaces = info.group.is_empty() && info.resource == "namespaces";
-    let needs_namespace = kind.namespaced && (!info.name.is_empty() || info.verb == "create");
+    let unplaced = matches!(info.verb, "create" | "deletecollection");
+    let needs_namespace = kind.namespaced && (!info.name.is_empty() || unplaced);
     if (needs_namespace && info.namespace.is_empty())
         || (!kind.namespaced && !info.namespace.is_empty() && !of_namespaces)
     {
-        return Err(if info.verb == "create" { not_allowed() } else { no_such_path() });
+        return Err(if unplaced { not_allowed() } else { no_such_path() });
     }
     if !info.subresource.is_empty() && kind.subresource(&info.subresource).is_none() {
         return Err(no_such_path());
@@ -60,7 +61,7 @@ async fn resource(server: Arc<Server>, mut request: Request, info: Arc<RequestIn
     let accept = Accept::choose(request.headers(), true)?;
     let body = std::mem::replace(request.body_mut(), crate::wire::Body::empty()).read().await?;
     let call = Call {
-        stored: server.catalog.load().stored(&kind),
+        stored,
         query: guard::query(&request),
         user: access::user(&request),
         accept,

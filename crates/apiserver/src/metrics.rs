@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -12,14 +13,13 @@ use parking_lot::RwLock;
 use crate::guard;
 use crate::server::Server;
 use crate::stack::Next;
-use crate::wire::{Request, Response, answer};
+use crate::wire::{Request, RequestInfo, Response, answer};
 
 /// Upper bounds of the latency buckets, in seconds.
 const BOUNDS: [f64; 12] = [0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 1.0, 2.0, 5.0, 10.0, 30.0];
-/// Upstream's bound on how many label sets there may be is none; a client that invents paths must not fill memory.
+/// How many label sets there may be.
 const MOST_SERIES: usize = 4000;
 
-#[derive(Clone, PartialEq, Eq, Hash)]
 struct Labels {
     verb: &'static str,
     group: String,
@@ -39,28 +39,18 @@ struct Series {
 /// Everything counted since the start.
 #[derive(Default)]
 pub struct Metrics {
-    requests: RwLock<HashMap<Labels, Arc<Series>>>,
+    /// By a hash of the labels, so that a request that was seen before makes no texts.
+    requests: RwLock<HashMap<u64, Arc<(Labels, Series)>>>,
     in_flight: AtomicI64,
 }
 
-impl Metrics {
-    fn record(&self, labels: Labels, took: Duration) {
-        let known = self.requests.read().get(&labels).cloned();
-        let series = match known {
-            Some(series) => series,
-            None => {
-                let mut requests = self.requests.write();
-                if requests.len() >= MOST_SERIES {
-                    return;
-                }
-                requests.entry(labels).or_default().clone()
-            }
-        };
-        series.count.fetch_add(1, Ordering::Relaxed);
-        series.nanoseconds.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+impl Series {
+    fn record(&self, took: Duration) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.nanoseconds.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         let seconds = took.as_secs_f64();
         if let Some(bucket) = BOUNDS.iter().position(|bound| seconds <= *bound) {
-            series.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+            self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -72,20 +62,30 @@ pub async fn observe(server: Arc<Server>, request: Request, next: Next) -> Respo
     server.metrics.in_flight.fetch_add(1, Ordering::Relaxed);
     let response = next.run(request).await;
     server.metrics.in_flight.fetch_sub(1, Ordering::Relaxed);
-    // Only what is served has labels of its own.
-    let known =
-        info.resource_request && server.catalog.load().get(&info.group, &info.version, &info.resource).is_some();
-    let text = |text: &str| if known { text.to_owned() } else { String::new() };
-    let labels = Labels {
-        verb: info.verb,
-        group: text(&info.group),
-        version: text(&info.version),
-        resource: text(&info.resource),
-        subresource: text(&info.subresource),
-        code: response.status().as_u16(),
-    };
-    server.metrics.record(labels, started.elapsed());
+    record(&server, &info, response.status().as_u16(), started.elapsed());
     response
+}
+
+fn record(server: &Server, info: &RequestInfo, code: u16, took: Duration) {
+    let RequestInfo { verb, group, version, resource, subresource, .. } = info;
+    let mut hasher = DefaultHasher::new();
+    (verb, group, version, resource, subresource, code).hash(&mut hasher);
+    let key = hasher.finish();
+    if let Some(series) = server.metrics.requests.read().get(&key) {
+        return series.1.record(took);
+    }
+    // Only what is served has labels of its own, so that nobody fills the memory with made-up paths.
+    let served = info.resource_request && server.catalog.load().get(group, version, resource).is_some();
+    if info.resource_request && !served {
+        return;
+    }
+    let text = |text: &str| if served { text.to_owned() } else { String::new() };
+    let (group, version) = (text(group), text(version));
+    let labels = Labels { verb, group, version, resource: text(resource), subresource: text(subresource), code };
+    let mut requests = server.metrics.requests.write();
+    if requests.len() < MOST_SERIES {
+        requests.entry(key).or_insert_with(|| Arc::new((labels, Series::default()))).1.record(took);
+    }
 }
 
 /// `/metrics` in Prometheus' text format.
@@ -100,7 +100,7 @@ pub fn answer(server: &Server) -> Response {
             verb.to_uppercase()
         )
     };
-    for (l, series) in requests.iter() {
+    for (l, series) in requests.values().map(|s| (&s.0, &s.1)) {
         let _ = writeln!(
             out,
             "apiserver_request_total{{code=\"{}\",{}}} {}",
@@ -110,7 +110,7 @@ pub fn answer(server: &Server) -> Response {
         );
     }
     out.push_str("# HELP apiserver_request_duration_seconds Response latency distribution in seconds.\n# TYPE apiserver_request_duration_seconds histogram\n");
-    for (l, series) in requests.iter().filter(|(l, _)| l.code < 400) {
+    for (l, series) in requests.values().map(|s| (&s.0, &s.1)).filter(|(l, _)| l.code < 400) {
         let labels = format!("code=\"{}\",{}", l.code, labels(l));
         let mut below = 0;
         for (bound, bucket) in BOUNDS.iter().zip(&series.buckets) {

@@ -1,6 +1,7 @@
 //! Admission: what the cluster adds to an object before it is stored, and what it refuses. Each plugin is a file; the
 //! chain holds them in upstream's order.
 
+mod limit_ranger;
 mod namespace_lifecycle;
 mod pods;
 mod priority;
@@ -65,12 +66,13 @@ impl Chain {
     pub fn standard() -> Self {
         Chain(vec![
             Box::new(namespace_lifecycle::NamespaceLifecycle),
+            Box::new(limit_ranger::LimitRanger),
             Box::new(service_account::ServiceAccount),
             Box::new(pods::TaintNodesByCondition),
             Box::new(priority::Priority),
             Box::new(pods::DefaultTolerationSeconds),
-            Box::new(storage::DefaultStorageClass),
             Box::new(storage::StorageObjectInUseProtection),
+            Box::new(storage::DefaultStorageClass),
             Box::new(storage::DefaultIngressClass),
         ])
     }

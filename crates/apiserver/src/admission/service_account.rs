@@ -82,7 +82,7 @@ fn mount(pod: &mut Value) {
     let volume = existing.clone().unwrap_or_else(|| prepare::generated("kube-api-access-"));
     let mut used = false;
     for field in ["initContainers", "containers"] {
-        for container in pod["spec"][field].as_array_mut().into_iter().flatten() {
+        for container in pod["spec"].get_mut(field).and_then(Value::as_array_mut).into_iter().flatten() {
             let mounts = &mut container["volumeMounts"];
             if mounts.as_array().is_some_and(|all| all.iter().any(|m| m["mountPath"] == MOUNT_PATH)) {
                 continue;

@@ -56,9 +56,13 @@ pub fn answer(server: &Server, headers: &HeaderMap, path: &str) -> Result<Respon
 
 fn v2(catalog: &Catalog, headers: &HeaderMap) -> Result<Response, Status> {
     let clauses = clauses(headers);
-    let json_will_do = clauses.is_empty() || clauses.iter().any(|m| matches!(m.essence, "application/json" | "*/*" | "application/*"));
+    let json_will_do =
+        clauses.is_empty() || clauses.iter().any(|m| matches!(m.essence, "application/json" | "*/*" | "application/*"));
     if !json_will_do {
-        return Err(Status::new(Reason::NotAcceptable, "only the following media types are accepted: application/json"));
+        return Err(Status::new(
+            Reason::NotAcceptable,
+            "only the following media types are accepted: application/json",
+        ));
     }
     let kinds: Vec<Arc<Kind>> = catalog.iter().cloned().collect();
     let tag = format!("\"{}\"", hash(&kinds));

@@ -19,7 +19,11 @@ const PATCHES: [&str; 4] = [
 
 /// `/api/v1` or `/apis/<group>/<version>`.
 pub fn base(kind: &Kind) -> String {
-    if kind.group.is_empty() { format!("/api/{}", kind.version) } else { format!("/apis/{}/{}", kind.group, kind.version) }
+    if kind.group.is_empty() {
+        format!("/api/{}", kind.version)
+    } else {
+        format!("/apis/{}/{}", kind.group, kind.version)
+    }
 }
 
 /// Every path of the kinds.
@@ -113,11 +117,23 @@ fn operation(kind: &Kind, sub: Option<&Subresource>, verb: &str, edition: Editio
     let mut query: Vec<(&str, &str)> = Vec::new();
     match verb {
         "list" | "deletecollection" => query.extend([
-            ("allowWatchBookmarks", "boolean"), ("continue", "string"), ("fieldSelector", "string"), ("labelSelector", "string"),
-            ("limit", "integer"), ("resourceVersion", "string"), ("resourceVersionMatch", "string"),
-            ("sendInitialEvents", "boolean"), ("timeoutSeconds", "integer"), ("watch", "boolean"),
+            ("allowWatchBookmarks", "boolean"),
+            ("continue", "string"),
+            ("fieldSelector", "string"),
+            ("labelSelector", "string"),
+            ("limit", "integer"),
+            ("resourceVersion", "string"),
+            ("resourceVersionMatch", "string"),
+            ("sendInitialEvents", "boolean"),
+            ("timeoutSeconds", "integer"),
+            ("watch", "boolean"),
         ]),
-        "delete" => query.extend([("dryRun", "string"), ("gracePeriodSeconds", "integer"), ("orphanDependents", "boolean"), ("propagationPolicy", "string")]),
+        "delete" => query.extend([
+            ("dryRun", "string"),
+            ("gracePeriodSeconds", "integer"),
+            ("orphanDependents", "boolean"),
+            ("propagationPolicy", "string"),
+        ]),
         _ if writes => {
             query.extend([("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string")]);
             if verb == "patch" {
@@ -134,7 +150,9 @@ fn operation(kind: &Kind, sub: Option<&Subresource>, verb: &str, edition: Editio
         "delete" | "deletecollection" => Some(format!("{META}DeleteOptions")),
         _ => None,
     };
-    let described = |name: &str| if name.is_empty() { json!({"type": "string"}) } else { json!({"$ref": reference(name, edition)}) };
+    let described = |name: &str| {
+        if name.is_empty() { json!({"type": "string"}) } else { json!({"$ref": reference(name, edition)}) }
+    };
     let mut value = json!({
         "operationId": operation_id(kind, sub, verb),
         "tags": [tag(kind)],

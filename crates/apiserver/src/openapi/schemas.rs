@@ -23,7 +23,8 @@ pub fn of(catalog: &Catalog, kinds: &[Arc<Kind>], edition: Edition) -> Map<Strin
             definitions.add(list);
         }
         for sub in kind.subresources.iter().filter(|s| !s.version.is_empty()) {
-            let version = if sub.group.is_empty() { sub.version.to_string() } else { format!("{}/{}", sub.group, sub.version) };
+            let version =
+                if sub.group.is_empty() { sub.version.to_string() } else { format!("{}/{}", sub.group, sub.version) };
             if let Some(schema) = api::table::by_kind(&version, &sub.kind) {
                 definitions.add(schema);
             }
@@ -94,11 +95,12 @@ impl Definitions {
         if value.get("$ref").is_some() && self.edition == Edition::V3 {
             value = json!({"allOf": [value], "default": {}});
         }
-        let strategies: Vec<&str> = [(field.patch.merge, "merge"), (field.patch.replace, "replace"), (field.patch.retain_keys, "retainKeys")]
-            .iter()
-            .filter(|(on, _)| *on)
-            .map(|(_, name)| *name)
-            .collect();
+        let strategies: Vec<&str> =
+            [(field.patch.merge, "merge"), (field.patch.replace, "replace"), (field.patch.retain_keys, "retainKeys")]
+                .iter()
+                .filter(|(on, _)| *on)
+                .map(|(_, name)| *name)
+                .collect();
         if !strategies.is_empty() {
             value["x-kubernetes-patch-strategy"] = Value::from(strategies.join(","));
         }
@@ -116,10 +118,16 @@ impl Definitions {
             Type::Double => json!({"type": "number", "format": "double"}),
             Type::String => json!({"type": "string"}),
             Type::Bytes => json!({"type": "string", "format": "byte"}),
-            Type::Time => self.named("io.k8s.apimachinery.pkg.apis.meta.v1.Time", json!({"type": "string", "format": "date-time"})),
-            Type::MicroTime => self.named("io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime", json!({"type": "string", "format": "date-time"})),
+            Type::Time => self
+                .named("io.k8s.apimachinery.pkg.apis.meta.v1.Time", json!({"type": "string", "format": "date-time"})),
+            Type::MicroTime => self.named(
+                "io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime",
+                json!({"type": "string", "format": "date-time"}),
+            ),
             Type::Quantity => self.named("io.k8s.apimachinery.pkg.api.resource.Quantity", self.either("number", "")),
-            Type::IntOrString => self.named("io.k8s.apimachinery.pkg.util.intstr.IntOrString", self.either("integer", "int-or-string")),
+            Type::IntOrString => {
+                self.named("io.k8s.apimachinery.pkg.util.intstr.IntOrString", self.either("integer", "int-or-string"))
+            }
             Type::Any(any) => match any {
                 Any::Raw => self.named("io.k8s.apimachinery.pkg.runtime.RawExtension", json!({"type": "object"})),
                 Any::Fields => self.named("io.k8s.apimachinery.pkg.apis.meta.v1.FieldsV1", json!({"type": "object"})),

@@ -11,8 +11,11 @@ use super::{Call, input, key, metadata, output, store_error};
 use crate::special::reserve::{Reservation, lost, reserve};
 use crate::wire::{Response, answer};
 
-/// How often a generated name is made anew when it is taken, and a reservation when it was raced.
+/// How often a generated name is made anew when it is taken.
 const ATTEMPTS: usize = 8;
+/// How often a write is tried whose namespace's quota, address or port others change meanwhile. One of those who race
+/// wins each time, so this is how many may race.
+const RACES: usize = 1000;
 /// How long events live, as upstream's `--event-ttl`.
 const EVENT_TTL: Duration = Duration::from_secs(3600);
 
@@ -69,7 +72,7 @@ pub async fn store(
                 _ => return Err(Status::already_exists(&kind.group, &kind.plural, &name)),
             },
             // Somebody else took the address or port between the look and the commit.
-            Err(Error::Conflict { .. }) if attempts < ATTEMPTS => {}
+            Err(Error::Conflict { .. }) if attempts < RACES => {}
             Err(Error::Conflict { key, .. }) => return Err(lost(&key)),
             Err(error) => return Err(store_error(error)),
         }

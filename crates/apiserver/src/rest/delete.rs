@@ -20,7 +20,7 @@ use crate::wire::Response;
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 /// How often a delete is tried again on an object that changes meanwhile.
-const ATTEMPTS: usize = 20;
+const ATTEMPTS: usize = 100;
 /// How many objects of a collection are deleted at once.
 const AT_ONCE: usize = 32;
 

@@ -15,7 +15,7 @@ use crate::special::reserve::reserve;
 use crate::wire::{Response, answer};
 
 /// How often a change that names no resourceVersion is made again on a newer object.
-const ATTEMPTS: usize = 20;
+const ATTEMPTS: usize = 100;
 /// Upstream's words for a lost race.
 pub const MODIFIED: &str =
     "the object has been modified; please apply your changes to the latest version and try again";

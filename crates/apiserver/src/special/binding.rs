@@ -67,7 +67,7 @@ pub fn set_condition(pod: &mut Value, condition: Value) {
     if !pod["status"]["conditions"].is_array() {
         pod["status"]["conditions"] = json!([]);
     }
-    if let Some(all) = pod["status"]["conditions"].as_array_mut() {
+    if let Some(all) = pod["status"].get_mut("conditions").and_then(Value::as_array_mut) {
         match all.iter_mut().find(|c| c["type"] == condition["type"]) {
             Some(old) => *old = condition,
             None => all.push(condition),

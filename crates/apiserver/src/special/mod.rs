@@ -3,6 +3,7 @@
 pub mod binding;
 pub mod connect;
 pub mod eviction;
+pub mod quota;
 pub mod reserve;
 pub mod review;
 pub mod scale;

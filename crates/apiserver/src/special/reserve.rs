@@ -1,11 +1,11 @@
 //! What a write takes or gives back together with its object, in the same transaction: the namespace it lies in, addresses
-//! and ports of Services.
+//! and ports of Services, shares of quotas.
 
 use api::status::Reason;
 use api::{Status, Value};
 use store::{Expect, Guard, Op};
 
-use super::services;
+use super::{quota, services};
 use crate::rest::Call;
 
 /// Where namespaces are.
@@ -37,6 +37,7 @@ pub fn reserve(call: &Call, old: Option<&Value>, new: &mut Value) -> Result<Rese
     if call.kind.group.is_empty() && call.kind.plural == "services" && !status {
         services::reserve(call, old, new, &mut reservation)?;
     }
+    quota::reserve(call, old, new, &mut reservation)?;
     Ok(reservation)
 }
 

@@ -21,11 +21,9 @@ const PORTS: &str = "/registry/servicenodeports/";
 /// How many random addresses or ports are tried before the range is searched from its beginning.
 const GUESSES: usize = 32;
 
-/// Fills in what the Service needs, takes it, and gives back what only `old` had.
+/// Fills in what the Service needs, takes it, and gives back what only `old` had. What an update inherits from `old` its strategy
+/// has put back already.
 pub fn reserve(call: &Call, old: Option<&Value>, new: &mut Value, reservation: &mut Reservation) -> Result<(), Status> {
-    if new.is_object() {
-        inherit(old, new);
-    }
     let had = Needs::of(old.unwrap_or(&Value::Null));
     let mut errors = Errors::default();
     if new.is_object() {
@@ -73,60 +71,6 @@ impl Needs {
             addresses: addresses.filter_map(|a| a.parse().ok()).collect(),
             ports: ports.filter_map(|p| u16::try_from(p).ok()).filter(|p| *p > 0).collect(),
         }
-    }
-}
-
-/// What upstream's `patchAllocatedValues` and `dropTypeDependentFields` do: an update that leaves out what was allocated
-/// keeps it, and what the new type has no use for goes.
-fn inherit(old: Option<&Value>, new: &mut Value) {
-    let kind = new["spec"]["type"].as_str().unwrap_or("ClusterIP").to_owned();
-    let spec = &mut new["spec"];
-    let empty = |value: &Value| value.as_str().is_none_or(str::is_empty);
-    if kind == "ExternalName" {
-        if let (Some(map), true) = (spec.as_object_mut(), old.is_some()) {
-            for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-                map.remove(field);
-            }
-        }
-        return;
-    }
-    if let Some(old) = old.map(|o| &o["spec"]).filter(|old| old["type"] != "ExternalName") {
-        if empty(&spec["clusterIP"]) && spec["clusterIPs"].as_array().is_none_or(Vec::is_empty) {
-            for field in ["clusterIP", "clusterIPs"] {
-                spec[field] = old[field].clone();
-            }
-        }
-        inherit_ports(&kind, old, spec);
-    }
-    // Each of the two says what the other does.
-    if spec["clusterIPs"].as_array().is_none_or(Vec::is_empty) && !empty(&spec["clusterIP"]) {
-        spec["clusterIPs"] = json!([spec["clusterIP"]]);
-    }
-    if let Some(map) = spec.as_object_mut() {
-        map.retain(|_, value| !value.is_null());
-    }
-}
-
-fn inherit_ports(kind: &str, old: &Value, spec: &mut Value) {
-    let key = |port: &Value| (port["protocol"].as_str().unwrap_or("TCP").to_owned(), port["port"].as_i64());
-    let before: Vec<Value> = old["ports"].as_array().cloned().unwrap_or_default();
-    let uses_ports = needs_ports(kind, spec);
-    for port in spec["ports"].as_array_mut().into_iter().flatten() {
-        let matching = before.iter().find(|b| key(b) == key(port)).map(|b| b["nodePort"].clone()).unwrap_or_default();
-        let set = port["nodePort"].as_i64().unwrap_or(0) > 0;
-        if uses_ports && !set && !matching.is_null() {
-            port["nodePort"] = matching;
-        } else if kind == "ClusterIP"
-            && set
-            && port["nodePort"] == matching
-            && let Some(map) = port.as_object_mut()
-        {
-            map.remove("nodePort");
-        }
-    }
-    let health = old["healthCheckNodePort"].as_i64().unwrap_or(0);
-    if health > 0 && needs_health_port(kind, spec) && spec["healthCheckNodePort"].as_i64().unwrap_or(0) == 0 {
-        spec["healthCheckNodePort"] = Value::from(health);
     }
 }
 
@@ -238,7 +182,7 @@ impl Taken<'_> {
         let (uses, health) = (needs_ports(&kind, spec), needs_health_port(&kind, spec));
         let (first, last) = self.call.server.config.node_ports;
         let mut own = BTreeSet::new();
-        for (index, port) in spec["ports"].as_array_mut().into_iter().flatten().enumerate() {
+        for (index, port) in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten().enumerate() {
             let Some(wanted) = port["nodePort"].as_u64().filter(|p| *p > 0) else { continue };
             let wanted = u16::try_from(wanted).unwrap_or(0);
             self.wanted_port(&format!("spec.ports[{index}].nodePort"), wanted, first, last, errors);
@@ -261,7 +205,7 @@ impl Taken<'_> {
             ),
         };
         if uses {
-            for (index, port) in spec["ports"].as_array_mut().into_iter().flatten().enumerate() {
+            for (index, port) in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten().enumerate() {
                 if port["nodePort"].as_u64().unwrap_or(0) == 0 {
                     allocate(&format!("spec.ports[{index}].nodePort"), &mut port["nodePort"]);
                 }
@@ -356,21 +300,5 @@ mod tests {
         assert_eq!(nth(range, 10).map(|a| a.to_string()).as_deref(), Some("10.96.0.10"));
         assert!(nth(range, 65_536).is_none());
         assert!(!usable(range, range.network()) && !usable(range, range.broadcast()));
-    }
-
-    #[test]
-    fn an_update_keeps_what_was_allocated_and_a_type_drops_what_it_has_no_use_for() {
-        let old = json!({"spec": {"type": "NodePort", "clusterIP": "10.0.0.5", "clusterIPs": ["10.0.0.5"],
-            "ports": [{"port": 80, "nodePort": 30001}]}});
-        let mut new = json!({"spec": {"type": "NodePort", "ports": [{"port": 80}]}});
-        inherit(Some(&old), &mut new);
-        assert_eq!(new["spec"], old["spec"]);
-        let mut new =
-            json!({"spec": {"type": "ClusterIP", "clusterIP": "10.0.0.5", "ports": [{"port": 80, "nodePort": 30001}]}});
-        inherit(Some(&old), &mut new);
-        assert_eq!(new["spec"]["ports"], json!([{"port": 80}]));
-        let mut new = json!({"spec": {"type": "ExternalName", "externalName": "x", "clusterIP": "10.0.0.5"}});
-        inherit(Some(&old), &mut new);
-        assert!(Needs::of(&new).addresses.is_empty() && new["spec"].get("clusterIP").is_none());
     }
 }
