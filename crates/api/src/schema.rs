@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use crate::kind::Text;
 
-pub use check::{Check, check};
+pub(crate) use check::is_absent;
+pub use check::{Check, check, check_config};
 pub use path::{MAX_STRICT_ERRORS, Path};
 pub use time::{format_micro, format_seconds, parse_time};
 

@@ -17,7 +17,16 @@ pub struct Check {
 /// Checks the whole object and normalises it in place. A value of a wrong type is a `BadRequest` in the words of
 /// upstream's decoder; the object is then of no more use.
 pub fn check(object: &mut Value, schema: &Struct) -> Result<Check, Status> {
-    let mut walk = Walk { found: Check::default() };
+    run(object, schema, false)
+}
+
+/// The same for a configuration that is applied, where a zero says something: it stays.
+pub fn check_config(object: &mut Value, schema: &Struct) -> Result<Check, Status> {
+    run(object, schema, true)
+}
+
+fn run(object: &mut Value, schema: &Struct, keep_zeros: bool) -> Result<Check, Status> {
+    let mut walk = Walk { found: Check::default(), keep_zeros };
     let result = match &mut *object {
         Value::Object(map) => walk.object(map, schema, &Path::ROOT),
         other => {
@@ -34,6 +43,7 @@ pub fn check(object: &mut Value, schema: &Struct) -> Result<Check, Status> {
 
 struct Walk {
     found: Check,
+    keep_zeros: bool,
 }
 
 /// Where a value is: the struct that has the field, and the field's path.
@@ -70,7 +80,7 @@ impl Walk {
             Some(_) if value.is_null() => false,
             Some(field) => {
                 result = self.value(value, &field.ty, Place { owner: schema, path: &path.key(key) });
-                !is_absent(value, field)
+                self.keep_zeros || !is_absent(value, field)
             }
         });
         result
@@ -147,8 +157,10 @@ impl Walk {
     }
 }
 
-/// Whether upstream would not write the field: its type's zero, with `omitempty` and no pointer.
-fn is_absent(value: &Value, field: &Field) -> bool {
+/// Whether the value says as much as its absence: the zero of a type that is no pointer. Upstream omits most of them; structs that
+/// it always writes (`resources: {}`) go too, so that an object that passed through a typed client is still the same. Those that other
+/// clients rely on stay.
+pub(crate) fn is_absent(value: &Value, field: &Field) -> bool {
     if field.required || field.pointer {
         return false;
     }
@@ -158,6 +170,11 @@ fn is_absent(value: &Value, field: &Field) -> bool {
         (Value::String(text), Type::String | Type::Bytes) => text.is_empty(),
         (Value::Array(items), Type::List(..)) => items.is_empty(),
         (Value::Object(map), Type::Map(..)) => map.is_empty(),
+        (Value::Object(map), Type::Object(_)) => {
+            map.is_empty() && !matches!(&*field.name, "metadata" | "spec" | "status" | "podSelector" | "loadBalancer")
+        }
+        (Value::Number(n), Type::IntOrString) => n.as_i64() == Some(0),
+        (Value::String(text), Type::Quantity) => text == "0",
         _ => false,
     }
 }
@@ -277,7 +294,7 @@ mod tests {
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": spec})
     }
 
-    fn run(object: &mut Value) -> Result<Check, Status> {
+    fn checked(object: &mut Value) -> Result<Check, Status> {
         let text = |key: &str| object[key].as_str().expect("typed");
         let schema = table::by_kind(text("apiVersion"), text("kind")).expect("built in");
         check(object, schema)
@@ -297,13 +314,18 @@ mod tests {
                 vec![],
             ),
             (
+                json!({"containers": [{"name": "c", "resources": {}, "securityContext": {}}]}),
+                json!({"containers": [{"name": "c", "securityContext": {}}]}),
+                vec![],
+            ),
+            (
                 json!({"containers": [{"name": "c", "resources": {"limits": {"cpu": 0.5, "memory": "1024Ki"}}}]}),
                 json!({"containers": [{"name": "c", "resources": {"limits": {"cpu": "500m", "memory": "1Mi"}}}]}),
                 vec![],
             ),
         ] {
             let mut object = pod(given);
-            let found = run(&mut object).expect("right types");
+            let found = checked(&mut object).expect("right types");
             assert_eq!(object, pod(expected));
             let unknown: Vec<String> = unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
             assert_eq!(found.unknown, unknown);
@@ -315,7 +337,7 @@ mod tests {
         let mut object = pod(json!({"containers": []}));
         object["metadata"]["creationTimestamp"] = json!("2026-01-02T03:04:05.5+01:00");
         object["metadata"]["deletionTimestamp"] = Value::Null;
-        run(&mut object).expect("right types");
+        checked(&mut object).expect("right types");
         assert_eq!(object["metadata"], json!({"name": "a", "creationTimestamp": "2026-01-02T02:04:05Z"}));
     }
 
@@ -349,7 +371,7 @@ mod tests {
             ),
         ] {
             let mut object = pod(spec);
-            let status = run(&mut object).expect_err(fault);
+            let status = checked(&mut object).expect_err(fault);
             assert_eq!(status.code, 400);
             assert_eq!(status.message, format!("Pod in version \"v1\" cannot be handled as a Pod: {fault}"));
         }
@@ -364,7 +386,7 @@ mod tests {
                 "x-kubernetes-list-map-keys": ["a"],
             }}}]},
         });
-        let found = run(&mut object).expect("right types");
+        let found = checked(&mut object).expect("right types");
         assert_eq!(
             found.unknown,
             ["unknown field \"spec.versions[0].schema.openAPIV3Schema.properties.a.additionalProperties.zzz\""]
