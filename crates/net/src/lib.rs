@@ -5,9 +5,11 @@
 //! - [`dns`] answers for `cluster.local` and forwards the rest.
 //! - [`nft`] and [`netlink`] speak to the kernel; no program of the host is called.
 
+pub mod dns;
 pub mod netlink;
 pub mod nft;
 pub mod pod;
 pub mod proxy;
+mod slices;
 
 pub use pod::{AttachRequest, Config, PodNetwork, PortMapping, Protocol, Ranges};

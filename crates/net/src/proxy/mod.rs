@@ -14,6 +14,7 @@ pub use conntrack::sweep;
 
 use crate::nft::{self, Family, Nft, Table};
 use crate::pod::base;
+use crate::slices::Slices;
 use client::{Caches, Key};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Service;
@@ -23,8 +24,6 @@ use std::net::IpAddr;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The label of an EndpointSlice that names its service.
-pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Changes that come so close together become one transaction.
 const COALESCE: Duration = Duration::from_millis(20);
 /// The least time between two transactions under lasting change.
@@ -77,14 +76,14 @@ pub async fn run(caches: Caches, nft: Nft, node: Node) {
     tokio::join!(services.synced(), slices.synced());
     let (mut service_changes, mut slice_changes) = (services.subscribe(), slices.subscribe());
     let mut proxy =
-        Proxy { nft, node, fragments: BTreeMap::new(), owners: BTreeMap::new(), datagrams: BTreeSet::new() };
+        Proxy { nft, node, fragments: BTreeMap::new(), slices: Slices::default(), datagrams: BTreeSet::new() };
     let mut dirty: BTreeSet<Key> = BTreeSet::new();
     let mut first = true;
     loop {
         if dirty.is_empty() && !first {
             tokio::select! {
                 change = service_changes.next() => dirty.extend([change.key]),
-                change = slice_changes.next() => dirty.extend(proxy.touched(&change)),
+                change = slice_changes.next() => dirty.extend(proxy.slices.note(&change)),
             }
             tokio::time::sleep(COALESCE).await;
         }
@@ -92,7 +91,7 @@ pub async fn run(caches: Caches, nft: Nft, node: Node) {
             dirty.insert(change.key);
         }
         while let Some(change) = slice_changes.try_next() {
-            dirty.extend(proxy.touched(&change));
+            dirty.extend(proxy.slices.note(&change));
         }
         let mut changed = first;
         for key in std::mem::take(&mut dirty) {
@@ -125,39 +124,16 @@ struct Proxy {
     nft: Nft,
     node: Node,
     fragments: BTreeMap<Key, Fragment>,
-    /// The slices of each service.
-    owners: BTreeMap<Key, BTreeSet<Key>>,
+    slices: Slices,
     datagrams: BTreeSet<Datagrams>,
 }
 
 impl Proxy {
-    /// The services that a change of a slice is about, noting whose slice it is now.
-    fn touched(&mut self, change: &client::Change) -> Vec<Key> {
-        let owner = |item: &std::sync::Arc<client::Item>| {
-            item.labels.get(SERVICE_NAME).map(|service| Key::new(item.namespace(), service))
-        };
-        let (old, new) = (change.old.as_ref().and_then(owner), change.new.as_ref().and_then(owner));
-        if let Some(old) = &old
-            && let Some(slices) = self.owners.get_mut(old)
-        {
-            slices.remove(&change.key);
-            if slices.is_empty() {
-                self.owners.remove(old);
-            }
-        }
-        if let Some(new) = &new {
-            self.owners.entry(new.clone()).or_default().insert(change.key.clone());
-        }
-        old.into_iter().chain(new).collect()
-    }
-
     /// Compiles a service anew; whether that changed anything.
     fn refresh(&mut self, key: &Key, services: &client::Cache<Service>, slices: &client::Cache<EndpointSlice>) -> bool {
-        let fragment = services.read(&key.namespace, &key.name).map(|service| {
-            let own = self.owners.get(key).into_iter().flatten();
-            let own: Vec<_> = own.filter_map(|slice| slices.read(&slice.namespace, &slice.name)).collect();
-            compile(&service, &own, &self.node)
-        });
+        let fragment = services
+            .read(&key.namespace, &key.name)
+            .map(|service| compile(&service, &self.slices.of(key, slices), &self.node));
         match fragment {
             Some(fragment) if fragment == Fragment::default() => self.fragments.remove(key).is_some(),
             Some(fragment) if self.fragments.get(key) == Some(&fragment) => false,
