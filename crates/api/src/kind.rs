@@ -142,6 +142,9 @@ pub trait Strategy: Send + Sync {
     /// Errors of the whole object beyond its schema's types and its metadata.
     fn validate(&self, _object: &Value, _errors: &mut Errors) {}
 
+    /// Errors that only a new object can have. [`Strategy::validate`] is called too.
+    fn validate_new(&self, _object: &Value, _errors: &mut Errors) {}
+
     /// Errors of a change, immutable fields above all. [`Strategy::validate`] is called too.
     fn validate_update(&self, _old: &Value, _new: &Value, _errors: &mut Errors) {}
 
@@ -214,6 +217,7 @@ impl Kind {
     pub fn validate_create(&self, object: &Value, errors: &mut Errors) {
         object_meta(object, self.namespaced, self.strategy.name_rule(), errors);
         self.strategy.validate(object, errors);
+        self.strategy.validate_new(object, errors);
     }
 
     /// Every error of an update of the main resource.

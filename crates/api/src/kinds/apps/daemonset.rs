@@ -109,6 +109,10 @@ impl Strategy for DaemonSet {
         }
     }
 
+    fn warnings(&self, _old: Option<&Value>, new: &Value) -> Vec<String> {
+        template::warnings(new, "spec.template")
+    }
+
     fn has_generation(&self) -> bool {
         true
     }

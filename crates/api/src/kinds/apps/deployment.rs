@@ -81,6 +81,10 @@ impl Strategy for Deployment {
         }
     }
 
+    fn warnings(&self, _old: Option<&Value>, new: &Value) -> Vec<String> {
+        template::warnings(new, "spec.template")
+    }
+
     fn has_generation(&self) -> bool {
         true
     }

@@ -58,6 +58,10 @@ impl Strategy for ReplicaSet {
         replica_status(new, errors);
     }
 
+    fn warnings(&self, _old: Option<&Value>, new: &Value) -> Vec<String> {
+        template::warnings(new, "spec.template")
+    }
+
     fn has_generation(&self) -> bool {
         true
     }

@@ -143,14 +143,14 @@ impl Strategy for StatefulSet {
 
     fn warnings(&self, _old: Option<&Value>, new: &Value) -> Vec<String> {
         let claims = list(new, "spec.volumeClaimTemplates");
-        let mut duplicates = Vec::new();
+        let mut warnings = template::warnings(new, "spec.template");
         for (index, claim) in claims.iter().enumerate() {
             let name = at(claim, "metadata.name");
             if claims[..index].iter().any(|other| at(other, "metadata.name") == name) {
-                duplicates.push(format!("spec.volumeClaimTemplates[{index}].metadata.name: duplicate name {name}"));
+                warnings.push(format!("spec.volumeClaimTemplates[{index}].metadata.name: duplicate name {name}"));
             }
         }
-        duplicates
+        warnings
     }
 
     fn has_generation(&self) -> bool {

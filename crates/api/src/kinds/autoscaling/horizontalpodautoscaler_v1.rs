@@ -53,8 +53,12 @@ struct HorizontalPodAutoscaler;
 
 impl Strategy for HorizontalPodAutoscaler {
     fn default(&self, object: &mut Value) {
+        let kept = at(object, "metadata.annotations").get(KEPT[0].1).is_some();
         if let Some(spec) = object.get_mut("spec") {
             fill(spec, "minReplicas", 1);
+            if !kept {
+                fill(spec, "targetCPUUtilizationPercentage", 80);
+            }
         }
     }
 

@@ -68,11 +68,6 @@ impl Strategy for CronJob {
 
     fn validate(&self, object: &Value, errors: &mut Errors) {
         let (spec, path) = (at(object, "spec"), Path::new("spec"));
-        let name = text(object, "metadata.name");
-        if name.len() > 52 {
-            // A suffix of 11 characters makes a job's name of it.
-            errors.invalid("metadata.name", name, "must be no more than 52 characters");
-        }
         let schedule = text(spec, "schedule");
         if schedule.is_empty() {
             errors.required(path.child("schedule"), "");
@@ -108,6 +103,18 @@ impl Strategy for CronJob {
             errors.not_supported(at_job.child("manualSelector"), at(job, "manualSelector"), &["nil", "false"]);
         }
         job::validate_spec(job, &at_job, errors);
+    }
+
+    fn validate_new(&self, object: &Value, errors: &mut Errors) {
+        let name = text(object, "metadata.name");
+        if name.len() > 52 {
+            // A suffix of 11 characters makes a job's name of it.
+            errors.invalid("metadata.name", name, "must be no more than 52 characters");
+        }
+    }
+
+    fn warnings(&self, _old: Option<&Value>, new: &Value) -> Vec<String> {
+        template::warnings(new, "spec.jobTemplate.spec.template")
     }
 
     fn has_generation(&self) -> bool {

@@ -141,6 +141,10 @@ impl Strategy for Job {
         }
     }
 
+    fn warnings(&self, _old: Option<&Value>, new: &Value) -> Vec<String> {
+        template::warnings(new, "spec.template")
+    }
+
     fn has_generation(&self) -> bool {
         true
     }

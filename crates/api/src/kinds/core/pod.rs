@@ -6,7 +6,7 @@ use crate::kind::{Context, Kind, Strategy, keep};
 use crate::kinds::access::{at, has, list, number, text};
 use crate::kinds::builder::Builder;
 use crate::kinds::pods::spec::Within;
-use crate::kinds::pods::{affinity, cells, defaults, spec, status, update};
+use crate::kinds::pods::{affinity, cells, defaults, spec, status, update, warnings};
 use crate::print::{AGE, Cell, NAME};
 use crate::validation::{Errors, Path, net};
 
@@ -86,6 +86,12 @@ impl Strategy for Pod {
         }
     }
 
+    fn validate_new(&self, object: &Value, errors: &mut Errors) {
+        if !list(object, "spec.ephemeralContainers").is_empty() {
+            errors.forbidden("spec.ephemeralContainers", "cannot be set on create");
+        }
+    }
+
     fn validate_update(&self, old: &Value, new: &Value, errors: &mut Errors) {
         update::validate(old, new, errors);
     }
@@ -102,6 +108,10 @@ impl Strategy for Pod {
             }
             _ => status_update(old, new, errors),
         }
+    }
+
+    fn warnings(&self, _old: Option<&Value>, new: &Value) -> Vec<String> {
+        warnings::pod_spec(at(new, "spec"), &Path::new("spec"))
     }
 
     fn has_generation(&self) -> bool {

@@ -31,6 +31,10 @@ impl Strategy for PodTemplate {
         template::validate(at(object, "template"), &Path::new("template"), errors);
     }
 
+    fn warnings(&self, _old: Option<&Value>, new: &Value) -> Vec<String> {
+        template::warnings(new, "template")
+    }
+
     fn has_generation(&self) -> bool {
         true
     }

@@ -85,6 +85,10 @@ impl Strategy for ReplicationController {
         replica_status(new, errors);
     }
 
+    fn warnings(&self, _old: Option<&Value>, new: &Value) -> Vec<String> {
+        template::warnings(new, "spec.template")
+    }
+
     fn has_generation(&self) -> bool {
         true
     }

@@ -79,6 +79,15 @@ impl Strategy for Ingress {
         }
     }
 
+    fn validate_new(&self, object: &Value, errors: &mut Errors) {
+        if let Some(class) = at(object, "metadata.annotations").get(CLASS)
+            && has(object, "spec.ingressClassName")
+        {
+            let field = "metadata.annotations.kubernetes.io/ingress.class";
+            errors.invalid(field, class, "can not be set when the class field is also set");
+        }
+    }
+
     fn warnings(&self, _old: Option<&Value>, new: &Value) -> Vec<String> {
         if at(new, "metadata.annotations").get(CLASS).is_none() {
             return Vec::new();

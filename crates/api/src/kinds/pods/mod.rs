@@ -13,3 +13,4 @@ pub mod template;
 pub mod tolerations;
 pub mod update;
 pub mod volumes;
+pub mod warnings;

@@ -30,6 +30,11 @@ pub fn validate(template: &Value, path: &Path, errors: &mut Errors) {
     spec::validate(spec, &at_spec, Within::Template, errors);
 }
 
+/// What upstream warns of in the template at the dotted path.
+pub fn warnings(object: &Value, path: &str) -> Vec<String> {
+    super::warnings::pod_spec(at(at(object, path), "spec"), &Path::new(path).child("spec"))
+}
+
 /// Errors of `spec.selector` (a `LabelSelector`) and `spec.template` of a workload whose pods always restart.
 /// `kind` is how upstream's message calls it: `deployment`.
 pub fn workload(object: &Value, kind: &str, errors: &mut Errors) {
