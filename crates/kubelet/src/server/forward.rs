@@ -14,6 +14,8 @@ use runtime::cri::RuntimeService;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::spdy::{Frame, Headers, Reader, Writer};
 use super::upgrade::{self, Socket};
@@ -115,7 +117,7 @@ async fn tunnel(socket: Socket, stream: DuplexStream) {
                 return;
             }
         }
-        let _ = sink.send(Message::Close(None)).await;
+        let _ = sink.send(Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))).await;
     };
     futures::future::join(incoming, outgoing).await;
 }
@@ -307,7 +309,7 @@ async fn channels(socket: Socket, target: &Target, ports: &[u16]) {
                 return;
             }
         }
-        let _ = sink.send(Message::Close(None)).await;
+        let _ = sink.send(Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))).await;
     };
     tokio::select! {
         () = incoming => {}

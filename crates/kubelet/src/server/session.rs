@@ -10,6 +10,8 @@ use runtime::cri::{AttachRequest, BoxRead, BoxWrite, ExecRequest, ExecSession, R
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message as Frame;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::channels::{self, Message};
 use super::upgrade::{self, Socket};
@@ -113,7 +115,8 @@ async fn bridge(socket: Socket, session: Result<ExecSession, String>, protocol: 
         while let Some(message) = outgoing.recv().await {
             sink.send(Frame::Binary(message)).await?;
         }
-        sink.send(Frame::Close(None)).await
+        // Without a code kubectl takes the end for a broken connection.
+        sink.send(Frame::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))).await
     };
     let ended = async move {
         let outcome = match session {
