@@ -1,11 +1,16 @@
 //! `regatta down`: ends the process; with `--purge` also everything that the cluster made.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use runtime::Runtime;
+use runtime::images::{Images, Registries};
+use runtime::sandbox::NoNetwork;
 
 use crate::data::DataDir;
 
@@ -52,11 +57,9 @@ async fn stop(data: &DataDir, pid: i32) -> Result<()> {
 async fn remove(data: &DataDir) -> Result<()> {
     let settings = data.marker()?.map(|m| m.settings).unwrap_or_default();
     let (hold, _) = data.take()?;
-    runtime::purge(&data.join("runtime"), &data.run().join("runtime"), &data.id)
-        .await
-        .context("cannot remove the containers")?;
-    net::PodNetwork::purge(&data.id).await.context("cannot remove the network")?;
-    kubelet::unmount(&data.join("kubelet")).context("cannot unmount the volumes")?;
+    containers(data).await.context("cannot remove the containers")?;
+    net::PodNetwork::purge(&data.id, &data.join("net")).context("cannot remove the network")?;
+    unmount(&[data.run(), data.path.clone()])?;
     if !settings.kubeconfig.as_os_str().is_empty() {
         let _ = std::fs::remove_file(&settings.kubeconfig);
     }
@@ -72,5 +75,36 @@ async fn remove(data: &DataDir) -> Result<()> {
     let _ = std::fs::remove_dir("/run/regatta");
     drop(hold);
     println!("removed the cluster of {}", data.path.display());
+    Ok(())
+}
+
+/// Ends every container, in good order where the records can be read.
+async fn containers(data: &DataDir) -> Result<()> {
+    let images = Images::open(data.join("images"), Registries::default())?;
+    let config = runtime::Config::new(
+        &data.join("runtime"),
+        &data.run().join("runtime"),
+        &data.id,
+        images,
+        // Addresses and interfaces go all at once, afterwards.
+        Arc::new(NoNetwork),
+    );
+    match Runtime::open(config.clone()).await {
+        Ok(runtime) => runtime.purge().await?,
+        Err(error) => {
+            tracing::warn!(%error, "the containers' records cannot be used; removing by force");
+            runtime::sweep(&config)?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes away every mount below the directories, the last one first.
+fn unmount(directories: &[PathBuf]) -> Result<()> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("cannot read the mounts")?;
+    let points = mounts.lines().rev().filter_map(|line| line.split(' ').nth(4));
+    for point in points.filter(|point| directories.iter().any(|d| Path::new(point).starts_with(d))) {
+        umount2(point, MntFlags::MNT_DETACH).with_context(|| format!("cannot unmount {point}"))?;
+    }
     Ok(())
 }

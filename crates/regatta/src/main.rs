@@ -7,9 +7,11 @@ mod detach;
 mod down;
 mod image;
 mod kubeconfig;
+mod network;
 mod pki;
 mod preflight;
 mod sample;
+mod settings;
 mod status;
 mod up;
 
@@ -23,8 +25,9 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     // A shim is small and single-threaded: it is entered before anything else is set up.
-    if let Some(code) = runtime::shim::entered() {
-        return code;
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|first| first == "shim") {
+        return runtime::shim::main(args);
     }
     let cli = Cli::parse();
     match run(cli.command) {

@@ -2,6 +2,7 @@
 //!
 //! Every part reaches the API through the in-memory form of the dialer, with an identity of its own; none knows of another.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -10,6 +11,8 @@ use anyhow::{Context, Result};
 use apiserver::ApiServer;
 use client::{Acceptor, Caches, Endpoint, Identity};
 use futures::FutureExt;
+use kubelet::Kubelet;
+use runtime::Runtime;
 use runtime::images::{Images, Registries};
 use store::Store;
 use tokio::net::TcpListener;
@@ -18,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::Up;
 use crate::data::DataDir;
+use crate::network::PodNetwork;
 use crate::pki::Pki;
 use crate::settings::{Plan, settle};
 use crate::{kubeconfig, preflight};
@@ -26,3 +30,212 @@ use crate::{kubeconfig, preflight};
 pub const KUBERNETES_VERSION: &str = "v1.36.0";
 
 const NODE_PORTS: (u16, u16) = (30_000, 32_767);
+/// How long the parts may take to end.
+const STOP: Duration = Duration::from_secs(5);
+/// What a stream to the kubelet holds before its writer waits.
+const PIPE: usize = 64 * 1024;
+
+/// Starts the cluster and runs it until it is told to stop.
+pub async fn up(options: Up) -> Result<()> {
+    let begin = Instant::now();
+    let mut signals = Signals::listen()?;
+    preflight::check()?;
+    let data = DataDir::at(&options.data_dir)?;
+    let (hold, previous) = data.take()?;
+    let plan = settle(&options, &data, previous.as_ref())?;
+    let registries = match &plan.settings.registries {
+        Some(file) => Registries::load(file)?,
+        None => Registries::default(),
+    };
+    let listener = listen(plan.bind).await?;
+    data.write_marker(&plan.settings)?;
+    let pki = keys(&data, &plan)?;
+    kubeconfig::write_admin(&plan.settings.kubeconfig, &plan.settings.server, &pki)?;
+
+    let shutdown = CancellationToken::new();
+    let parts = tokio::select! {
+        parts = compose(&data, &plan, &pki, registries, listener, shutdown.clone()) => parts?,
+        () = signals.stop() => return Ok(()),
+    };
+    tokio::select! {
+        () = parts.kubelet.ready() => {}
+        () = signals.stop() => return parts.stop(shutdown).await,
+    }
+    println!(
+        "Regatta is ready after {:.2} s; export KUBECONFIG={}",
+        begin.elapsed().as_secs_f64(),
+        plan.settings.kubeconfig.display()
+    );
+    signals.stop().await;
+    let result = parts.stop(shutdown).await;
+    drop(hold);
+    result
+}
+
+/// The parts while they run.
+struct Parts {
+    server: ApiServer,
+    kubelet: kubelet::Handle,
+    tasks: tokio_util::task::TaskTracker,
+}
+
+impl Parts {
+    /// Ends everything but the containers.
+    async fn stop(self, shutdown: CancellationToken) -> Result<()> {
+        shutdown.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(STOP, self.tasks.wait()).await.is_err() {
+            tracing::warn!(parts = self.tasks.len(), "some parts did not stop in time");
+        }
+        self.server.shutdown().await;
+        Ok(())
+    }
+}
+
+async fn compose(
+    data: &DataDir,
+    plan: &Plan,
+    pki: &Pki,
+    registries: Registries,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<Parts> {
+    let tasks = tokio_util::task::TaskTracker::new();
+    let store = Store::open(&data.join("store"), store::Options::default())?;
+    let door: Arc<OnceLock<Acceptor>> = Arc::default();
+    let server = ApiServer::new(apiserver::Config {
+        store,
+        pki: apiserver::Pki {
+            client_ca: pki.authority.certificate.clone(),
+            serving_certificate: pki.serving.certificate.clone(),
+            serving_key: pki.serving.key.clone(),
+            service_account_key: pki.service_account_key.clone(),
+        },
+        service_cidr: plan.service_cidr,
+        node_ports: NODE_PORTS,
+        advertise: SocketAddr::new(plan.node_address, plan.bind.port()),
+        kubelet: Some(kubelet_dialer(plan.settings.node_name.clone(), door.clone())),
+    })
+    .await?;
+    let serving = server.clone();
+    tasks.spawn(async move { serving.serve_https(listener).await });
+    let endpoint = Endpoint::Memory(server.acceptor());
+    let client_for = {
+        let endpoint = endpoint.clone();
+        move |name: &str| client::connect(&endpoint, Identity::controller(name))
+    };
+    let caches = Caches::new(client::connect(&endpoint, Identity::component("system:kube-controller-manager")));
+    let dns = net::pod::dns_address(plan.service_cidr);
+    let network = crate::network::open(data, plan, dns).await?;
+
+    let images = Images::open(data.join("images"), registries)?;
+    let runtime = Arc::new(Runtime::open(runtime::Config::new(
+        &data.join("runtime"),
+        &data.run().join("runtime"),
+        &data.id,
+        images.clone(),
+        Arc::new(PodNetwork(network.clone())),
+    ))
+    .await?);
+
+    let context = controllers::Context {
+        client_for: Arc::new(client_for),
+        caches: caches.clone(),
+        root_ca: pki.authority.certificate.clone(),
+    };
+    tasks.spawn(controllers::run(context, shutdown.clone()));
+    tasks.spawn(scheduler::run(
+        client::connect(&endpoint, Identity::component("system:kube-scheduler")),
+        caches.clone(),
+        scheduler::Options::default(),
+        shutdown.clone(),
+    ));
+
+    let kubelet = Kubelet::run(kubelet::Config {
+        node_name: plan.settings.node_name.clone(),
+        node_ips: vec![plan.node_address],
+        labels: BTreeMap::new(),
+        taints: Vec::new(),
+        client: client::connect(&endpoint, Identity::node(&plan.settings.node_name)),
+        pods: caches.get(),
+        caches,
+        runtime,
+        images,
+        data_dir: data.join("kubelet"),
+        cluster_dns: vec![dns],
+        cluster_domain: "cluster.local".to_owned(),
+        max_pods: 110,
+        port: None,
+    })
+    .await?;
+    let serving = kubelet.server().clone();
+    // Only the API server of this process has the door, so who comes through it is known.
+    let acceptor: Acceptor = Arc::new(move |stream, _| serving.accept(stream));
+    if door.set(acceptor).is_err() {
+        unreachable!("the door is opened once");
+    }
+    Ok(Parts { server, kubelet, tasks })
+}
+
+/// Reaches the kubelet of this process, and no other.
+fn kubelet_dialer(node: String, door: Arc<OnceLock<Acceptor>>) -> apiserver::KubeletDialer {
+    Arc::new(move |wanted: String| {
+        let result = match door.get() {
+            Some(acceptor) if wanted == node => {
+                let (near, far) = tokio::io::duplex(PIPE);
+                acceptor(far, Identity::component("system:apiserver"));
+                Ok(Box::new(near) as Box<dyn apiserver::Stream>)
+            }
+            Some(_) => Err(std::io::Error::other(format!("no route to node {wanted:?}"))),
+            None => Err(std::io::Error::other("the kubelet has not started yet")),
+        };
+        std::future::ready(result).boxed()
+    })
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            anyhow::anyhow!("port {} is in use by another program; choose another with --https-port", address.port())
+        }
+        std::io::ErrorKind::AddrNotAvailable => {
+            anyhow::anyhow!("this machine has no address {}; choose another with --bind-address", address.ip())
+        }
+        _ => anyhow::Error::new(error).context(format!("cannot listen on {address}")),
+    })
+}
+
+/// The keys, with serving certificates for every name and address by which this machine is known.
+fn keys(data: &DataDir, plan: &Plan) -> Result<Pki> {
+    let service = plan.service_cidr.hosts().next().context("--service-cidr is empty")?;
+    let mut addresses = vec![
+        std::net::Ipv4Addr::LOCALHOST.into(),
+        std::net::Ipv6Addr::LOCALHOST.into(),
+        plan.node_address,
+        service,
+    ];
+    addresses.extend(crate::address::reachable(&plan.interface_prefix)?);
+    addresses.sort();
+    addresses.dedup();
+    let names = std::slice::from_ref(&plan.settings.node_name);
+    Pki::ensure(&data.join("pki"), &plan.settings.node_name, names, &addresses)
+}
+
+/// What tells the server to stop.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Signals> {
+        Ok(Signals { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

@@ -35,7 +35,7 @@ impl Machine {
         for line in [
             format!("netns add {name}"),
             format!("-n {name} link set lo up"),
-            format!("-n {name} link add eth0 type dummy"),
+            format!("-n {name} link add eth0 type veth peer name eth0p"),
             format!("-n {name} addr add {address}/24 dev eth0"),
             format!("-n {name} link set eth0 up"),
         ] {
