@@ -34,6 +34,8 @@ pub struct ContainerRecord {
     pub sandbox_id: String,
     pub config: ContainerConfig,
     pub image_id: String,
+    /// The images that it mounts as volumes.
+    pub volume_image_ids: Vec<String>,
     /// How the image is named to users: by digest, if it has one.
     pub image_ref: String,
     pub created_at: i64,

@@ -93,7 +93,7 @@ impl RuntimeService for Runtime {
                 && filter.state.is_none_or(|state| state == sandbox.state)
                 && selects(&filter.label_selector, &sandbox.labels)
         });
-        found.sort_by(|a, b| b.created_at.cmp(&a.created_at));
+        found.sort_by_key(|item| std::cmp::Reverse(item.created_at));
         Ok(found)
     }
 
@@ -147,7 +147,7 @@ impl RuntimeService for Runtime {
                 && filter.pod_sandbox_id.as_ref().is_none_or(|id| *id == container.pod_sandbox_id)
                 && selects(&filter.label_selector, &container.labels)
         });
-        found.sort_by(|a, b| b.created_at.cmp(&a.created_at));
+        found.sort_by_key(|item| std::cmp::Reverse(item.created_at));
         Ok(found)
     }
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::spec::{self, Input};
 use super::{Container, signal_number};
 use crate::cri::{
-    ContainerConfig, ContainerEventType, CriError, LinuxContainerResources, NamespaceMode, PodSandboxConfig, Result,
+    Code, ContainerConfig, ContainerEventType, CriError, LinuxContainerResources, NamespaceMode, PodSandboxConfig,
+    Result,
 };
 use crate::images::Image;
 use crate::record::{ContainerRecord, VERSION, save};
@@ -30,6 +31,8 @@ impl Runtime {
         let _unchanged = sandbox.change.read().await;
         let shim = self.shim(sandbox_id)?;
         let image = self.image(&config.image.image)?;
+        let volumes = config.mounts.iter().filter_map(|mount| mount.image.as_ref());
+        let volumes: Vec<Arc<Image>> = volumes.map(|image| self.image(&image.image)).collect::<Result<_>>()?;
         let id = new_id();
         let pod_cgroup = self.pod_cgroup(&sandbox.record.lock().config);
         let mut record = ContainerRecord {
@@ -37,6 +40,7 @@ impl Runtime {
             id: id.clone(),
             sandbox_id: sandbox_id.to_owned(),
             image_id: image.id.clone(),
+            volume_image_ids: volumes.iter().map(|image| image.id.clone()).collect(),
             image_ref: image.repo_digests.first().unwrap_or(&image.id).clone(),
             created_at: now(),
             log_path: log_path(sandbox_config, &config),
@@ -47,7 +51,7 @@ impl Runtime {
         };
         let sandbox_record = sandbox.record.lock().clone();
         let (runtime, bundle_of) = (self.clone(), record.clone());
-        let made = unblock(move || runtime.make_bundle(&sandbox_record, &bundle_of, &image)).await;
+        let made = unblock(move || runtime.make_bundle(&sandbox_record, &bundle_of, &image, &volumes)).await;
         let result = match made {
             Ok(create) => shim.call(Request::Create(create), &[]).await,
             Err(error) => Err(error),
@@ -79,17 +83,12 @@ impl Runtime {
         sandbox: &crate::record::SandboxRecord,
         record: &ContainerRecord,
         image: &Arc<Image>,
+        volumes: &[Arc<Image>],
     ) -> Result<Create> {
         let (id, config) = (&record.id, &record.config);
         let (directory, bundle) = (self.paths.container(id), self.paths.bundle(id));
         fs::create_dir_all(&directory)?;
         save(&directory.join("container.json"), record)?;
-        let volumes: Vec<Arc<Image>> = config
-            .mounts
-            .iter()
-            .filter_map(|mount| mount.image.as_ref())
-            .map(|image| self.image(&image.image))
-            .collect::<Result<_>>()?;
         for image in volumes.iter().chain([image]) {
             self.config.images.hold(&image.id, id)?;
         }
@@ -107,7 +106,7 @@ impl Runtime {
             sandbox,
             config,
             image,
-            volumes: &volumes,
+            volumes,
             cgroups: cgroup.directories(),
             cgroup_path: &record.cgroup,
             cgroup_mounts: Vec::new(),
@@ -160,7 +159,16 @@ impl Runtime {
     pub(crate) async fn begin_container(&self, id: &str) -> Result<()> {
         let container = self.container(id)?;
         let shim = self.shim(&container.record.sandbox_id)?;
-        match shim.call(Request::Start { container: id.to_owned() }, &[]).await {
+        let result = shim.call(Request::Start { container: id.to_owned() }, &[]).await;
+        // The news of it came before the answer, and is taken note of elsewhere: whoever asks now must be told it.
+        let noted = async {
+            let mut info = container.info.subscribe();
+            let _ = info.wait_for(|info| !matches!(info.phase, Phase::Creating | Phase::Created)).await;
+        };
+        if result.as_ref().err().is_none_or(|error| error.code == Code::Unknown) {
+            let _ = tokio::time::timeout(Duration::from_secs(1), noted).await;
+        }
+        match result {
             Ok(_) => Ok(()),
             Err(error) => Err(CriError { message: format!("unable to start container process: {error}"), ..error }),
         }
@@ -221,12 +229,8 @@ impl Runtime {
             for part in ["upper", "work"] {
                 remove_tree(&directory.join(part));
             }
-            let held = record.config.mounts.iter().filter_map(|mount| mount.image.as_ref());
-            for image in held.filter_map(|image| runtime.config.images.resolve(&image.image)) {
-                runtime.config.images.release(&image.id, &id);
-            }
-            if !record.image_id.is_empty() {
-                runtime.config.images.release(&record.image_id, &id);
+            for image in record.volume_image_ids.iter().chain([&record.image_id]).filter(|image| !image.is_empty()) {
+                runtime.config.images.release(image, &id);
             }
             let _ = fs::remove_dir_all(directory);
             Ok(())

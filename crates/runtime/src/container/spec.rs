@@ -296,7 +296,7 @@ fn volume_mounts(input: &Input<'_>) -> Result<(Vec<Value>, Propagation, bool)> {
         };
         check_propagation(volume)?;
         shared |= volume.propagation == MountPropagation::Bidirectional;
-        propagation.push((volume.container_path.clone().into(), (flag | MsFlags::MS_REC).bits() as u64));
+        propagation.push((volume.container_path.clone().into(), (flag | MsFlags::MS_REC).bits()));
         let mut options = vec!["rbind"];
         if volume.readonly || volume.image.is_some() {
             options.push("ro");

@@ -108,7 +108,7 @@ fn check_terminal(slave: &OwnedFd) -> Result<()> {
     let path = format!("/proc/self/fd/{}", slave.as_raw_fd());
     let again = open(path.as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).context("terminal")?;
     let kind = nix::sys::statfs::fstatfs(&again).context("terminal")?.filesystem_type();
-    if kind.0 as i64 == libc::DEVPTS_SUPER_MAGIC as i64 {
+    if kind == nix::sys::statfs::FsType(libc::DEVPTS_SUPER_MAGIC) {
         Ok(())
     } else {
         Err(Error("the container's terminal is not one".into()))

@@ -1,4 +1,5 @@
 //! Real containers, made by the runtime as a kubelet would. Needs root.
 
+mod isolation;
 mod lives;
 mod world;

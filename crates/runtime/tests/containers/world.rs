@@ -17,6 +17,16 @@ pub struct World {
     pub runtime: Runtime,
     pub directory: tempfile::TempDir,
     pub id: String,
+    config: Config,
+}
+
+/// A test that fails leaves nothing either.
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = runtime::sweep(&self.config);
+        }
+    }
 }
 
 /// Programs of busybox that the image has by name.
@@ -103,8 +113,9 @@ impl World {
         let name = directory.path().file_name().unwrap().to_string_lossy().trim_start_matches('.').to_lowercase();
         let images = Images::open(directory.path().join("root/images"), Registries::default()).unwrap();
         images.import(&archive).await.unwrap();
-        let runtime = Runtime::open(config(directory.path(), &name, images, network)).await.unwrap();
-        World { runtime, directory, id: name }
+        let config = config(directory.path(), &name, images, network);
+        let runtime = Runtime::open(config.clone()).await.unwrap();
+        World { runtime, directory, id: name, config }
     }
 
     pub fn path(&self, below: &str) -> PathBuf {
@@ -113,9 +124,25 @@ impl World {
 
     /// The runtime opened once more, as a server does that starts again.
     pub async fn reopen(&mut self) {
-        let images = Images::open(self.path("root/images"), Registries::default()).unwrap();
-        self.runtime =
-            Runtime::open(config(self.directory.path(), &self.id, images, Arc::new(NoNetwork))).await.unwrap();
+        self.runtime = Runtime::open(self.config.clone()).await.unwrap();
+    }
+
+    /// A sandbox and a container that counts, of a server that has been killed since.
+    pub fn hold(&self) -> (String, String) {
+        let mut server = std::process::Command::new(program())
+            .arg("hold")
+            .args([self.path("root"), self.path("run")])
+            .arg(&self.id)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut output = std::io::BufReader::new(server.stdout.as_mut().unwrap());
+        std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+        server.kill().unwrap();
+        server.wait().unwrap();
+        let (sandbox, container) = line.trim().split_once(' ').unwrap();
+        (sandbox.to_owned(), container.to_owned())
     }
 
     pub fn pod(&self, name: &str) -> PodSandboxConfig {
@@ -137,7 +164,8 @@ impl World {
         }
     }
 
-    pub async fn start(&self, sandbox: &str, pod: &PodSandboxConfig, container: ContainerConfig) -> String {
+    pub async fn start(&self, sandbox: &str, pod: &PodSandboxConfig, mut container: ContainerConfig) -> String {
+        container.log_path = format!("{}-{}", &sandbox[..8], container.log_path);
         let id = self.runtime.create_container(sandbox, container, pod).await.unwrap();
         self.runtime.start_container(&id).await.unwrap();
         id
@@ -174,6 +202,15 @@ impl World {
         tokio::time::timeout(Duration::from_secs(30), ended).await.expect("the container ends")
     }
 
+    /// Waits for a condition that nothing announces.
+    pub async fn until(&self, condition: impl Fn() -> bool) {
+        let start = std::time::Instant::now();
+        while !condition() {
+            assert!(start.elapsed() < Duration::from_secs(20), "it never becomes true");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// A log without its timestamps, streams and tags.
     pub fn log(&self, path: &str) -> String {
         let text = fs::read_to_string(path).unwrap();
@@ -188,10 +225,9 @@ impl World {
 
     /// Removes everything, and proves it.
     pub async fn end(self) {
-        let World { runtime, directory, id } = self;
-        runtime.purge().await.unwrap();
-        let place = directory.path().display().to_string();
-        let left: Vec<_> = traces(&place, &id).into_iter().collect();
+        self.runtime.clone().purge().await.unwrap();
+        let place = self.directory.path().display().to_string();
+        let left: Vec<_> = traces(&place, &self.id).into_iter().collect();
         assert!(left.is_empty(), "left behind: {left:#?}");
     }
 }
