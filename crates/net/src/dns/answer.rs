@@ -10,6 +10,8 @@ use std::str::FromStr;
 
 /// Seconds for which an answer may be kept, as upstream's.
 const TTL: u32 = 5;
+/// How many aliases are followed.
+const ALIASES: usize = 8;
 
 /// The zone that is answered for.
 #[derive(Clone, Debug)]
@@ -36,6 +38,10 @@ pub struct Reply {
 impl Zone {
     /// The reply to a question about this zone; none if it is about another.
     pub fn reply(&self, index: &Index, name: &Name, kind: RecordType) -> Option<Reply> {
+        self.reply_through(index, name, kind, ALIASES)
+    }
+
+    fn reply_through(&self, index: &Index, name: &Name, kind: RecordType, aliases: usize) -> Option<Reply> {
         let text = name.to_ascii().to_lowercase();
         let text = text.trim_end_matches('.');
         if let Some(address) = reverse(name) {
@@ -48,7 +54,8 @@ impl Zone {
         let labels: Vec<&str> = if before.is_empty() { Vec::new() } else { before.split('.').collect() };
         let mut reply = Reply::default();
         let answer = index.lookup(&labels, &self.addresses);
-        self.fill(&mut reply, index, name, kind, answer);
+        self.fill(&mut reply, name, kind, answer);
+        self.follow(&mut reply, index, kind, aliases);
         if labels.is_empty() {
             match kind {
                 RecordType::SOA => reply.answers.extend(self.soa()),
@@ -59,7 +66,7 @@ impl Zone {
         Some(self.closed(reply))
     }
 
-    fn fill(&self, reply: &mut Reply, index: &Index, name: &Name, kind: RecordType, answer: Answer) {
+    fn fill(&self, reply: &mut Reply, name: &Name, kind: RecordType, answer: Answer) {
         let Reply { answers, additionals, .. } = reply;
         let any = kind == RecordType::ANY;
         let mut srv = |answers: &mut Vec<Record>, services: Vec<(u16, String)>, targets: Vec<(String, IpAddr)>| {
@@ -89,20 +96,26 @@ impl Zone {
             }
             Answer::Text(_) => {}
             Answer::Alias(target) => {
-                let Ok(target) = Name::from_str(&format!("{target}.")) else { return };
-                answers.push(record(name, RData::CNAME(CNAME(target.clone()))));
-                if kind == RecordType::CNAME {
-                    return;
-                }
-                // A name of this zone is followed once; a circle of aliases has no end to be found.
-                match self.reply(index, &target, kind).filter(|_| reply.follow.is_none()) {
-                    Some(next) if !next.answers.iter().any(|found| found.record_type() == RecordType::CNAME) => {
-                        reply.answers.extend(next.answers);
-                    }
-                    Some(_) => {}
-                    None => reply.follow = Some(target),
-                }
+                let target = Name::from_str(&format!("{target}."));
+                answers.extend(target.map(|target| record(name, RData::CNAME(CNAME(target)))));
             }
+        }
+    }
+
+    /// An alias is followed as far as this zone knows; the last name of others is left to the caller.
+    fn follow(&self, reply: &mut Reply, index: &Index, kind: RecordType, aliases: usize) {
+        let Some(RData::CNAME(CNAME(target))) = reply.answers.last().map(|record| record.data.clone()) else { return };
+        if kind == RecordType::CNAME || aliases == 0 {
+            return;
+        }
+        match self.reply_through(index, &target, kind, aliases - 1) {
+            Some(next) => {
+                reply.answers.extend(next.answers);
+                // A circle says the same again and again.
+                reply.answers.dedup();
+                reply.follow = next.follow;
+            }
+            None => reply.follow = Some(target),
         }
     }
 

@@ -16,6 +16,7 @@ use crate::slices::Slices;
 use client::{Caches, Key};
 use forward::Forwarder;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::rr::RData;
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::RwLock;
@@ -237,7 +238,7 @@ impl Shared {
         let Some(mut found) = found else { return Err(reply) };
         // Clients take the first: each shall come first at times.
         let places = found.answers.len();
-        if places > 1 {
+        if places > 1 && found.answers.iter().all(|record| record.record_type() == question.query_type()) {
             found.answers.rotate_left(usize::from(query.metadata.id) % places);
         }
         reply.metadata.response_code = found.code;
@@ -249,12 +250,8 @@ impl Shared {
     /// Completes a reply with what the node's resolvers say: of the question, or of the name that the answer so far ends in.
     async fn forwarded(&self, query: &Message, mut reply: Message) -> Message {
         let Some(mut question) = query.queries.first().cloned() else { return reply };
-        let alias = reply.answers.iter().find_map(|record| match &record.data {
-            hickory_proto::rr::RData::CNAME(target) => Some(target.0.clone()),
-            _ => None,
-        });
-        if let Some(target) = alias {
-            question.set_name(target);
+        if let Some(RData::CNAME(target)) = reply.answers.last().map(|record| &record.data) {
+            question.set_name(target.0.clone());
         }
         match self.forwarder.resolve(&question).await {
             Ok(answer) => {

@@ -26,6 +26,7 @@ fn index() -> Index {
         ("empty", "{clusterIP: None}"),
         ("out", "{type: ExternalName, externalName: example.com}"),
         ("in", "{type: ExternalName, externalName: web.d.svc.cluster.local}"),
+        ("far", "{type: ExternalName, externalName: out.d.svc.cluster.local}"),
         ("loop", "{type: ExternalName, externalName: loop.d.svc.cluster.local}"),
     ];
     let slices = [slice(
@@ -86,6 +87,11 @@ fn names_mean_what_the_specification_says() {
         ("out.d.svc.cluster.local.", A, "NoError; CNAME example.com.; follow example.com."),
         ("out.d.svc.cluster.local.", CNAME, "NoError; CNAME example.com."),
         ("in.d.svc.cluster.local.", A, "NoError; CNAME web.d.svc.cluster.local.; A 10.96.0.5"),
+        (
+            "far.d.svc.cluster.local.",
+            A,
+            "NoError; CNAME out.d.svc.cluster.local.; CNAME example.com.; follow example.com.",
+        ),
         ("1-2-3-4.d.pod.cluster.local.", A, "NoError; A 1.2.3.4"),
         ("1-2-3-4.x.pod.cluster.local.", A, "NXDomain; (SOA)"),
         ("fd00--5.d.pod.cluster.local.", AAAA, "NoError; AAAA fd00::5"),
@@ -120,7 +126,7 @@ fn an_entry_that_changes_takes_its_reverse_names_along() {
     assert_eq!(index.lookup(&["web", "d", "svc"], &[]), Answer::Nothing);
 }
 
-/// A server on loopback with an upstream that answers every A question with 192.0.2.1, over TCP only if `truncates`.
+/// A server on loopback.
 async fn server(index: Option<Index>) -> (SocketAddr, tokio::task::JoinHandle<()>) {
     let config = Config { zone: zone(), resolv_conf: "/nonexistent/resolv.conf".into() };
     let dns = Dns::bind_to(config, vec![([127, 0, 0, 1], 0).into()]).await;
