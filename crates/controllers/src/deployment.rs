@@ -21,7 +21,7 @@ use serde_json::json;
 use crate::{
     claim,
     condition::{self, condition},
-    frame::{Env, Error, Loop, Synced},
+    frame::{Env, Error, Loop, Synced, UNSEEN},
     owner::{Named, controller_of, controller_reference},
     pods,
     selector::Selector,
@@ -105,7 +105,7 @@ impl Controller {
             return self.refuse(deployment).await;
         }
         if !self.expectations.met(&key, &self.sets, deployment.uid()) {
-            return Ok(None);
+            return Ok(Some(UNSEEN));
         }
         let candidates = self.sets.list_ns(&key.namespace);
         let owned = claim::claim::<Deployment, ReplicaSet>(&self.env, &deployment, &selector, candidates).await?;

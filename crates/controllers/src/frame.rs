@@ -65,6 +65,10 @@ impl Error {
 /// The outcome of a sync: when the key is to be looked at again without a change, if at all.
 pub(crate) type Synced = Result<Option<Duration>, Error>;
 
+/// When to look again where the cache has yet to show what was written last. Its change comes with an event too; this is
+/// for the case that the event came first.
+pub(crate) const UNSEEN: Duration = Duration::from_millis(500);
+
 /// A controller's view of the world.
 #[derive(Clone)]
 pub(crate) struct Env {

@@ -21,7 +21,7 @@ use serde_json::json;
 
 use crate::{
     claim,
-    frame::{Env, Error, Loop, Synced},
+    frame::{Env, Error, Loop, Synced, UNSEEN},
     owner::{Named, controller_reference},
     pods,
     selector::Selector,
@@ -74,10 +74,11 @@ impl Controller {
             return Ok(None);
         };
         let spec = job.spec.clone().unwrap_or_default();
-        if spec.managed_by.as_deref().is_some_and(|manager| manager != CONTROLLER)
-            || !self.expectations.met(&key, &self.pods, job.uid())
-        {
+        if spec.managed_by.as_deref().is_some_and(|manager| manager != CONTROLLER) {
             return Ok(None);
+        }
+        if !self.expectations.met(&key, &self.pods, job.uid()) {
+            return Ok(Some(UNSEEN));
         }
         let Some(selector) = spec.selector.as_ref().and_then(Selector::new) else { return Ok(None) };
         let candidates = self.pods.list_ns(&key.namespace);

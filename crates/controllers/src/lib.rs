@@ -7,6 +7,7 @@
 
 mod claim;
 mod condition;
+mod cronjob;
 mod deployment;
 mod discovery;
 mod endpoints;
@@ -15,12 +16,17 @@ mod garbage;
 mod intstr;
 mod job;
 mod namespace;
+mod node;
 mod owner;
+mod pod_gc;
 mod pods;
 mod replicaset;
+mod revisions;
 mod root_ca;
 mod selector;
 mod service_account;
+mod statefulset;
+mod ttl_after_finished;
 
 use std::sync::Arc;
 
@@ -53,6 +59,12 @@ const ALL: &[(&str, Start)] = &[
     ("endpointslice-controller", |env| endpoints::slices::run(env).boxed()),
     ("endpoint-controller", |env| endpoints::legacy::run(env).boxed()),
     ("job-controller", |env| job::run(env).boxed()),
+    ("cronjob-controller", |env| cronjob::run(env).boxed()),
+    ("statefulset-controller", |env| statefulset::run(env).boxed()),
+    ("ttl-after-finished-controller", |env| ttl_after_finished::run(env).boxed()),
+    ("node-controller", |env| node::run(env).boxed()),
+    ("node-controller", |env| node::eviction::run(env).boxed()),
+    ("pod-garbage-collector", |env| pod_gc::run(env).boxed()),
     ("generic-garbage-collector", |env| garbage::run(env).boxed()),
     ("namespace-controller", |env| namespace::run(env).boxed()),
     ("service-account-controller", |env| service_account::run(env).boxed()),

@@ -19,7 +19,7 @@ use kube::api::DeleteParams;
 
 use crate::{
     claim,
-    frame::{Env, Error, Loop, Synced},
+    frame::{Env, Error, Loop, Synced, UNSEEN, sooner},
     owner::{Named, controller_reference},
     pods::{self, PodView},
 };
@@ -97,7 +97,8 @@ impl<R: Replicated> Controller<R> {
         }
         failed?;
         let soonest = |pod: &PodView| pod.available_in(set.min_ready_seconds(), now).filter(|wait| !wait.is_zero());
-        Ok(active.iter().filter_map(soonest).min().map(|wait| wait + Duration::from_millis(50)))
+        let available = active.iter().filter_map(soonest).min().map(|wait| wait + Duration::from_millis(50));
+        Ok(sooner(available, (!up_to_date).then_some(UNSEEN)))
     }
 
     async fn manage(&self, key: &Key, set: &R, active: &[PodView]) -> Result<(), Error> {

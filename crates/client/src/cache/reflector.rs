@@ -157,7 +157,7 @@ impl Reflector {
             for object in page.items.unwrap_or_default() {
                 let item = self.read(object)?;
                 seen.insert(item.key.clone());
-                self.store.put(item);
+                self.store.put(item, false);
             }
             if page.metadata.more.is_empty() {
                 self.complete(&seen, &page.metadata.resource_version);
@@ -240,24 +240,24 @@ impl Reflector {
             }
         };
         let version = item.resource_version;
-        match (&*event.kind, seen) {
-            ("DELETED", seen) => {
-                if let Some(seen) = seen {
-                    seen.remove(&item.key);
-                }
-                self.store.remove(&item.key);
-            }
-            (_, Some(seen)) => {
+        let is_deletion = event.kind == "DELETED";
+        if let Some(seen) = seen {
+            // Within the first list, only its end says how far the cache has come.
+            if is_deletion {
+                seen.remove(&item.key);
+                self.store.remove(&item.key, None);
+            } else {
                 seen.insert(item.key.clone());
-                self.store.put(item);
-                return Ok(());
+                self.store.put(item, false);
             }
-            (_, None) => self.store.put(item),
+            return Ok(());
         }
-        if revision.is_some() {
-            self.store.reach(version, false);
-            *revision = Some(version.to_string());
+        if is_deletion {
+            self.store.remove(&item.key, Some(version));
+        } else {
+            self.store.put(item, true);
         }
+        *revision = Some(version.to_string());
         Ok(())
     }
 

@@ -133,21 +133,29 @@ impl Store {
     }
 
     /// Takes in a newer version of an object. Versions that are known already change nothing.
-    pub fn put(&self, item: Item) {
+    ///
+    /// With `reached`, everything up to the object's version is in; who is told of the change sees that at once.
+    pub fn put(&self, item: Item, reached: bool) {
         let item = Arc::new(item);
         let mut state = self.state.write();
         if let Some(known) = state.namespaces.get(&item.key.namespace).and_then(|items| items.get(&item.key.name))
             && (known.uid == item.uid && known.resource_version == item.resource_version && item.resource_version != 0)
         {
-            return;
+            return if reached { self.reach(item.resource_version, false) };
         }
         let old = state.put(item.clone());
+        if reached {
+            self.reach(item.resource_version, false);
+        }
         self.tell(&item.key, old.as_ref(), Some(&item));
     }
 
-    /// Takes an object out.
-    pub fn remove(&self, key: &Key) {
+    /// Takes an object out. With `reached`, everything up to that revision is in.
+    pub fn remove(&self, key: &Key, reached: Option<u64>) {
         let mut state = self.state.write();
+        if let Some(revision) = reached {
+            self.reach(revision, false);
+        }
         if let Some(old) = state.take(key) {
             self.tell(key, Some(&old), None);
         }

@@ -14,7 +14,7 @@ use super::{
     slice::{self, MANAGED_BY, MANAGED_BY_LABEL, SERVICE_LABEL},
 };
 use crate::{
-    frame::{Env, Error, Loop, Synced},
+    frame::{Env, Error, Loop, Synced, UNSEEN},
     owner::Named,
 };
 
@@ -68,8 +68,11 @@ impl Controller {
             self.expectations.forget(&key);
             return Ok(None);
         };
-        if !is_managed(&service) || service.is_deleting() || !self.expectations.met(&key, &self.slices, service.uid()) {
+        if !is_managed(&service) || service.is_deleting() {
             return Ok(None);
+        }
+        if !self.expectations.met(&key, &self.slices, service.uid()) {
+            return Ok(Some(UNSEEN));
         }
         let is_ours = |item: &Arc<client::Item>| {
             item.labels.get(SERVICE_LABEL) == Some(service.name())

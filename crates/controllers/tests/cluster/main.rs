@@ -1,5 +1,6 @@
 //! The controllers against a real API server in memory, with pods that a made-up kubelet runs.
 
+mod batch;
 mod harness;
 mod services;
 mod teardown;

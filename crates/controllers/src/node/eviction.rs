@@ -1,0 +1,116 @@
+//! Eviction by taint: pods leave nodes with `NoExecute` taints that they do not tolerate, or no longer.
+
+use std::{sync::Arc, time::Duration};
+
+use client::{Cache, Item, Key};
+use k8s_openapi::{
+    api::core::v1::{Node, Pod, PodCondition, Taint, Toleration},
+    jiff::{SignedDuration, Timestamp},
+};
+use kube::api::DeleteParams;
+
+use crate::{
+    condition::{self, Condition},
+    frame::{Env, Error, Loop, Synced, between, now, sooner},
+    owner::Named,
+};
+
+const WORKERS: usize = 8;
+
+/// Runs the taint eviction controller.
+pub(crate) async fn run(env: Env) {
+    let nodes: Cache<Node> = env.caches.get();
+    let pods: Cache<Pod> = env.caches.get();
+    let work = Loop::new().on_self(&nodes).on(&pods, |change, queue| {
+        let bound = |item: &Arc<Item>| !item.node_name.is_empty() && !item.deleting;
+        let is_new = |item: &&Arc<Item>| bound(item) && change.old.as_ref().is_none_or(|old| !bound(old));
+        if let Some(pod) = change.new.as_ref().filter(is_new) {
+            queue.add(Key::new("", &pod.node_name));
+        }
+    });
+    let sync = async |key: Key| -> Synced {
+        let Some(node) = nodes.read("", &key.name) else { return Ok(None) };
+        let taints: Vec<Taint> = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
+        let taints: Vec<Taint> = taints.into_iter().filter(|taint| taint.effect == "NoExecute").collect();
+        let mut again = None;
+        for item in pods.on_node(&key.name).iter().filter(|item| !taints.is_empty() && !item.deleting) {
+            let Some(pod) = pods.parse(item) else { continue };
+            let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.clone()).unwrap_or_default();
+            match leave_in(&taints, &tolerations, Timestamp::now()) {
+                None => {}
+                Some(Duration::ZERO) => evict(&env, &pod).await?,
+                wait => again = sooner(again, wait),
+            }
+        }
+        Ok(again)
+    };
+    work.run(&env, WORKERS, sync).await;
+}
+
+/// How long a pod may still stay; none for as long as it likes.
+fn leave_in(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -> Option<Duration> {
+    let mut soonest = None;
+    for taint in taints {
+        let mut tolerating = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).peekable();
+        if tolerating.peek().is_none() {
+            return Some(Duration::ZERO);
+        }
+        let since = taint.time_added.as_ref().map_or(now, |time| time.0);
+        for seconds in tolerating.filter_map(|toleration| toleration.toleration_seconds) {
+            let until = since.checked_add(SignedDuration::from_secs(seconds.max(0))).unwrap_or(Timestamp::MAX);
+            soonest = sooner(soonest, Some(between(now, until)));
+        }
+    }
+    soonest
+}
+
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let text = |field: &Option<String>| field.clone().unwrap_or_default();
+    let (key, effect) = (text(&toleration.key), text(&toleration.effect));
+    let exists = toleration.operator.as_deref() == Some("Exists");
+    (effect.is_empty() || effect == taint.effect)
+        && (key == taint.key || (key.is_empty() && exists))
+        && (exists || text(&toleration.value) == text(&taint.value))
+}
+
+async fn evict(env: &Env, pod: &Pod) -> Result<(), Error> {
+    let message = format!("Marking for deletion Pod {}/{}", pod.namespace(), pod.name());
+    env.recorder.normal(pod, "TaintManagerEviction", message);
+    let mut marked = pod.clone();
+    let why = "Taint manager: deleting due to NoExecute taint";
+    let target = PodCondition::new("DisruptionTarget", "True", "DeletionByTaintManager", why, now());
+    condition::set(&mut marked.status.get_or_insert_default().conditions, target);
+    match env.replace_status(&marked).await {
+        Err(error) if error.is_not_found() => return Ok(()),
+        answer => answer?,
+    };
+    env.delete::<Pod>(pod.namespace(), pod.name(), pod.uid(), DeleteParams::default()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_stays_as_long_as_it_tolerates() {
+        let taint = |key: &str| -> Taint {
+            serde_json::from_value(json!({"key": key, "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:00Z"}))
+                .unwrap()
+        };
+        let cases = [
+            (json!([]), Some(0)),
+            (json!([{"operator": "Exists"}]), None),
+            (json!([{"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}]), Some(240)),
+            (json!([{"key": "a", "operator": "Exists", "tolerationSeconds": 30}]), Some(0)),
+            (json!([{"key": "a", "operator": "Equal", "value": "x"}]), Some(0)),
+            (json!([{"key": "b", "operator": "Exists"}]), Some(0)),
+        ];
+        for (tolerations, expected) in cases {
+            let parsed: Vec<Toleration> = serde_json::from_value(tolerations.clone()).unwrap();
+            let wait = leave_in(&[taint("a")], &parsed, "2026-01-01T00:01:00Z".parse().unwrap());
+            assert_eq!(wait.map(|wait| wait.as_secs()), expected, "{tolerations}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Pods that nobody will clean up: of nodes that are gone, deleted before they were bound, or too many that have ended.
+
+use std::sync::Arc;
+
+use client::{Cache, Item, Key};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::DeleteParams;
+use serde_json::json;
+
+use crate::{
+    frame::{Env, Loop, Synced},
+    pods,
+};
+
+/// So many ended pods are kept before the oldest go.
+const ENDED_KEPT: usize = 12_500;
+/// The one key: all pods are looked at together.
+const ALL: &str = "pods";
+/// How long a node must have been gone, in case it comes back.
+const QUARANTINE: std::time::Duration = std::time::Duration::from_secs(40);
+
+/// Runs the pod garbage collector.
+pub(crate) async fn run(env: Env) {
+    let nodes: Cache<Node> = env.caches.get();
+    let all: Cache<Pod> = env.caches.get();
+    let bound_to_nothing = nodes.clone();
+    let work = Loop::new()
+        .on(&nodes, |change, queue| {
+            if change.new.is_none() {
+                queue.add_after(Key::new("", ALL), QUARANTINE);
+            }
+        })
+        .on(&all, move |change, queue| {
+            let Some(pod) = &change.new else { return };
+            if pod.deleting && pod.node_name.is_empty() {
+                queue.add(Key::new("", ALL));
+            } else if !pod.node_name.is_empty() && bound_to_nothing.get("", &pod.node_name).is_none() {
+                queue.add_after(Key::new("", ALL), QUARANTINE);
+            } else if pods::is_finished(pod) && change.old.as_ref().is_none_or(|old| !pods::is_finished(old)) {
+                queue.add_after(Key::new("", ALL), QUARANTINE);
+            }
+        });
+    let sync = async |_: Key| -> Synced {
+        let pods = all.list();
+        let is_lost = |pod: &&Arc<Item>| !pod.node_name.is_empty() && nodes.get("", &pod.node_name).is_none();
+        for pod in pods.iter().filter(is_lost) {
+            // The cache may lag behind: only the server knows.
+            if env.cluster::<Node>().get_opt(&pod.node_name).await?.is_none() {
+                end(&env, pod, Some("PodGC: node no longer exists")).await?;
+            }
+        }
+        for pod in pods.iter().filter(|pod| pod.deleting && pod.node_name.is_empty()) {
+            end(&env, pod, None).await?;
+        }
+        let mut ended: Vec<&Arc<Item>> = pods.iter().filter(|pod| pods::is_finished(pod)).collect();
+        // The revision of the last change orders by age well enough.
+        ended.sort_by_key(|pod| pod.resource_version);
+        for pod in &ended[..ended.len().saturating_sub(ENDED_KEPT)] {
+            end(&env, pod, None).await?;
+        }
+        Ok(None)
+    };
+    work.run(&env, 1, sync).await;
+}
+
+/// Deletes a pod at once, after noting why where it was running.
+async fn end(env: &Env, pod: &Item, why: Option<&str>) -> Result<(), crate::Error> {
+    if let Some(why) = why.filter(|_| !pods::is_finished(pod)) {
+        let typed: Pod = pod.parse()?;
+        let mut conditions = typed.status.and_then(|status| status.conditions);
+        crate::condition::set(
+            &mut conditions,
+            crate::condition::condition("DisruptionTarget", "True", "DeletionByPodGC", why),
+        );
+        let patch = json!({"status": {"phase": "Failed", "conditions": conditions}});
+        match env.patch::<Pod>(pod.namespace(), pod.name(), "status", &patch).await {
+            Err(error) if error.is_not_found() => return Ok(()),
+            answer => answer?,
+        };
+    }
+    env.delete::<Pod>(pod.namespace(), pod.name(), &pod.uid, DeleteParams::default().grace_period(0)).await
+}

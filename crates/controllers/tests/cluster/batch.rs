@@ -1,0 +1,107 @@
+//! Jobs, StatefulSets and DaemonSets do what their documentation says.
+
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    batch::v1::Job,
+    core::v1::{PersistentVolumeClaim, Pod},
+};
+use kube::api::DeleteParams;
+use serde_json::{Value, json};
+
+use crate::harness::Cluster;
+
+fn job(name: &str, phase: &str, spec: Value) -> Value {
+    let mut job = json!({"metadata": {"name": name}, "spec": {"template": {
+        "metadata": {"annotations": {"test/phase": phase}},
+        "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "work:1"}]}}}});
+    job["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    job
+}
+
+fn has(job: &Job, kind: &str) -> bool {
+    let conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == kind && condition.status == "True")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_runs_to_completion_and_counts_each_pod_once() {
+    let cluster = Cluster::with_node().await;
+    cluster.make::<Job>(job("work", "Succeeded", json!({"completions": 12, "parallelism": 4}))).await;
+    let work = cluster.until_one::<Job>("work", "complete", |job| has(job, "Complete")).await;
+    let status = work.status.unwrap();
+    assert_eq!((status.succeeded, status.failed, status.active), (Some(12), None, None));
+    assert!(status.completion_time.is_some() && status.start_time.is_some());
+    let pods =
+        cluster.until::<Pod>("no finalizers", |pods| pods.iter().all(|pod| pod.metadata.finalizers.is_none())).await;
+    assert_eq!(pods.len(), 12);
+    cluster.delete::<Job>("work", DeleteParams::background()).await;
+    cluster.until::<Pod>("all gone", |pods| pods.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_index_of_an_indexed_job_completes_once() {
+    let cluster = Cluster::with_node().await;
+    let spec = json!({"completions": 5, "parallelism": 3, "completionMode": "Indexed", "ttlSecondsAfterFinished": 0});
+    cluster.make::<Job>(job("work", "Succeeded", spec)).await;
+    let mut changes = cluster.caches.get::<Pod>().subscribe();
+    cluster.until::<Job>("done, and cleaned up after", |jobs| jobs.is_empty()).await;
+    let mut names = std::collections::BTreeSet::new();
+    while let Some(change) = changes.try_next() {
+        names.insert(change.key.name[.."work-0".len()].to_owned());
+    }
+    assert!(names.len() <= 5 && names.iter().all(|name| name.starts_with("work-")), "{names:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_fails_says_why() {
+    let cluster = Cluster::with_node().await;
+    cluster.make::<Job>(job("work", "Failed", json!({"backoffLimit": 0}))).await;
+    let work = cluster.until_one::<Job>("work", "failed", |job| has(job, "Failed")).await;
+    let conditions = work.status.clone().unwrap().conditions.unwrap();
+    let failed = conditions.iter().find(|condition| condition.type_ == "Failed").unwrap();
+    assert_eq!(failed.reason.as_deref(), Some("BackoffLimitExceeded"));
+    assert_eq!(work.status.unwrap().failed, Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stateful_set_has_names_storage_and_an_order() {
+    let cluster = Cluster::with_node().await;
+    let template = |image: &str| json!({"metadata": {"labels": {"app": "db"}}, "spec": {"containers": [{"name": "c", "image": image}]}});
+    cluster
+        .make::<StatefulSet>(json!({"metadata": {"name": "db"}, "spec": {"replicas": 3, "serviceName": "db",
+        "selector": {"matchLabels": {"app": "db"}}, "template": template("db:1"),
+        "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": "1Gi"}}}}]}}))
+        .await;
+    let settled = |set: &StatefulSet| {
+        let status = set.status.clone().unwrap_or_default();
+        status.ready_replicas == Some(3)
+            && status.updated_replicas == Some(3)
+            && status.current_revision == status.update_revision
+    };
+    cluster.until_one::<StatefulSet>("db", "three ready", settled).await;
+    let pods = cluster.until::<Pod>("three", |pods| pods.len() == 3).await;
+    let names: Vec<_> = pods.iter().map(|pod| pod.metadata.name.clone().unwrap()).collect();
+    assert_eq!(names, ["db-0", "db-1", "db-2"]);
+    let claims = cluster.until::<PersistentVolumeClaim>("claims", |claims| claims.len() == 3).await;
+    assert_eq!(claims[0].metadata.name.as_deref(), Some("data-db-0"));
+    let mut changes = cluster.caches.get::<Pod>().subscribe();
+    cluster.patch::<StatefulSet>("db", json!({"spec": {"template": template("db:2")}})).await;
+    cluster
+        .until::<Pod>("updated", |pods| {
+            pods.len() == 3
+                && pods.iter().all(|pod| pod.spec.as_ref().unwrap().containers[0].image.as_deref() == Some("db:2"))
+        })
+        .await;
+    cluster.until_one::<StatefulSet>("db", "settled", settled).await;
+    let mut gone = Vec::new();
+    while let Some(change) = changes.try_next() {
+        if change.new.is_none() {
+            gone.push(change.key.name.to_string());
+        }
+    }
+    assert_eq!(gone, ["db-2", "db-1", "db-0"], "from the last one down");
+    cluster.patch::<StatefulSet>("db", json!({"spec": {"replicas": 1}})).await;
+    cluster.until::<Pod>("one", |pods| pods.len() == 1).await;
+    assert_eq!(cluster.caches.get::<PersistentVolumeClaim>().list_ns("default").len(), 3, "storage is kept");
+}
