@@ -2,6 +2,7 @@
 
 use api::Status;
 use api::apply::{self, Ctx};
+use api::validation::Errors;
 use http::header;
 
 use super::update::{Made, change, respond};
@@ -43,11 +44,12 @@ pub async fn patch(call: &Call) -> Result<Response, Status> {
 
 /// Server-side apply. It creates what is not there.
 async fn apply(call: &Call, warnings: &mut Vec<String>) -> Result<super::update::Outcome, Status> {
-    let manager = call.query.get("fieldManager").ok_or_else(|| {
-        Status::bad_request(
-            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
-        )
-    })?;
+    let manager = call.query.get("fieldManager").unwrap_or("");
+    let mut errors = Errors::default();
+    if manager.is_empty() {
+        errors.required("fieldManager", "is required for apply patch");
+    }
+    errors.into_result("meta.k8s.io", "PatchOptions", "")?;
     let force = call.query.flag("force");
     let decoded = api::codec::yaml::decode(&call.body).map_err(|e| Status::bad_request(e.to_string()))?;
     for field in ["apiVersion", "kind"] {

@@ -111,7 +111,7 @@ impl Term {
                 match found {
                     Value::Null => *default == self.value,
                     Value::String(text) => *text == self.value,
-                    other => other.to_string() == self.value,
+                    other => format!("{other}") == self.value,
                 }
             }
         };

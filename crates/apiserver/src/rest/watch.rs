@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use api::{Status, Value};
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 use rand::Rng;
 use serde_json::json;
 use store::{Entry, Event, EventKind, Watch};
@@ -100,17 +100,13 @@ pub fn watch(call: Call) -> Result<Response, Status> {
         call,
     };
     Ok(response(
-        &watching.call.accept.content_type(true).to_owned(),
+        watching.call.accept.content_type(true),
         Body::stream(futures::stream::unfold(watching, Watching::advance)),
     ))
 }
 
-fn response(content_type: &str, body: Body) -> Response {
-    let mut response = answer::bytes(StatusCode::OK, "application/json", body);
-    if let Ok(value) = HeaderValue::from_str(content_type) {
-        response.headers_mut().insert(header::CONTENT_TYPE, value);
-    }
-    response
+fn response(content_type: &'static str, body: Body) -> Response {
+    answer::bytes(StatusCode::OK, content_type, body)
 }
 
 /// A watch that cannot begin says so in its stream, as upstream's watch cache does.
