@@ -154,8 +154,8 @@ async fn datagrams(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
         let Ok(query) = Message::from_vec(&buffer[..length]) else { continue };
         let limit = query.edns.as_ref().map_or(PLAIN, |edns| usize::from(edns.max_payload().clamp(512, 4096)));
         match shared.at_once(&query) {
-            Ok(reply) => send(&socket, peer, &reply, limit).await,
-            Err(partial) => {
+            Step::Done(reply) => send(&socket, peer, &reply, limit).await,
+            Step::Ask(partial) => {
                 let (shared, socket) = (shared.clone(), socket.clone());
                 tokio::spawn(async move {
                     let reply = shared.forwarded(&query, partial).await;
@@ -195,8 +195,8 @@ async fn conversation(shared: Arc<Shared>, mut stream: TcpStream) -> io::Result<
         tokio::time::timeout(IDLE, stream.read_exact(&mut buffer)).await??;
         let query = Message::from_vec(&buffer).map_err(io::Error::other)?;
         let reply = match shared.at_once(&query) {
-            Ok(reply) => reply,
-            Err(partial) => shared.forwarded(&query, partial).await,
+            Step::Done(reply) => reply,
+            Step::Ask(partial) => shared.forwarded(&query, partial).await,
         };
         stream.write_all(&framed(&reply.to_vec().map_err(io::Error::other)?)).await?;
     }
@@ -207,9 +207,16 @@ fn framed(message: &[u8]) -> Vec<u8> {
     [&(message.len() as u16).to_be_bytes()[..], message].concat()
 }
 
+/// A reply, whole or as far as the cluster knows.
+enum Step {
+    Done(Message),
+    /// The node's resolvers must be asked for the rest.
+    Ask(Message),
+}
+
 impl Shared {
     /// The reply to a question of the cluster; the reply so far where others must be asked.
-    fn at_once(&self, query: &Message) -> Result<Message, Message> {
+    fn at_once(&self, query: &Message) -> Step {
         let mut reply = Message::response(query.metadata.id, query.metadata.op_code);
         reply.metadata.recursion_desired = query.metadata.recursion_desired;
         reply.metadata.recursion_available = true;
@@ -221,7 +228,7 @@ impl Shared {
         }
         let refuse = |mut reply: Message, code| {
             reply.metadata.response_code = code;
-            Ok(reply)
+            Step::Done(reply)
         };
         if query.metadata.message_type != MessageType::Query || query.metadata.op_code != OpCode::Query {
             return refuse(reply, ResponseCode::NotImp);
@@ -235,7 +242,7 @@ impl Shared {
                 None => None,
             },
         };
-        let Some(mut found) = found else { return Err(reply) };
+        let Some(mut found) = found else { return Step::Ask(reply) };
         // Clients take the first: each shall come first at times.
         let places = found.answers.len();
         if places > 1 && found.answers.iter().all(|record| record.record_type() == question.query_type()) {
@@ -244,7 +251,7 @@ impl Shared {
         reply.metadata.response_code = found.code;
         reply.metadata.authoritative = true;
         reply.add_answers(found.answers).add_authorities(found.authorities).add_additionals(found.additionals);
-        if found.follow.is_some() { Err(reply) } else { Ok(reply) }
+        if found.follow.is_some() { Step::Ask(reply) } else { Step::Done(reply) }
     }
 
     /// Completes a reply with what the node's resolvers say: of the question, or of the name that the answer so far ends in.

@@ -17,7 +17,7 @@ pub fn on_a_node(test: impl AsyncFnOnce() + Send + 'static) {
     let work = move || {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         run("ip", &["link", "set", "lo", "up"]);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(test());
     };
     if let Err(panic) = std::thread::spawn(work).join() {
@@ -120,8 +120,13 @@ pub fn ask_udp(target: &str) -> io::Result<String> {
 }
 
 pub fn ask_from(socket: &UdpSocket, target: &str) -> io::Result<String> {
+    ask_briefly(socket, target, PATIENCE)
+}
+
+/// For asking again and again: the kernel tells a sender only some times a second that nobody is there.
+pub fn ask_briefly(socket: &UdpSocket, target: &str, patience: Duration) -> io::Result<String> {
     socket.connect(target)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(patience))?;
     socket.send(b"?")?;
     let mut buffer = [0; 64];
     let length = socket.recv(&mut buffer)?;
