@@ -24,11 +24,19 @@ pub struct Objects {
     pub config_maps: Cache<v1::ConfigMap>,
     pub secrets: Cache<v1::Secret>,
     services: Cache<v1::Service>,
+    /// The caches live as long as this does.
+    _caches: Caches,
 }
 
 impl Objects {
     pub fn new(client: kube::Client, caches: &Caches) -> Objects {
-        Objects { client, config_maps: caches.get(), secrets: caches.get(), services: caches.get() }
+        Objects {
+            client,
+            config_maps: caches.get(),
+            secrets: caches.get(),
+            services: caches.get(),
+            _caches: caches.clone(),
+        }
     }
 
     /// `Ok(None)` if there is no such object.

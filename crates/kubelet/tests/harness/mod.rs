@@ -10,7 +10,7 @@ use apiserver::{ApiServer, Config, Pki};
 use client::{Caches, Endpoint, Identity};
 use fake::Fake;
 use futures::FutureExt;
-use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, ServiceAccount};
 use kube::Api;
 use kube::api::PostParams;
 use kubelet::{Handle, Kubelet};
@@ -30,6 +30,8 @@ pub struct Node {
 impl Node {
     pub async fn start() -> Node {
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let door: Arc<std::sync::Mutex<Option<kubelet::Server>>> = Arc::default();
         let opened = door.clone();
         let dialer: apiserver::KubeletDialer = Arc::new(move |_| {
@@ -56,7 +58,7 @@ impl Node {
             },
             service_cidr: "10.96.0.0/16".parse().unwrap(),
             node_ports: (30000, 32767),
-            advertise: "127.0.0.1:6443".parse().unwrap(),
+            advertise: "192.0.2.1:6443".parse().unwrap(),
             kubelet: Some(dialer),
         })
         .await
@@ -65,6 +67,9 @@ impl Node {
         let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
         let account = serde_json::from_value(json!({"metadata": {"name": "default"}})).unwrap();
         accounts.create(&PostParams::default(), &account).await.unwrap();
+        let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "default");
+        let root = json!({"metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": "x"}});
+        maps.create(&PostParams::default(), &serde_json::from_value(root).unwrap()).await.unwrap();
         let data = tempfile::tempdir().unwrap();
         let mut node = Node { server, client, runtime: Fake::new(), kubelet: None, door, data };
         node.boot().await;
