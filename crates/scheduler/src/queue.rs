@@ -139,6 +139,11 @@ impl Queue {
         helped.iter().for_each(|uid| self.wake(uid));
     }
 
+    /// Tries an unschedulable pod again as soon as its back-off allows, or nothing else is to do.
+    pub fn wake(&mut self, uid: &str) {
+        self.back_off(uid, true);
+    }
+
     /// When a pod's time comes that is not there now.
     pub fn next_wake(&mut self) -> Option<Instant> {
         while let Some(Reverse((at, ticket))) = self.timers.peek().copied() {
@@ -165,11 +170,6 @@ impl Queue {
             waiting.attempts += 1;
             waiting.last_attempt = Some(now);
         }
-    }
-
-    /// Tries an unschedulable pod again as soon as its back-off allows, or nothing else is to do.
-    fn wake(&mut self, uid: &str) {
-        self.back_off(uid, true);
     }
 
     fn back_off(&mut self, uid: &str, eager: bool) {

@@ -151,6 +151,7 @@ impl Scheduler {
         let Some(pod) = self.parse(item) else { return };
         if item.deleting || pod.gated || *pod.scheduler != *self.options.scheduler_name {
             self.queue.remove(&item.uid);
+            self.gone(&item.uid);
         } else {
             self.queue.set(Arc::new(pod));
         }
@@ -163,7 +164,7 @@ impl Scheduler {
             && self.snapshot.node_name(*slot) == &*item.node_name
             && pod.item.labels == item.labels
             && pod.item.deleting == item.deleting
-            && pod.generation >= pod::generation(item).min(pod.generation + i64::from(*stage == Stage::Bound))
+            && (*stage != Stage::Bound || pod::generation(item) <= pod.generation)
         {
             if *stage != Stage::Bound {
                 let pod = pod.clone();
@@ -222,7 +223,9 @@ impl Scheduler {
         let (slot, victims) = match (outcome, nominated) {
             (Outcome::Nominated(preemption), _) => (preemption.slot, preemption.victims),
             (Outcome::Terminating, Some(slot)) => (slot, Vec::new()),
-            _ => return,
+            (_, None) => return,
+            // The room that was kept for it is anybody's.
+            (_, Some(_)) => return self.queue.event(Event::Gone(pod)),
         };
         let node = self.snapshot.node_name(slot).to_owned();
         let mut is_free = !victims.is_empty();
@@ -238,7 +241,7 @@ impl Scheduler {
         }
         self.snapshot.place(pod.clone(), &node, Stage::Nominated);
         if is_free {
-            self.queue.failed(pod.uid(), Instant::now());
+            self.queue.wake(pod.uid());
         }
     }
 

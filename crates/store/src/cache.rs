@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use parking_lot::RwLock;
@@ -17,6 +17,9 @@ use crate::{
     history::History,
     list::{Entries, Range, resource_of},
 };
+
+/// How often, at most, all histories are looked through for what is too old.
+const TRIM: Duration = Duration::from_secs(15);
 
 /// The canonical state in memory: what is durable, nothing else.
 pub(crate) struct Cache {
@@ -33,6 +36,8 @@ struct State {
     revision: u64,
     /// The history of a resource that is not there yet begins here.
     floor: u64,
+    /// When the histories of all resources were last trimmed.
+    trimmed: Option<Instant>,
     resources: HashMap<Arc<str>, Resource>,
 }
 
@@ -136,7 +141,7 @@ impl Cache {
         Ok((history.after(after), changed.clone()))
     }
 
-    /// Looks for events of a range from a position on: at least `most` when there are as many, never part of a revision.
+    /// Looks for events of a range from a position on: about `most` of them, never part of a revision.
     pub(crate) fn events(&self, range: &Range, position: u64, most: usize) -> Found {
         let state = self.state.read();
         let revision = state.revision;
@@ -208,6 +213,11 @@ impl Cache {
             }
             resource.history.trim(&self.options, now);
             wake.push(resource.changed.clone());
+        }
+        if state.trimmed.is_none_or(|at| now.duration_since(at) > TRIM) {
+            // Also quiet resources let go of what has become old.
+            state.trimmed = Some(now);
+            state.resources.values_mut().for_each(|it| it.history.trim(&self.options, now));
         }
         state.revision = revision;
         self.publish(&state);

@@ -1,16 +1,13 @@
 //! The last changes of one resource, shared by everybody who watches it.
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, time::Instant};
 
 use crate::{Event, Options};
 
 /// What an event costs beside the values it keeps alive.
 const EVENT_OVERHEAD: usize = 64;
-/// How finely the age of events is known: events within this time share a mark.
-const MARK: Duration = Duration::from_secs(5);
+/// How finely the age of events is known: those within this part of the history's age share a mark.
+const MARKS: u32 = 60;
 
 /// The changes of a resource in the order of revisions. Each has a *position*, a number that counts from the start and
 /// stays its own while older ones leave, so that a reader is one number.
@@ -75,14 +72,15 @@ impl History {
 
     /// Lets the oldest events go, as far as the limits demand. The changes of one revision stay or go together.
     pub(crate) fn trim(&mut self, limits: &Options, now: Instant) {
-        let end = self.end();
+        let (end, mark) = (self.end(), limits.history_age / MARKS);
         match self.marks.back_mut() {
-            Some((at, position)) if now.duration_since(*at) < MARK => *position = end,
+            Some((at, position)) if now.duration_since(*at) < mark => *position = end,
             Some((_, position)) if *position == end => {}
             _ => self.marks.push_back((now, end)),
         }
         let mut keep_from = self.start;
-        while let Some((_, position)) = self.marks.pop_front_if(|(at, _)| now.duration_since(*at) > limits.history_age)
+        while let Some((_, position)) =
+            self.marks.pop_front_if(|(at, _)| now.duration_since(*at) > limits.history_age + mark)
         {
             keep_from = position;
         }

@@ -169,3 +169,17 @@ async fn a_transaction_that_fails_half_way_leaves_nothing_and_takes_no_revision(
     let only_guards = Txn { ops: vec![], ..Txn::guarded(Expect::Absent, Op::delete(pod("a"))) };
     assert_eq!(store.commit(only_guards).await.unwrap().revision, 0);
 }
+
+#[tokio::test]
+async fn what_is_old_leaves_the_history_when_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let age = Duration::from_millis(200);
+    let store = Store::open(dir.path(), Options { history_age: age, ..Options::default() }).unwrap();
+    store.commit(Txn::create(pod("a"), "x")).await.unwrap();
+    store.commit(Txn::create(pod("b"), "x")).await.unwrap();
+    assert!(store.watch(PODS, 0).is_ok());
+    tokio::time::sleep(age * 2).await;
+    store.commit(Txn::create(pod("c"), "x")).await.unwrap();
+    assert!(matches!(store.watch(PODS, 1), Err(Error::Compacted { requested: 1, oldest: 2 })));
+    assert_eq!(store.watch(PODS, 2).unwrap().next().await.unwrap().unwrap().len(), 1);
+}
