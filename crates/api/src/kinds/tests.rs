@@ -214,3 +214,55 @@ fn a_kind_goes_through_its_stored_version_unchanged() {
         assert_eq!(object, own, "{}", kind.kind);
     }
 }
+
+/// The object without one of its fields, for up to about `most` of them, evenly spread.
+fn without_each(object: &Value, most: usize) -> Vec<Value> {
+    fn pointers(value: &Value, at: String, out: &mut Vec<String>) {
+        let children: Vec<(String, &Value)> = match value {
+            Value::Object(map) => map.iter().map(|(k, v)| (k.replace('~', "~0").replace('/', "~1"), v)).collect(),
+            Value::Array(list) => list.iter().enumerate().map(|(i, v)| (i.to_string(), v)).collect(),
+            _ => Vec::new(),
+        };
+        for (key, child) in children {
+            out.push(format!("{at}/{key}"));
+            pointers(child, format!("{at}/{key}"), out);
+        }
+    }
+    let mut all = Vec::new();
+    pointers(object, String::new(), &mut all);
+    all.iter()
+        .step_by(all.len() / most + 1)
+        .map(|pointer| {
+            let mut copy = object.clone();
+            let (parent, key) = pointer.rsplit_once('/').expect("a pointer has a parent");
+            match copy.pointer_mut(parent).expect("the parent is there") {
+                Value::Object(map) => drop(map.remove(&key.replace("~1", "/").replace("~0", "~"))),
+                Value::Array(list) => drop(list.remove(key.parse().expect("an index"))),
+                _ => {}
+            }
+            copy
+        })
+        .collect()
+}
+
+#[test]
+fn whatever_field_is_missing_no_strategy_panics() {
+    let context = crate::kind::Context { now: "2026-01-01T00:00:00Z", user: "u", groups: &[] };
+    for (kind, object) in full_objects() {
+        // The largest kinds are the same few structures over and over.
+        for mut changed in without_each(&object, 40) {
+            kind.strategy.default(&mut changed);
+            let mut errors = crate::validation::Errors::default();
+            kind.validate_create(&changed, &mut errors);
+            let mut updated = changed.clone();
+            kind.strategy.prepare_update(&object, &mut updated, &context);
+            kind.validate_update(&object, &updated, &mut errors);
+            kind.validate_update(&updated, &object, &mut errors);
+            kind.strategy.cells(&changed, 0);
+            let mut stored = changed.clone();
+            kind.strategy.to_storage(&mut stored);
+            kind.strategy.from_storage(&mut stored);
+            kind.strategy.prepare_create(&mut changed, &context);
+        }
+    }
+}

@@ -74,6 +74,11 @@ impl Strategy for CustomResourceDefinition {
             }
         }
         errors.one_of(path.child("scope"), at(spec, "scope"), &["Cluster", "Namespaced"]);
+        if flag(spec, "preserveUnknownFields") {
+            let why = "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema \
+                       instead";
+            errors.invalid(path.child("preserveUnknownFields"), at(spec, "preserveUnknownFields"), why);
+        }
         all_names(at(spec, "names"), &path.child("names"), errors);
         versions(spec, &path, errors);
         conversion(at(spec, "conversion"), &path.child("conversion"), errors);

@@ -93,7 +93,7 @@ impl Strategy for PersistentVolume {
 
     fn validate(&self, object: &Value, errors: &mut Errors) {
         let (spec, path) = (at(object, "spec"), Path::new("spec"));
-        access_modes(spec, &path, errors);
+        access_modes(spec, &path, "", errors);
         if entries(spec, "capacity").next().is_none() {
             errors.required(path.child("capacity"), "");
         }
@@ -111,6 +111,11 @@ impl Strategy for PersistentVolume {
         match sources.next() {
             None => errors.required(path, "must specify a volume type"),
             Some((name, value)) => volumes::source(name, value, &path.child(name), errors),
+        }
+        for (kind, field) in [("csi", "volumeHandle"), ("local", "path")] {
+            if has(spec, kind) && text(at(spec, kind), field).is_empty() {
+                errors.required(path.child(kind).child(field), "");
+            }
         }
         for (name, _) in sources {
             errors.forbidden(path.child(name), "may not specify more than 1 volume type");

@@ -59,12 +59,12 @@ pub fn storage_class(object: &Value) -> Value {
     annotation.and_then(Value::as_str).unwrap_or_else(|| text(object, "spec.storageClassName")).into()
 }
 
-/// Errors of `accessModes` in the spec of a volume or claim.
-pub fn access_modes(spec: &Value, path: &Path, errors: &mut Errors) {
+/// Errors of `accessModes` in the spec of a volume or claim; `none` is what is said where there are none.
+pub fn access_modes(spec: &Value, path: &Path, none: &str, errors: &mut Errors) {
     let path = path.child("accessModes");
     let modes = list(spec, "accessModes");
     if modes.is_empty() {
-        errors.required(path, "at least 1 access mode is required");
+        errors.required(path, none);
     }
     for mode in modes {
         let known: Vec<&str> = MODES.iter().map(|(name, _)| *name).collect();
@@ -102,7 +102,7 @@ impl Strategy for PersistentVolumeClaim {
 
     fn validate(&self, object: &Value, errors: &mut Errors) {
         let (spec, path) = (at(object, "spec"), Path::new("spec"));
-        access_modes(spec, &path, errors);
+        access_modes(spec, &path, "at least 1 access mode is required", errors);
         if has(spec, "selector") {
             label_selector(at(spec, "selector"), &path.child("selector"), errors);
         }
