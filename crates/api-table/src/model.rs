@@ -128,7 +128,9 @@ impl Model {
                 own.fields.insert(field.to_owned(), Field::new(0, Type::Plain("String")));
             }
         }
-        Ok(Model { structs: source.structs, kinds })
+        let Source { structs, pointers, .. } = source;
+        pointers.check(&structs)?;
+        Ok(Model { structs, kinds })
     }
 }
 
@@ -358,6 +360,18 @@ impl Pointers {
             lines.flat_map(|(of, names)| names.split(' ').map(move |name| format!("{of}.{name}"))).collect()
         };
         Pointers { scalars: read(scalars), values: read(values) }
+    }
+
+    /// Every line must say something of a type that exists.
+    fn check(&self, structs: &BTreeMap<String, Struct>) -> Result<()> {
+        let unknown = |entry: &&String| {
+            let (of, field) = entry.rsplit_once('.').unwrap_or_default();
+            let tail = format!(".{of}");
+            !structs.values().any(|s| s.name.ends_with(&tail) && s.fields.contains_key(field))
+        };
+        let wrong: Vec<&String> = self.scalars.union(&self.values).filter(unknown).collect();
+        ensure!(wrong.is_empty(), "pointers.txt names what is in no struct: {wrong:?}");
+        Ok(())
     }
 
     fn is(&self, of: &str, json: &str, field: &Field) -> bool {

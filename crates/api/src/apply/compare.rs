@@ -90,7 +90,7 @@ impl Path<'_> {
     fn elements(&self) -> Vec<String> {
         let mut elements = self.parent.map(Path::elements).unwrap_or_default();
         elements.push(match self.step {
-            Step::Field(name) => format!("f:{name}"),
+            Step::Field(name) => fields::named(name),
             // The item was named before it was stepped into.
             Step::Item(item, ty, kind) => set::element_of(item, ty, kind).unwrap_or_default(),
         });

@@ -11,6 +11,15 @@ pub type Fields = Map<String, Value>;
 
 const SELF: &str = ".";
 
+/// The path element of a field.
+pub fn named(key: &str) -> String {
+    // Not formatted: this is on the way of every write.
+    let mut element = String::with_capacity(key.len() + 2);
+    element.push_str("f:");
+    element.push_str(key);
+    element
+}
+
 /// A node that is in the set and has no children.
 pub fn leaf() -> Value {
     Value::Object(Map::new())

@@ -106,7 +106,7 @@ pub fn prune(merged: Map<String, Value>, mut last: Fields, mut owned: Fields, sc
         for (key, value) in object {
             let ty = schema.field(key).map(|f| &f.ty);
             if let Ok(Some(node)) = set::of_value(value, ty, Before::Config) {
-                fields.insert(format!("f:{key}"), node);
+                fields.insert(fields::named(key), node);
             }
         }
         name_structs(&mut fields, schema);
@@ -158,7 +158,7 @@ fn without(object: &Map<String, Value>, gone: &Fields, schema: &Struct) -> Map<S
 
 fn keep<'t>(map: &Map<String, Value>, gone: &Fields, ty: impl Fn(&str) -> Option<&'t Type>) -> Map<String, Value> {
     let kept = map.iter().filter_map(|(key, value)| {
-        let element = format!("f:{key}");
+        let element = fields::named(key);
         if fields::has(gone, &element) {
             return None;
         }

@@ -68,7 +68,7 @@ fn root(object: &Map<String, Value>, ctx: &Ctx, before: Before) -> Result<Fields
             (_, _, ty) => of_value(value, ty, field_before(field, before)).map_err(|why| under(key, why))?,
         };
         if let Some(found) = found {
-            fields.insert(format!("f:{key}"), found);
+            fields.insert(fields::named(key), found);
         }
     }
     Ok(fields)
@@ -97,7 +97,7 @@ pub fn of_value(value: &Value, ty: Option<&Type>, before: Before) -> Result<Opti
             let mut children = Fields::new();
             for (key, value) in map {
                 if let Some(node) = of_value(value, inner, part_before(before))? {
-                    children.insert(format!("f:{key}"), entered(node, before));
+                    children.insert(fields::named(key), entered(node, before));
                 }
             }
             children
@@ -129,7 +129,7 @@ fn structure<'m>(
             if field.is_none() {
                 node = entered(node, before);
             }
-            fields.insert(format!("f:{key}"), node);
+            fields.insert(fields::named(key), node);
         }
     }
     Ok(fields)
@@ -172,6 +172,11 @@ pub fn element_of(item: &Value, ty: &Type, kind: &ListKind) -> Result<String, St
     let Value::Object(map) = item else {
         return Err("associative list with keys may not have non-map elements".to_owned());
     };
+    if let [key] = &keys[..]
+        && let Some(value) = map.get(key.as_ref())
+    {
+        return Ok(format!("k:{{\"{key}\":{value}}}"));
+    }
     let mut values = Map::new();
     for key in keys.iter() {
         match map.get(key.as_ref()) {

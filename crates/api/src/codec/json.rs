@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::map::Entry;
 
 use super::{DecodeError, Decoded, MAX_DEPTH};
 use crate::schema::{MAX_STRICT_ERRORS, Path};
@@ -102,11 +103,18 @@ impl<'de> Visitor<'de> for Tree<'_> {
         let mut map = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
             let path = self.path.key(&key);
-            if map.contains_key(&key) && self.duplicates.len() < MAX_STRICT_ERRORS {
-                self.duplicates.push(format!("duplicate field \"{path}\""));
-            }
             let value = entries.next_value_seed(Tree { path, depth, duplicates: self.duplicates })?;
-            map.insert(key, value);
+            match map.entry(key) {
+                Entry::Vacant(entry) => {
+                    entry.insert(value);
+                }
+                Entry::Occupied(mut entry) => {
+                    if self.duplicates.len() < MAX_STRICT_ERRORS {
+                        self.duplicates.push(format!("duplicate field \"{}\"", self.path.key(entry.key())));
+                    }
+                    entry.insert(value);
+                }
+            }
         }
         Ok(Value::Object(map))
     }
