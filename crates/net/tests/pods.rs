@@ -125,3 +125,34 @@ fn no_pod_reaches_the_loopback_address_of_the_node() {
         assert!(!stolen);
     });
 }
+
+#[test]
+fn many_pods_are_attached_at_once_without_an_nftables_transaction_each() {
+    on_a_node(async || {
+        let directory = tempfile::tempdir().unwrap();
+        let network = PodNetwork::open(config(directory.path())).unwrap();
+        let namespaces: Vec<_> = (0..50).map(|_| support::Namespace::new()).collect();
+        let before = run("nft", &["--handle", "list", "ruleset"]);
+        let started = std::time::Instant::now();
+        let mut attaching = tokio::task::JoinSet::new();
+        for (number, namespace) in namespaces.iter().enumerate() {
+            let request = AttachRequest {
+                sandbox_id: format!("pod-{number}"),
+                namespace: "default".into(),
+                name: format!("pod-{number}"),
+                netns: namespace.path(),
+                port_mappings: vec![],
+            };
+            let network = network.clone();
+            attaching.spawn(async move { network.attach(request).await.unwrap()[0] });
+        }
+        let addresses: HashSet<_> = attaching.join_all().await.into_iter().collect();
+        println!("50 pods attached in {:?}", started.elapsed());
+        assert_eq!(addresses.len(), 50);
+        assert_eq!(run("nft", &["--handle", "list", "ruleset"]), before);
+        let started = std::time::Instant::now();
+        network.gc(HashSet::new()).await.unwrap();
+        println!("50 pods detached in {:?}", started.elapsed());
+        assert_eq!(run("ip", &["-o", "link"]).matches("rgabc123").count(), 1);
+    });
+}

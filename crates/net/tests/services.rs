@@ -186,3 +186,101 @@ fn a_udp_socket_that_keeps_sending_follows_the_service_to_its_new_endpoint() {
         assert_eq!(name(ask_from(&socket, "10.96.0.5:80")), "two");
     });
 }
+
+#[test]
+fn services_go_on_through_a_restart_until_the_proxy_knows_them_again() {
+    on_a_node(async || {
+        let directory = tempfile::tempdir().unwrap();
+        let network = PodNetwork::open(config(directory.path())).unwrap();
+        let [_one, _two, client] = three(&network).await;
+        let spec = format!("{{clusterIP: 10.96.0.5, {PORTS}}}");
+        load(&network, &spec, &["10.42.0.2"]);
+        drop(network);
+        let network = PodNetwork::open(config(directory.path())).unwrap();
+        let (_late, _) = pod(&network, "late", vec![]).await;
+        assert_eq!(name(client.ask("10.96.0.5:80")), "one", "the table of before still serves");
+        load(&network, &spec, &["10.42.0.3"]);
+        assert_eq!(name(client.ask("10.96.0.5:80")), "two");
+    });
+}
+
+#[test]
+fn two_clusters_live_side_by_side_and_one_goes_without_the_other() {
+    on_a_node(async || {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let network = PodNetwork::open(config(first.path())).unwrap();
+        let [_one, _two, client] = three(&network).await;
+        load(&network, &format!("{{clusterIP: 10.96.0.5, {PORTS}}}"), &["10.42.0.2"]);
+        let mut other = config(second.path());
+        other.id = "fedcba987".into();
+        other.ranges.pods = vec!["10.52.0.0/24".parse().unwrap()];
+        other.ranges.cluster = vec!["10.52.0.0/16".parse().unwrap()];
+        other.ranges.services = vec!["10.106.0.0/16".parse().unwrap()];
+        other.served = vec!["10.106.0.10".parse().unwrap()];
+        let neighbour = PodNetwork::open(other).unwrap();
+        let (theirs, address) = pod(&neighbour, "one", vec![]).await;
+        assert_eq!(address.to_string(), "10.52.0.2");
+        refused(theirs.ask("10.106.0.1:443"));
+        assert_eq!(name(client.ask("10.96.0.5:80")), "one");
+        PodNetwork::purge("fedcba987", second.path()).unwrap();
+        assert_eq!(name(client.ask("10.96.0.5:80")), "one");
+        assert!(!run("ip", &["-o", "link"]).contains("rgfedcba"));
+    });
+}
+
+#[test]
+fn both_families_are_served() {
+    on_a_node(async || {
+        let directory = tempfile::tempdir().unwrap();
+        let mut both = config(directory.path());
+        both.ranges.pods.push("fd00:42::/64".parse().unwrap());
+        both.ranges.cluster.push("fd00:42::/56".parse().unwrap());
+        both.ranges.services.push("fd00:96::/112".parse().unwrap());
+        let network = PodNetwork::open(both).unwrap();
+        let (one, _) = pod(&network, "one", vec![]).await;
+        let (client, _) = pod(&network, "client", vec![]).await;
+        one.enter(|| support::serve("[::]:8080".parse().unwrap(), "one"));
+        assert_eq!(client.ask("[fd00:42::2]:8080").unwrap(), "one@fd00:42::3");
+        refused(client.ask("[fd00:42::77]:80"));
+        refused(client.ask("[fd00:96::5]:80"));
+        let service = "metadata: {namespace: d, name: web}\nspec: {clusterIPs: ['fd00:96::5'], ports: [{port: 80, nodePort: 30080}]}\n";
+        let slice = "metadata: {name: w}\naddressType: IPv6\nports: [{name: '', port: 8080}]\nendpoints: [{addresses: ['fd00:42::2']}]";
+        let node = Node { pods: vec!["fd00:42::/64".parse().unwrap()], ..node() };
+        let fragment =
+            compile(&serde_saphyr::from_str(service).unwrap(), &[serde_saphyr::from_str(slice).unwrap()], &node);
+        network.nft().change(|table| render(table, [&fragment].into_iter())).unwrap();
+        assert_eq!(client.ask("[fd00:96::5]:80").unwrap(), "one@fd00:42::3");
+        assert_eq!(name(one.ask("[fd00:96::5]:80")), "one");
+        assert_eq!(name(ask("[fd00:96::5]:80")), "one");
+        assert_eq!(name(client.ask("[fd00:42::1]:30080")), "one");
+    });
+}
+
+#[test]
+fn thousands_of_services_fit_and_a_change_of_one_is_small() {
+    on_a_node(async || {
+        let directory = tempfile::tempdir().unwrap();
+        let network = PodNetwork::open(config(directory.path())).unwrap();
+        let fragments: Vec<_> = (0..3000u32)
+            .map(|number| {
+                let (high, low) = (number / 250, number % 250);
+                let service = format!(
+                    "metadata: {{namespace: d, name: s{number}}}\nspec: {{clusterIP: 10.96.{}.{low}, ports: [{{port: 80}}]}}",
+                    high + 1
+                );
+                let slice = format!(
+                    "metadata: {{name: w}}\naddressType: IPv4\nports: [{{name: '', port: 8080}}]\nendpoints: [{{addresses: [10.42.0.2]}}, {{addresses: [10.42.{}.{low}]}}]",
+                    high + 1
+                );
+                compile(&serde_saphyr::from_str(&service).unwrap(), &[serde_saphyr::from_str(&slice).unwrap()], &node())
+            })
+            .collect();
+        let started = std::time::Instant::now();
+        network.nft().change(|table| render(table, fragments.iter())).unwrap();
+        let all = started.elapsed();
+        let started = std::time::Instant::now();
+        network.nft().change(|table| render(table, fragments[1..].iter())).unwrap();
+        println!("3000 services in {all:?}, one less in {:?}", started.elapsed());
+        refused(ask("10.96.1.0:80"));
+    });
+}
