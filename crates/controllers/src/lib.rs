@@ -6,10 +6,13 @@
 //! that a restart would miss.
 
 mod claim;
+mod cluster_role;
 mod condition;
 mod cronjob;
+mod daemonset;
 mod deployment;
 mod discovery;
+mod disruption;
 mod endpoints;
 mod frame;
 mod garbage;
@@ -20,6 +23,7 @@ mod node;
 mod owner;
 mod pod_gc;
 mod pods;
+mod protection;
 mod replicaset;
 mod revisions;
 mod root_ca;
@@ -60,7 +64,12 @@ const ALL: &[(&str, Start)] = &[
     ("endpoint-controller", |env| endpoints::legacy::run(env).boxed()),
     ("job-controller", |env| job::run(env).boxed()),
     ("cronjob-controller", |env| cronjob::run(env).boxed()),
+    ("daemon-set-controller", |env| daemonset::run(env).boxed()),
     ("statefulset-controller", |env| statefulset::run(env).boxed()),
+    ("disruption-controller", |env| disruption::run(env).boxed()),
+    ("pvc-protection-controller", |env| protection::run_claims(env).boxed()),
+    ("pv-protection-controller", |env| protection::run_volumes(env).boxed()),
+    ("clusterrole-aggregation-controller", |env| cluster_role::run(env).boxed()),
     ("ttl-after-finished-controller", |env| ttl_after_finished::run(env).boxed()),
     ("node-controller", |env| node::run(env).boxed()),
     ("node-controller", |env| node::eviction::run(env).boxed()),

@@ -32,11 +32,11 @@ pub(crate) async fn run(env: Env) {
         })
         .on(&all, move |change, queue| {
             let Some(pod) = &change.new else { return };
+            let is_lost = !pod.node_name.is_empty() && bound_to_nothing.get("", &pod.node_name).is_none();
+            let has_ended = pods::is_finished(pod) && change.old.as_ref().is_none_or(|old| !pods::is_finished(old));
             if pod.deleting && pod.node_name.is_empty() {
                 queue.add(Key::new("", ALL));
-            } else if !pod.node_name.is_empty() && bound_to_nothing.get("", &pod.node_name).is_none() {
-                queue.add_after(Key::new("", ALL), QUARANTINE);
-            } else if pods::is_finished(pod) && change.old.as_ref().is_none_or(|old| !pods::is_finished(old)) {
+            } else if is_lost || has_ended {
                 queue.add_after(Key::new("", ALL), QUARANTINE);
             }
         });

@@ -53,13 +53,6 @@ impl Fnv {
     }
 }
 
-/// The hash of bytes in the letters that upstream uses.
-pub(crate) fn hash_bytes(bytes: &[u8]) -> String {
-    let mut hash = Fnv::new();
-    hash.write(bytes);
-    safe(hash.0)
-}
-
 /// The number's digits in letters without vowels and look-alikes.
 fn safe(number: u32) -> String {
     const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -88,8 +81,6 @@ mod tests {
 
     #[test]
     fn hashes_are_written_in_safe_letters() {
-        assert_eq!(hash_bytes(b"a"), hash_bytes(b"a"));
-        assert_ne!(hash_bytes(b"a"), hash_bytes(b"b"));
         assert!(safe(u32::MAX).bytes().all(|letter| b"bcdfghjklmnpqrstvwxz2456789".contains(&letter)));
     }
 }

@@ -64,7 +64,7 @@ fn leave_in(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -> Opt
     soonest
 }
 
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
     let (key, effect) = (text(&toleration.key), text(&toleration.effect));
     let exists = toleration.operator.as_deref() == Some("Exists");

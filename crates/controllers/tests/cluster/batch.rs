@@ -1,9 +1,10 @@
 //! Jobs, StatefulSets and DaemonSets do what their documentation says.
 
 use k8s_openapi::api::{
-    apps::v1::StatefulSet,
-    batch::v1::Job,
+    apps::v1::{DaemonSet, StatefulSet},
+    batch::v1::{CronJob, Job},
     core::v1::{PersistentVolumeClaim, Pod},
+    policy::v1::PodDisruptionBudget,
 };
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
@@ -86,6 +87,7 @@ async fn a_stateful_set_has_names_storage_and_an_order() {
     let claims = cluster.until::<PersistentVolumeClaim>("claims", |claims| claims.len() == 3).await;
     assert_eq!(claims[0].metadata.name.as_deref(), Some("data-db-0"));
     let mut changes = cluster.caches.get::<Pod>().subscribe();
+    while changes.try_next().is_some() {}
     cluster.patch::<StatefulSet>("db", json!({"spec": {"template": template("db:2")}})).await;
     cluster
         .until::<Pod>("updated", |pods| {
@@ -104,4 +106,68 @@ async fn a_stateful_set_has_names_storage_and_an_order() {
     cluster.patch::<StatefulSet>("db", json!({"spec": {"replicas": 1}})).await;
     cluster.until::<Pod>("one", |pods| pods.len() == 1).await;
     assert_eq!(cluster.caches.get::<PersistentVolumeClaim>().list_ns("default").len(), 3, "storage is kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_set_runs_on_every_node_that_matches() {
+    let cluster = Cluster::with_node().await;
+    let template = |image: &str| json!({"metadata": {"labels": {"app": "agent"}}, "spec": {"containers": [{"name": "c", "image": image}]}});
+    cluster
+        .make::<DaemonSet>(json!({"metadata": {"name": "agent"}, "spec": {
+        "selector": {"matchLabels": {"app": "agent"}}, "template": template("agent:1")}}))
+        .await;
+    let counts = |set: &DaemonSet| {
+        let status = set.status.clone().unwrap_or_default();
+        (status.desired_number_scheduled, status.number_ready, status.updated_number_scheduled.unwrap_or(0))
+    };
+    cluster.until_one::<DaemonSet>("agent", "one pod", |set| counts(set) == (1, 1, 1)).await;
+    cluster.patch::<DaemonSet>("agent", json!({"spec": {"template": template("agent:2")}})).await;
+    cluster
+        .until::<Pod>("updated", |pods| {
+            pods.len() == 1 && pods[0].spec.as_ref().unwrap().containers[0].image.as_deref() == Some("agent:2")
+        })
+        .await;
+    cluster
+        .until_one::<DaemonSet>("agent", "counted", |set| {
+            counts(set) == (1, 1, 1) && set.status.as_ref().unwrap().observed_generation == set.metadata.generation
+        })
+        .await;
+    cluster.add_node("node-2").await;
+    cluster.until::<Pod>("a second pod, for the second node", |pods| pods.len() == 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cron_job_that_missed_its_time_runs_once() {
+    let cluster = Cluster::with_node().await;
+    let mut cron = json!({"metadata": {"name": "cron"}, "spec": {"schedule": "* * * * *"}});
+    cron["spec"]["jobTemplate"] = json!({"spec": job("x", "Succeeded", json!({}))["spec"]});
+    cluster.make::<CronJob>(cron).await;
+    // As if the last run was some time ago.
+    let past = json!({"status": {"lastScheduleTime": "2026-01-01T00:00:00Z"}});
+    cluster.api::<CronJob>().patch_status("cron", &Default::default(), &kube::api::Patch::Merge(past)).await.unwrap();
+    let jobs = cluster.until::<Job>("one job", |jobs| jobs.iter().any(|job| has(job, "Complete"))).await;
+    assert!(jobs.len() <= 2, "never one for each missed time");
+    cluster
+        .until_one::<CronJob>("cron", "noted", |cron| {
+            let status = cron.status.clone().unwrap_or_default();
+            status.last_successful_time.is_some() && status.active.is_none()
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_budget_follows_the_pods_that_it_selects() {
+    let cluster = Cluster::with_node().await;
+    cluster.make::<k8s_openapi::api::apps::v1::Deployment>(crate::workloads::deployment(3, "web:1")).await;
+    cluster
+        .make::<PodDisruptionBudget>(json!({"metadata": {"name": "web"}, "spec": {"maxUnavailable": 1,
+        "selector": {"matchLabels": {"app": "web"}}}}))
+        .await;
+    cluster
+        .until_one::<PodDisruptionBudget>("web", "one may go", |budget| {
+            let status = budget.status.clone().unwrap_or_default();
+            (status.disruptions_allowed, status.current_healthy, status.desired_healthy, status.expected_pods)
+                == (1, 3, 2, 3)
+        })
+        .await;
 }

@@ -58,7 +58,7 @@ impl Cluster {
             },
             service_cidr: "10.96.0.0/16".parse().unwrap(),
             node_ports: (30000, 32767),
-            advertise: "127.0.0.1:6443".parse().unwrap(),
+            advertise: "192.0.2.1:6443".parse().unwrap(),
             kubelet: None,
         };
         let server = ApiServer::new(config).await.unwrap();
@@ -111,11 +111,15 @@ impl Cluster {
         self.client.request(request.unwrap()).await.unwrap_or_else(|error| panic!("{object}: {error}"))
     }
 
+    /// Changes an object, and waits until the caches show it.
     pub async fn patch<K>(&self, name: &str, patch: Value) -> K
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug,
     {
-        self.api::<K>().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap()
+        let patched = self.api::<K>().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+        let revision = patched.meta().resource_version.as_ref().unwrap().parse().unwrap();
+        assert!(self.caches.get::<K>().reached(revision, Duration::from_secs(10)).await);
+        patched
     }
 
     pub async fn delete<K>(&self, name: &str, params: DeleteParams)

@@ -1,0 +1,110 @@
+//! Claims and volumes that are in use are not removed under their users.
+
+use client::{Cache, Key};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use serde_json::json;
+
+use crate::{
+    frame::{Env, Loop, Synced},
+    pods,
+};
+
+const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
+const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
+
+/// Runs the protection of claims, which pods use.
+pub(crate) async fn run_claims(env: Env) {
+    let claims: Cache<PersistentVolumeClaim> = env.caches.get();
+    let all: Cache<Pod> = env.caches.get();
+    let (leaving, users) = (claims.clone(), all.clone());
+    let work = Loop::new().on_self(&claims).on(&all, move |change, queue| {
+        // Only a pod that ends or goes can free a claim, and only one that is going is of interest.
+        let ended = change.new.as_ref().is_none_or(|pod| pods::is_finished(pod));
+        if !ended {
+            return;
+        }
+        let Some(pod) = change.item().and_then(|item| users.parse(item)) else { return };
+        for name in claims_of(&pod) {
+            if leaving.get(&change.key.namespace, &name).is_some_and(|claim| claim.deleting) {
+                queue.add(Key { namespace: change.key.namespace.clone(), name: name.into() });
+            }
+        }
+    });
+    let sync = async |key: Key| -> Synced {
+        let Some(claim) = claims.get(&key.namespace, &key.name) else { return Ok(None) };
+        let protected = claim.finalizers.iter().any(|name| &**name == CLAIM_FINALIZER);
+        if !claim.deleting {
+            return add_finalizer::<PersistentVolumeClaim>(&env, &claim, CLAIM_FINALIZER, protected).await;
+        }
+        let in_use = || {
+            let pods = all
+                .list_ns(&key.namespace)
+                .into_iter()
+                .filter(|pod| !pods::is_finished(pod) && !pod.node_name.is_empty());
+            pods.filter_map(|item| all.parse(&item)).any(|pod| claims_of(&pod).iter().any(|name| **name == *key.name))
+        };
+        if protected && !in_use() {
+            remove_finalizer::<PersistentVolumeClaim>(&env, &claim, CLAIM_FINALIZER).await?;
+        }
+        Ok(None)
+    };
+    work.run(&env, 1, sync).await;
+}
+
+/// Runs the protection of volumes, which claims are bound to.
+pub(crate) async fn run_volumes(env: Env) {
+    let volumes: Cache<PersistentVolume> = env.caches.get();
+    let sync = async |key: Key| -> Synced {
+        let Some(volume) = volumes.get("", &key.name) else { return Ok(None) };
+        let protected = volume.finalizers.iter().any(|name| &**name == VOLUME_FINALIZER);
+        if !volume.deleting {
+            return add_finalizer::<PersistentVolume>(&env, &volume, VOLUME_FINALIZER, protected).await;
+        }
+        let phase = volumes.parse(&volume).and_then(|volume| volume.status?.phase);
+        if protected && phase.as_deref() != Some("Bound") {
+            remove_finalizer::<PersistentVolume>(&env, &volume, VOLUME_FINALIZER).await?;
+        }
+        Ok(None)
+    };
+    Loop::new().on_self(&volumes).run(&env, 1, sync).await;
+}
+
+/// The claims that a pod uses, those made for it included.
+fn claims_of(pod: &Pod) -> Vec<String> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let name = |volume: &k8s_openapi::api::core::v1::Volume| match (&volume.persistent_volume_claim, &volume.ephemeral)
+    {
+        (Some(claim), _) => Some(claim.claim_name.clone()),
+        (None, Some(_)) => Some(format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), volume.name)),
+        (None, None) => None,
+    };
+    volumes.filter_map(name).collect()
+}
+
+async fn add_finalizer<K: kube::Resource<DynamicType = ()>>(
+    env: &Env,
+    item: &client::Item,
+    finalizer: &str,
+    present: bool,
+) -> Synced {
+    if !present {
+        let finalizers: Vec<&str> = item.finalizers.iter().map(|name| &**name).chain([finalizer]).collect();
+        let patch =
+            json!({"metadata": {"resourceVersion": item.resource_version.to_string(), "finalizers": finalizers}});
+        env.patch::<K>(item.namespace(), item.name(), "", &patch).await?;
+    }
+    Ok(None)
+}
+
+async fn remove_finalizer<K: kube::Resource<DynamicType = ()>>(
+    env: &Env,
+    item: &client::Item,
+    finalizer: &str,
+) -> Result<(), crate::Error> {
+    let finalizers: Vec<&str> = item.finalizers.iter().map(|name| &**name).filter(|name| *name != finalizer).collect();
+    let patch = json!({"metadata": {"resourceVersion": item.resource_version.to_string(), "finalizers": finalizers}});
+    match env.patch::<K>(item.namespace(), item.name(), "", &patch).await {
+        Err(error) if error.is_not_found() => Ok(()),
+        answer => answer.map(|_| ()),
+    }
+}
