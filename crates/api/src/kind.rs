@@ -102,7 +102,8 @@ pub struct Context<'a> {
 }
 
 /// What a kind adds to the generic path. Every method has the generic behaviour as its default, so that a kind states only its
-/// own. All are pure; `new` already has its defaults and its metadata when it is prepared or validated.
+/// own. All are pure; an object already has its defaults and its metadata, the name and the uid too, when it is prepared or
+/// validated (a job selects its pods by its uid).
 pub trait Strategy: Send + Sync {
     /// Fills in the defaults that upstream's `SetDefaults_*` functions fill in. Must be idempotent.
     fn default(&self, _object: &mut Value) {}
