@@ -5,21 +5,22 @@
 //! kinds, directed by their descriptors; [`special`] holds what is no plain object: reviews, bindings, tokens, streams.
 //! The server remembers nothing of its own: everything is in the store, so that several servers on one store behave as one.
 
-pub mod access;
-pub mod admission;
-pub mod bootstrap;
+mod access;
+mod admission;
+mod bootstrap;
 mod catalog;
 mod clock;
 mod discovery;
 mod dispatch;
+mod flow;
 mod guard;
 mod health;
 mod metrics;
 mod openapi;
-pub mod rest;
-pub mod server;
+mod rest;
+mod server;
 mod special;
 mod stack;
-pub mod wire;
+mod wire;
 
 pub use server::{ApiServer, Config, KubeletDialer, Pki, StartError, Stream};

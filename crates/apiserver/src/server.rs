@@ -31,6 +31,7 @@ use crate::access::grants::Grants;
 use crate::access::token::{KeyError, Tokens};
 use crate::admission::Chain;
 use crate::catalog::Catalog;
+use crate::flow::Flow;
 use crate::metrics::Metrics;
 use crate::stack::{Next, stack};
 use crate::wire::Body;
@@ -94,6 +95,7 @@ pub struct Server {
     pub authorizers: Vec<Box<dyn Authorizer>>,
     pub admission: Chain,
     pub metrics: Metrics,
+    pub flow: Flow,
     pub ready: AtomicBool,
     /// Cancelled when the server shuts down: watches end, connections close when idle.
     pub stopping: CancellationToken,
@@ -126,6 +128,7 @@ impl ApiServer {
             authorizers: vec![Box::new(Grants)],
             admission: Chain::standard(),
             metrics: Metrics::default(),
+            flow: Flow::default(),
             ready: AtomicBool::new(false),
             stopping: CancellationToken::new(),
             config,
@@ -179,11 +182,6 @@ impl ApiServer {
     /// Whether requests are served.
     pub fn is_ready(&self) -> bool {
         self.server.ready.load(Ordering::Acquire)
-    }
-
-    /// A service-account token signed by this cluster, for parts that need one at start.
-    pub fn server(&self) -> &Arc<Server> {
-        &self.server
     }
 
     async fn handshake(self, stream: TcpStream) {

@@ -11,7 +11,7 @@ use tower::{Layer, Service, ServiceBuilder};
 use crate::access::{authentication, authorization, impersonation};
 use crate::server::Server;
 use crate::wire::{Request, Response};
-use crate::{dispatch, guard, metrics};
+use crate::{dispatch, flow, guard, metrics};
 
 /// The whole stack.
 pub fn stack(server: &Arc<Server>) -> Next {
@@ -22,6 +22,7 @@ pub fn stack(server: &Arc<Server>) -> Next {
         .layer(step(server, guard::limit_time))
         .layer(step(server, authentication::authenticate))
         .layer(step(server, impersonation::impersonate))
+        .layer(step(server, flow::limit))
         .layer(step(server, authorization::authorize))
         .service(Next::new(server, |server, request, _| dispatch::dispatch(server, request)))
 }
