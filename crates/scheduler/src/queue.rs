@@ -216,3 +216,87 @@ impl Queue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{plugins::Plugin, pod::Parser};
+
+    fn pod(name: &str, priority: i32) -> Arc<Pod> {
+        let json = format!(
+            r#"{{"metadata":{{"name":"{name}","namespace":"n","uid":"{name}"}},"spec":{{"priority":{priority}}}}}"#
+        );
+        let item = client::Item::from_json(&json).unwrap();
+        Arc::new(Parser::default().parse(Arc::new(item)).unwrap())
+    }
+
+    fn pop(queue: &mut Queue, now: Instant) -> Option<String> {
+        queue.pop(now).map(|pod| pod.uid().to_owned())
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn pods_come_by_priority_and_then_by_age() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        for (name, priority) in [("a", 0), ("b", 5), ("c", 0), ("d", 5)] {
+            queue.set(pod(name, priority));
+        }
+        queue.set(pod("a", 0));
+        queue.remove("c");
+        let order: Vec<String> = std::iter::from_fn(|| pop(&mut queue, now)).collect();
+        assert_eq!(order, ["b", "d", "a"]);
+    }
+
+    #[test]
+    fn an_unschedulable_pod_stays_until_something_helps_or_five_minutes_have_gone_by() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        let other = pod("other", 0);
+        queue.set(pod("a", 0));
+        pop(&mut queue, now);
+        assert!(queue.unschedulable("a", Plugin::NodeResourcesFit.bit(), "full", now));
+        queue.set(pod("a", 0));
+        queue.event(Event::Placed(&other));
+        assert_eq!(pop(&mut queue, now), None, "neither its status nor a pod that came helps");
+        queue.event(Event::Gone(&other));
+        assert_eq!(pop(&mut queue, now).as_deref(), Some("a"), "its back-off is cut short when nothing else is to do");
+        assert!(!queue.unschedulable("a", Plugin::NodeResourcesFit.bit(), "full", now), "the same is no news");
+        assert_eq!(queue.next_wake(), Some(now + LEFT_OVER));
+        assert_eq!(pop(&mut queue, now + LEFT_OVER - SECOND), None);
+        assert_eq!(pop(&mut queue, now + LEFT_OVER).as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn others_come_before_one_that_backs_off() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        queue.set(pod("a", 9));
+        pop(&mut queue, now);
+        queue.unschedulable("a", Plugin::NodeResourcesFit.bit(), "full", now);
+        queue.event(Event::Gone(&pod("other", 0)));
+        queue.set(pod("b", 0));
+        assert_eq!(pop(&mut queue, now).as_deref(), Some("b"));
+        assert_eq!(queue.next_wake(), Some(now + FIRST_BACKOFF));
+        queue.set(pod("c", 0));
+        assert_eq!(
+            pop(&mut queue, now + FIRST_BACKOFF).as_deref(),
+            Some("a"),
+            "its time has come and it is more important"
+        );
+    }
+
+    #[test]
+    fn a_failed_binding_is_tried_again_after_a_delay_that_doubles_up_to_ten_seconds() {
+        let (mut queue, mut now) = (Queue::default(), Instant::now());
+        queue.set(pod("a", 0));
+        assert!(pop(&mut queue, now).is_some());
+        for seconds in [1, 2, 4, 8, 10, 10] {
+            queue.failed("a", now);
+            assert_eq!(pop(&mut queue, now), None, "not at once, though nothing else is to do");
+            assert_eq!(queue.next_wake(), Some(now + SECOND * seconds));
+            now += SECOND * seconds;
+            assert!(pop(&mut queue, now).is_some());
+        }
+        queue.remove("a");
+        assert_eq!((pop(&mut queue, now + LEFT_OVER), queue.next_wake()), (None, None));
+    }
+}
