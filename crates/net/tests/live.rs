@@ -116,6 +116,8 @@ fn packets_and_names_follow_the_objects() {
         api.send("endpointslices", "MODIFIED", &slice(4, "10.42.0.3"));
         until("the second endpoint", || name(&client), "two").await;
         until("a flow that goes on", || name_from(&socket), "two").await;
+        support::run("nft", &["flush", "ruleset"]);
+        until("rules that another program removed", || name(&client), "two").await;
         until("the name", resolve, "10.96.0.5").await;
         api.send("services", "DELETED", SERVICE);
         until("the name that is gone", resolve, "NXDomain").await;

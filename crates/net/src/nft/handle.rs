@@ -75,9 +75,14 @@ impl Nft {
         state.apply()
     }
 
-    /// Forgets what the kernel has and loads everything anew: for when another program has removed the table.
-    pub fn reload(&self) -> Result<(), Error> {
+    /// Loads everything anew if another program has removed the table.
+    pub fn restore(&self) -> Result<(), Error> {
         let mut state = self.0.0.lock();
+        let name = state.wanted.name.clone();
+        if exists(&mut state.socket, &name) {
+            return Ok(());
+        }
+        tracing::warn!(table = name, "another program has removed the nftables table, loading it anew");
         state.applied = None;
         state.apply()
     }

@@ -4,10 +4,12 @@
 //! that is wanted. Everything is in one table of the family `inet` named after the cluster, so that clusters live side by
 //! side and all of it can be removed at once.
 
+mod guard;
 mod handle;
 mod rule;
 mod table;
 
+pub use guard::Guard;
 pub use handle::{Error, Nft};
 pub use rule::{Field, Rule};
 pub use table::{Chain, Data, Hook, Kind, Set, Table, Type, Verdict, key};

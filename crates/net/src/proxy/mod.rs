@@ -69,8 +69,32 @@ pub fn render<'a>(table: &mut Table, fragments: impl Iterator<Item = &'a Fragmen
     }
 }
 
-/// Keeps the node's table equal to what the API says of services, until the task is dropped.
+/// Keeps the node's table equal to what the API says of services, and in the kernel whoever removes it, until the task is
+/// dropped.
 pub async fn run(caches: Caches, nft: Nft, node: Node) {
+    tokio::join!(guard(nft.clone()), follow(caches, nft, node));
+}
+
+/// Restores the table when another program has removed it.
+async fn guard(nft: Nft) {
+    let watched = async {
+        let guard = nft::Guard::new()?;
+        loop {
+            guard.changed().await?;
+            let nft = nft.clone();
+            match tokio::task::spawn_blocking(move || nft.restore()).await {
+                Ok(Err(error)) => tracing::error!(%error, "the nftables table could not be restored"),
+                _ => tokio::time::sleep(PERIOD).await,
+            }
+        }
+    };
+    let ended: std::io::Result<()> = watched.await;
+    if let Err(error) = ended {
+        tracing::warn!(%error, "changes to nftables by other programs are not noticed");
+    }
+}
+
+async fn follow(caches: Caches, nft: Nft, node: Node) {
     let services = caches.get::<Service>();
     let slices = caches.get::<EndpointSlice>();
     tokio::join!(services.synced(), slices.synced());
