@@ -50,6 +50,17 @@ impl<'c> Change<'c> {
         apply::track_update(old, new, &context);
     }
 
+    /// Records who made the object: its fields and their defaults, not what admission adds, nor a status that a create may
+    /// not set.
+    fn track_new(&self, object: &mut Value) {
+        let reset = self.call.kind.subresource("status").is_some();
+        let status = object.as_object_mut().filter(|_| reset).and_then(|fields| fields.remove("status"));
+        self.track(None, object);
+        if let (Some(fields), Some(status)) = (object.as_object_mut(), status) {
+            fields.insert("status".to_owned(), status);
+        }
+    }
+
     /// Prepares a new object; it then is as it will be stored. Warnings are added to `warnings`.
     pub async fn create(&self, object: &mut Value, warnings: &mut Vec<String>) -> Result<(), Status> {
         let Call { kind, info, server, .. } = self.call;
@@ -64,12 +75,12 @@ impl<'c> Change<'c> {
             set(object, field, Value::Null);
         }
         kind.strategy.default(object);
+        self.track_new(object);
         server.admission.mutate(&self.attributes(Operation::Create), None, object).await?;
-        kind.strategy.prepare_create(object, &self.context());
         set(object, "uid", uuid::Uuid::new_v4().to_string());
         set(object, "creationTimestamp", self.now.as_str());
+        kind.strategy.prepare_create(object, &self.context());
         set(object, "generation", if kind.strategy.has_generation() { Value::from(1) } else { Value::Null });
-        self.track(None, object);
         let mut errors = Errors::default();
         kind.validate_create(object, &mut errors);
         errors.into_result(&kind.group, &kind.kind, text(object, "name"))?;
