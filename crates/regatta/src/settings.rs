@@ -73,7 +73,8 @@ pub fn settle(options: &Up, data: &DataDir, previous: Option<&Settings>) -> Resu
         _ => Ipv4Addr::LOCALHOST,
     };
     let node_address = crate::address::of_node(options.bind_address, &interface_prefix, fallback)?;
-    let shown = if options.bind_address.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { options.bind_address };
+    let shown =
+        if options.bind_address.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { options.bind_address };
     let server = format!("https://{}", SocketAddr::new(shown, options.https_port));
     Ok(Plan {
         settings: Settings { server, ..settings },

@@ -3,7 +3,7 @@
 //! Every part reaches the API through the in-memory form of the dialer, with an identity of its own; none knows of another.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use apiserver::ApiServer;
 use client::{Acceptor, Caches, Endpoint, Identity};
 use futures::FutureExt;
+use ipnet::IpNet;
 use kubelet::Kubelet;
 use runtime::Runtime;
 use runtime::images::{Images, Registries};
@@ -18,6 +19,7 @@ use store::Store;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::cli::Up;
 use crate::data::DataDir;
@@ -29,6 +31,7 @@ use crate::{kubeconfig, preflight};
 /// The version of Kubernetes whose API is served.
 pub const KUBERNETES_VERSION: &str = "v1.36.0";
 
+const CLUSTER_DOMAIN: &str = "cluster.local";
 const NODE_PORTS: (u16, u16) = (30_000, 32_767);
 /// How long the parts may take to end.
 const STOP: Duration = Duration::from_secs(5);
@@ -76,7 +79,7 @@ pub async fn up(options: Up) -> Result<()> {
 struct Parts {
     server: ApiServer,
     kubelet: kubelet::Handle,
-    tasks: tokio_util::task::TaskTracker,
+    tasks: TaskTracker,
 }
 
 impl Parts {
@@ -100,7 +103,7 @@ async fn compose(
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<Parts> {
-    let tasks = tokio_util::task::TaskTracker::new();
+    let tasks = TaskTracker::new();
     let store = Store::open(&data.join("store"), store::Options::default())?;
     let door: Arc<OnceLock<Acceptor>> = Arc::default();
     let server = ApiServer::new(apiserver::Config {
@@ -129,14 +132,16 @@ async fn compose(
     let network = crate::network::open(data, plan, dns).await?;
 
     let images = Images::open(data.join("images"), registries)?;
-    let runtime = Arc::new(Runtime::open(runtime::Config::new(
-        &data.join("runtime"),
-        &data.run().join("runtime"),
-        &data.id,
-        images.clone(),
-        Arc::new(PodNetwork(network.clone())),
-    ))
-    .await?);
+    let runtime = Arc::new(
+        Runtime::open(runtime::Config::new(
+            &data.join("runtime"),
+            &data.run().join("runtime"),
+            &data.id,
+            images.clone(),
+            Arc::new(PodNetwork(network.clone())),
+        ))
+        .await?,
+    );
 
     let context = controllers::Context {
         client_for: Arc::new(client_for),
@@ -151,6 +156,17 @@ async fn compose(
         shutdown.clone(),
     ));
 
+    let ranges = vec![plan.service_cidr, plan.cluster_cidr];
+    names(&tasks, &endpoint, &caches, dns, ranges, &shutdown).await?;
+    let node = net::proxy::Node {
+        name: plan.settings.node_name.clone(),
+        zone: None,
+        pods: vec![plan.pod_cidr],
+        cluster: vec![plan.cluster_cidr],
+        served: vec![dns],
+    };
+    tasks.spawn(until(shutdown.clone(), net::proxy::run(caches.clone(), network.nft(), node)));
+
     let kubelet = Kubelet::run(kubelet::Config {
         node_name: plan.settings.node_name.clone(),
         node_ips: vec![plan.node_address],
@@ -163,7 +179,7 @@ async fn compose(
         images,
         data_dir: data.join("kubelet"),
         cluster_dns: vec![dns],
-        cluster_domain: "cluster.local".to_owned(),
+        cluster_domain: CLUSTER_DOMAIN.to_owned(),
         max_pods: 110,
         port: None,
     })
@@ -175,6 +191,32 @@ async fn compose(
         unreachable!("the door is opened once");
     }
     Ok(Parts { server, kubelet, tasks })
+}
+
+/// Serves the cluster's names and makes the Service by which they are found.
+async fn names(
+    tasks: &TaskTracker,
+    endpoint: &Endpoint,
+    caches: &Caches,
+    address: IpAddr,
+    ranges: Vec<IpNet>,
+    shutdown: &CancellationToken,
+) -> Result<()> {
+    let client = client::connect(endpoint, Identity::admin("system:regatta"));
+    net::dns::ensure_service(client, address).await.context("cannot make the Service of the cluster's DNS")?;
+    let config = net::dns::Config {
+        zone: net::dns::Zone { domain: CLUSTER_DOMAIN.to_owned(), addresses: vec![address], ranges },
+        resolv_conf: "/etc/resolv.conf".into(),
+    };
+    let dns = net::dns::Dns::bind(config).await?;
+    tasks.spawn(until(shutdown.clone(), dns.run(caches.clone())));
+    Ok(())
+}
+
+/// Runs the work until the token is cancelled.
+async fn until(shutdown: CancellationToken, work: impl Future<Output = ()>) {
+    // Either way it has ended.
+    let _ = shutdown.run_until_cancelled(work).await;
 }
 
 /// Reaches the kubelet of this process, and no other.
@@ -208,12 +250,8 @@ async fn listen(address: SocketAddr) -> Result<TcpListener> {
 /// The keys, with serving certificates for every name and address by which this machine is known.
 fn keys(data: &DataDir, plan: &Plan) -> Result<Pki> {
     let service = plan.service_cidr.hosts().next().context("--service-cidr is empty")?;
-    let mut addresses = vec![
-        std::net::Ipv4Addr::LOCALHOST.into(),
-        std::net::Ipv6Addr::LOCALHOST.into(),
-        plan.node_address,
-        service,
-    ];
+    let mut addresses =
+        vec![std::net::Ipv4Addr::LOCALHOST.into(), std::net::Ipv6Addr::LOCALHOST.into(), plan.node_address, service];
     addresses.extend(crate::address::reachable(&plan.interface_prefix)?);
     addresses.sort();
     addresses.dedup();
