@@ -7,6 +7,7 @@ use client::Recorder;
 use client::events::EventType;
 use parking_lot::Mutex;
 use runtime::cri::{ImageService, RuntimeService};
+use tokio_util::sync::CancellationToken;
 
 use crate::admission::Ledger;
 use crate::dns::ClusterDns;
@@ -33,9 +34,16 @@ pub struct Context {
     pub logs: PathBuf,
     pub node_memory: i64,
     pub ledger: Mutex<Ledger>,
+    /// Cancelled when the kubelet ends.
+    pub stopping: CancellationToken,
 }
 
 impl Context {
+    /// Runs a task until it is done or the kubelet ends.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(self.stopping.clone().run_until_cancelled_owned(work));
+    }
+
     /// The directory of a pod's logs, named as upstream's.
     pub fn log_dir(&self, pod: &Pod) -> PathBuf {
         self.logs.join(format!("{}_{}_{}", pod.namespace, pod.name, pod.uid))

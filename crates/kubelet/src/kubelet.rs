@@ -10,9 +10,10 @@ use k8s_openapi::api::core::v1;
 use parking_lot::Mutex;
 use runtime::cri::{ImageService, RuntimeService};
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::admission::Ledger;
+use crate::collect;
 use crate::context::Context;
 use crate::dns::ClusterDns;
 use crate::logs;
@@ -56,7 +57,7 @@ pub struct Handle {
     ready: watch::Receiver<bool>,
     server: Server,
     changed: Arc<Notify>,
-    _tasks: Arc<JoinSet<()>>,
+    _running: Arc<DropGuard>,
 }
 
 impl Handle {
@@ -101,6 +102,7 @@ impl Kubelet {
         let allocatable = resources::amounts(Some(&node.capacity()));
         let ledger = Ledger::new(allocatable.clone(), node.all_labels());
         let runtime_name = config.runtime.version().await.map_or_else(|_| "regatta".to_owned(), |v| v.runtime_name);
+        let stopping = CancellationToken::new();
         let objects = Objects::new(config.client.clone(), &config.caches);
         let context = Arc::new(Context {
             recorder: Recorder::new(config.client.clone(), "kubelet", &config.node_name),
@@ -127,20 +129,21 @@ impl Kubelet {
             logs: logs_dir,
             node_memory: facts::memory(),
             ledger: Mutex::new(ledger),
+            stopping: stopping.clone(),
         });
         let (ready_sender, ready) = watch::channel(false);
         let changed = Arc::new(Notify::new());
-        let mut tasks = JoinSet::new();
-        tasks.spawn(node::renew(context.client.clone(), context.node_name.clone()));
-        tasks.spawn(node.run(ready_sender, changed.clone()));
-        tasks.spawn(logs::rotate(context.runtime.clone()));
+        context.spawn(node::renew(context.client.clone(), context.node_name.clone()));
+        context.spawn(node.run(ready_sender, changed.clone()));
+        context.spawn(logs::rotate(context.runtime.clone()));
+        context.spawn(collect::images(context.runtime.clone(), context.images.clone(), config.data_dir.clone()));
         let (pods, source) = tokio::sync::oneshot::channel();
         let serving = context.clone();
-        tasks.spawn(Pods::run(serving, config.pods, |started| {
+        context.spawn(Pods::run(serving, config.pods, |started| {
             let _ = pods.send(started);
         }));
         let pods = source.await.map_err(std::io::Error::other)?;
         let server = Server::new(context, pods);
-        Ok(Handle { ready, server, changed, _tasks: Arc::new(tasks) })
+        Ok(Handle { ready, server, changed, _running: Arc::new(stopping.drop_guard()) })
     }
 }

@@ -7,6 +7,7 @@
 //! timer that the pod asks for, or a job's end.
 
 mod admission;
+mod collect;
 mod containers;
 mod context;
 mod dns;

@@ -106,7 +106,9 @@ async fn a_restarted_kubelet_adopts_what_runs_and_ends_what_nobody_wants() {
     node.boot().await;
     let began = Instant::now();
     while !node.runtime.running("b").is_empty() || node.runtime.state.lock().sandboxes.len() > 1 {
-        assert!(began.elapsed() < Duration::from_secs(5));
+        let state = node.runtime.state.lock();
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?} {:?}", state.calls, state.sandboxes.keys());
+        drop(state);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let after = node.until("p", ready).await;

@@ -52,9 +52,9 @@ impl Pods {
         publish(pods.clone());
         // Events are heard before anything is read, so that none falls in between.
         let events = pods.clone();
-        tokio::spawn(async move { events.hear_runtime().await });
+        context.spawn(async move { events.hear_runtime().await });
         let objects = pods.clone();
-        tokio::spawn(async move { objects.hear_objects().await });
+        context.spawn(async move { objects.hear_objects().await });
         cache.synced().await;
         let mut changes = cache.subscribe();
         while let Some(change) = changes.try_next() {
@@ -105,7 +105,7 @@ impl Pods {
             let _ = sender.send(Input::Vanished);
         }
         let (ended, uid) = (self.ended.clone(), pod.uid.clone());
-        tokio::spawn(async move {
+        self.context.spawn(async move {
             worker.run().await;
             let _ = ended.send(uid);
         });

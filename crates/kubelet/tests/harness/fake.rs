@@ -213,7 +213,7 @@ impl RuntimeService for Fake {
             let Some((config, _)) = state.containers.get(id) else { return Ok(()) };
             let (name, stubborn) =
                 (config.metadata.name.clone(), config.command.first().is_some_and(|c| c == "stubborn"));
-            state.calls.push(format!("stop {name} {}", timeout.as_secs()));
+            state.calls.push(format!("stop {name} {}", timeout.as_secs_f64().round()));
             (name, stubborn)
         };
         let _ = name;

@@ -1,0 +1,83 @@
+//! Logs, exec, attach and port-forward, from a client through the API server to the kubelet.
+
+mod harness;
+
+use std::time::Duration;
+
+use futures::AsyncReadExt as _;
+use harness::{Node, ready};
+use kube::api::{AttachParams, LogParams};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logs_are_read_and_followed_to_the_containers_end() {
+    let node = Node::start().await;
+    node.create("p", json!({"containers": [{"name": "a", "image": "app", "command": ["run", "one"]}]})).await;
+    node.until("p", ready).await;
+    let pods = node.pods();
+    assert_eq!(pods.logs("p", &LogParams::default()).await.unwrap(), "run one\n");
+    let tail = LogParams { tail_lines: Some(0), ..Default::default() };
+    assert_eq!(pods.logs("p", &tail).await.unwrap(), "");
+
+    let follow = LogParams { follow: true, ..Default::default() };
+    let mut lines = Box::pin(pods.log_stream("p", &follow).await.unwrap());
+    let mut first = [0; 8];
+    lines.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"run one\n");
+    let id = node.runtime.running("a").remove(0);
+    let path = node.runtime.state.lock().containers[&id].1.log_path.clone();
+    let mut log = std::fs::OpenOptions::new().append(true).open(path).unwrap();
+    std::io::Write::write_all(&mut log, b"2030-01-01T00:00:00Z stderr F two\n").unwrap();
+    let mut second = [0; 4];
+    lines.read_exact(&mut second).await.unwrap();
+    assert_eq!(&second, b"two\n");
+    node.runtime.end(&id, 0);
+    let mut rest = Vec::new();
+    tokio::time::timeout(Duration::from_secs(5), lines.read_to_end(&mut rest)).await.unwrap().unwrap();
+    assert!(rest.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exec_carries_all_streams_and_the_exit_code() {
+    let node = Node::start().await;
+    node.create("p", json!({})).await;
+    node.until("p", ready).await;
+    let params = AttachParams::default().stdin(true).stdout(true).stderr(true);
+    let mut process = node.pods().exec("p", ["a", "b", "c"], &params).await.unwrap();
+    let status = process.take_status().unwrap();
+    let (mut stdin, mut stdout, mut stderr) =
+        (process.stdin().unwrap(), process.stdout().unwrap(), process.stderr().unwrap());
+    stdin.write_all(b"hello").await.unwrap();
+    stdin.shutdown().await.unwrap();
+    drop(stdin);
+    let (mut out, mut err) = (String::new(), String::new());
+    stdout.read_to_string(&mut out).await.unwrap();
+    stderr.read_to_string(&mut err).await.unwrap();
+    assert_eq!((out.as_str(), err.as_str()), ("hello", "HELLO"));
+    let status = status.await.unwrap();
+    assert_eq!(status.reason.as_deref(), Some("NonZeroExitCode"));
+    let causes = status.details.unwrap().causes.unwrap();
+    assert_eq!((causes[0].reason.as_deref(), causes[0].message.as_deref()), (Some("ExitCode"), Some("3")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_is_forwarded_into_the_pod() {
+    let node = Node::start().await;
+    node.create("p", json!({})).await;
+    node.until("p", ready).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut got = [0; 4];
+        stream.read_exact(&mut got).await.unwrap();
+        stream.write_all(b"pong").await.unwrap();
+    });
+    let mut forward = node.pods().portforward("p", &[port]).await.unwrap();
+    let mut stream = forward.take_stream(port).unwrap();
+    stream.write_all(b"ping").await.unwrap();
+    let mut got = [0; 4];
+    tokio::time::timeout(Duration::from_secs(5), stream.read_exact(&mut got)).await.unwrap().unwrap();
+    assert_eq!(&got, b"pong");
+}
