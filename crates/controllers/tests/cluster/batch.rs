@@ -167,7 +167,7 @@ async fn a_budget_follows_the_pods_that_it_selects() {
         .until_one::<PodDisruptionBudget>("web", "one may go", |budget| {
             let status = budget.status.clone().unwrap_or_default();
             (status.disruptions_allowed, status.current_healthy, status.desired_healthy, status.expected_pods)
-                == (1, 3, 2, 3)
+                == (Some(1), Some(3), Some(2), Some(3))
         })
         .await;
 }
