@@ -156,3 +156,24 @@ fn many_pods_are_attached_at_once_without_an_nftables_transaction_each() {
         assert_eq!(run("ip", &["-o", "link"]).matches("rgabc123").count(), 1);
     });
 }
+
+#[test]
+fn a_namespace_that_is_not_there_is_told_and_keeps_no_address() {
+    on_a_node(async || {
+        let directory = tempfile::tempdir().unwrap();
+        let network = PodNetwork::open(config(directory.path())).unwrap();
+        for wrong in ["/nonexistent/netns", "/proc/self/status"] {
+            let request = AttachRequest {
+                sandbox_id: "one".into(),
+                namespace: "default".into(),
+                name: "one".into(),
+                netns: wrong.into(),
+                port_mappings: vec![],
+            };
+            assert!(network.attach(request).await.is_err(), "{wrong}");
+        }
+        let records: Vec<_> =
+            std::fs::read_dir(directory.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+        assert!(records.iter().all(|name| name == "last"), "{records:?}");
+    });
+}

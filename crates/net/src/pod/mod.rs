@@ -157,7 +157,7 @@ impl PodNetwork {
         on_own_thread(move || network.detach_now(&sandbox)).await
     }
 
-    /// Detaches every sandbox that is not in `valid` and removes interfaces of this cluster that belong to none.
+    /// Detaches every sandbox that is not in `valid`, which must name those too that are just being attached, and removes interfaces of this cluster that belong to none.
     pub async fn gc(&self, valid: HashSet<String>) -> Result<(), Error> {
         let network = self.clone();
         on_own_thread(move || network.gc_now(&valid)).await
@@ -201,6 +201,7 @@ impl PodNetwork {
     fn attach_now(&self, request: &AttachRequest) -> Result<Vec<IpAddr>, Error> {
         let namespace = |source| Error::Namespace { path: request.netns.clone(), source };
         let netns = std::fs::File::open(&request.netns).map_err(namespace)?;
+        let known = self.0.ipam.lock().get(&request.sandbox_id).is_some();
         let record = self.allocate(request)?;
         let wire = attach::Wire {
             link: self.link_name(&record),
@@ -213,8 +214,11 @@ impl PodNetwork {
         let done = wire.connect(&netns).map_err(|source| Error::Netlink { what: "connecting the pod", source });
         let done = done.and_then(|()| self.publish(&record, true));
         if let Err(error) = done {
-            // The address goes back at once; the caller's retry begins anew.
-            self.detach_now(&request.sandbox_id)?;
+            // A new sandbox's address goes back at once, and the caller's retry begins anew; one that was attached before is
+            // left as it is.
+            if !known && let Err(cleanup) = self.detach_now(&request.sandbox_id) {
+                tracing::warn!(sandbox = request.sandbox_id, error = %cleanup, "a failed attachment could not be undone");
+            }
             return Err(error);
         }
         Ok(record.addresses)
