@@ -64,6 +64,8 @@ pub struct Worker {
     memory: Memory,
     volumes: Prepared,
     refreshing: bool,
+    /// Something changed while the volumes were being made.
+    stale: bool,
     jobs: JoinSet<Done>,
     probing: HashMap<String, Probing>,
     inbox: mpsc::UnboundedReceiver<Input>,
@@ -97,6 +99,7 @@ impl Worker {
             seen: Observed::default(),
             volumes: Prepared::default(),
             refreshing: false,
+            stale: false,
             jobs: JoinSet::new(),
             probing: HashMap::new(),
             inbox,
@@ -336,7 +339,8 @@ impl Worker {
                 self.prepare_volumes();
             }
             Step::Failed { .. } => self.memory.volumes = Step::Todo,
-            _ => {}
+            Step::Busy => self.stale = true,
+            _ => self.stale = self.refreshing,
         }
     }
 
@@ -467,6 +471,9 @@ impl Worker {
                     self.memory.volumes = Step::Failed { message, retry_at: now + RETRY_VOLUMES };
                 }
             }
+        }
+        if std::mem::take(&mut self.stale) {
+            self.refresh();
         }
     }
 

@@ -59,7 +59,14 @@ pub async fn answer(
     if upgrade::is_websocket(&request) {
         let upgrade = upgrade::websocket(request, &[TUNNEL, CHANNELS])?;
         let ports: Vec<u16> =
-            query.get("port").into_iter().flatten().flat_map(|p| p.split(',')).filter_map(|p| p.parse().ok()).collect();
+            // The kubelet's name of the parameter, and the API's.
+            ["port", "ports"]
+                .iter()
+                .filter_map(|name| query.get(*name))
+                .flatten()
+                .flat_map(|p| p.split(','))
+                .filter_map(|p| p.parse().ok())
+                .collect();
         if upgrade.protocol == CHANNELS && ports.is_empty() {
             return Err(Refusal::bad_request("query parameter \"port\" is required"));
         }
