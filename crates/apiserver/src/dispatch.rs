@@ -44,6 +44,10 @@ async fn other(server: &Server, request: Request, info: &RequestInfo) -> Result<
 async fn resource(server: Arc<Server>, mut request: Request, info: Arc<RequestInfo>) -> Result<Response, Status> {
     let served = server.catalog.load().served(&info.group, &info.version, &info.resource).cloned();
     let (kind, stored) = served.ok_or_else(no_such_path)?;
+    // An escaped slash must not lead to another key.
+    if info.name.contains('/') || info.namespace.contains('/') {
+        return Err(no_such_path());
+    }
     let of_namespaces = info.group.is_empty() && info.resource == "namespaces";
     let unplaced = matches!(info.verb, "create" | "deletecollection");
     let needs_namespace = kind.namespaced && (!info.name.is_empty() || unplaced);

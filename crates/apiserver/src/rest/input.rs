@@ -51,14 +51,25 @@ pub fn read(call: &Call) -> Result<Input, Status> {
 }
 
 /// Checks type and schema of a value that came from a client.
-pub fn check(call: &Call, mut object: Value, duplicates: Vec<String>) -> Result<Input, Status> {
+pub fn check(call: &Call, object: Value, duplicates: Vec<String>) -> Result<Input, Status> {
+    check_with(call, object, duplicates, schema::check)
+}
+
+/// The same for what a client applies, where a zero that is written down is an opinion and stays.
+pub fn check_config(call: &Call, object: Value, duplicates: Vec<String>) -> Result<Input, Status> {
+    check_with(call, object, duplicates, schema::check_config)
+}
+
+type Check = fn(&mut Value, &schema::Struct) -> Result<schema::Check, Status>;
+
+fn check_with(call: &Call, mut object: Value, duplicates: Vec<String>, check: Check) -> Result<Input, Status> {
     let kind = &call.kind;
     if !object.is_object() {
         return Err(cannot_handle(kind, "json: cannot unmarshal into Go value: an object was expected"));
     }
     check_type(&object, &kind.api_version(), &kind.kind)?;
     metadata::set_type(&mut object, kind);
-    let check = schema::check(&mut object, &kind.schema).map_err(|status| named(kind, status))?;
+    let check = check(&mut object, &kind.schema).map_err(|status| named(kind, status))?;
     let mut problems = check.unknown;
     problems.extend(duplicates);
     let warnings = match FieldValidation::of(call)? {

@@ -60,7 +60,7 @@ async fn apply(call: &Call, warnings: &mut Vec<String>) -> Result<super::update:
     if decoded.value["metadata"].get("managedFields").is_some_and(|m| m.as_array().is_none_or(|l| !l.is_empty())) {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
-    let checked = input::check(call, decoded.value, decoded.duplicates)?;
+    let checked = input::check_config(call, decoded.value, decoded.duplicates)?;
     warnings.extend(checked.warnings);
     let name = super::metadata::text(&checked.object, "name");
     if !name.is_empty() && name != call.info.name {

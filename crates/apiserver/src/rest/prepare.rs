@@ -63,7 +63,7 @@ impl<'c> Change<'c> {
 
     /// Prepares a new object; it then is as it will be stored. Warnings are added to `warnings`.
     pub async fn create(&self, object: &mut Value, warnings: &mut Vec<String>) -> Result<(), Status> {
-        let Call { kind, info, server, .. } = self.call;
+        let Call { kind, server, .. } = self.call;
         place(self.call, object)?;
         if text(object, "name").is_empty() {
             let generate = text(object, "generateName").to_owned();
@@ -87,7 +87,6 @@ impl<'c> Change<'c> {
         safe_name(self.call, text(object, "name"))?;
         server.admission.validate(&self.attributes(Operation::Create), None, object).await?;
         warnings.extend(kind.strategy.warnings(None, object));
-        debug_assert!(info.name.is_empty() || info.name == text(object, "name"));
         Ok(())
     }
 

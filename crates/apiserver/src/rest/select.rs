@@ -54,13 +54,11 @@ impl Selection {
             terms.push(Term { source, negated: term.negated, value: term.value });
         }
         let mut range = prefix(&call.kind, &namespace);
-        match name {
-            Some(name) if !call.kind.namespaced || !namespace.is_empty() => range.push_str(&name),
-            Some(name) if call.info.name.is_empty() => {
-                // A name in all namespaces: the term itself selects.
-                debug_assert!(terms.iter().any(|t| t.value == name));
-            }
-            _ => {}
+        // A name in all namespaces is selected by its term alone.
+        if let Some(name) = name
+            && (!call.kind.namespaced || !namespace.is_empty())
+        {
+            range.push_str(&name);
         }
         if range.split('/').any(|segment| segment == "." || segment == "..") {
             return Err(Status::bad_request("a name in the field selector is not valid"));
