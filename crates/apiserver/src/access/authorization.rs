@@ -1,4 +1,4 @@
-//! The layer that asks whether the user may. Authorizers are asked in turn; the first that has an opinion decides.
+//! The layer that asks whether the user may. It is enough that one authorizer allows it.
 
 use std::sync::Arc;
 
@@ -12,23 +12,15 @@ use crate::server::Server;
 use crate::stack::Next;
 use crate::wire::{Request, RequestInfo, Response, answer};
 
-/// What an authorizer thinks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
-    Allow,
-    Deny,
-    NoOpinion,
-}
-
-/// Decides who may do what.
+/// Knows some of what users may do.
 pub trait Authorizer: Send + Sync {
-    fn authorize(&self, user: &Identity, info: &RequestInfo) -> Decision;
+    /// Whether it allows the request. What none allows is forbidden.
+    fn allows(&self, user: &Identity, info: &RequestInfo) -> bool;
 }
 
-/// Whether any authorizer allows it before one denies it.
+/// Whether any authorizer allows the request.
 pub fn allowed(server: &Server, user: &Identity, info: &RequestInfo) -> bool {
-    let decisions = server.authorizers.iter().map(|a| a.authorize(user, info));
-    decisions.into_iter().find(|d| *d != Decision::NoOpinion) == Some(Decision::Allow)
+    server.authorizers.iter().any(|authorizer| authorizer.allows(user, info))
 }
 
 /// Lets the request through or answers 403 in upstream's words.

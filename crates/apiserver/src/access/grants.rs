@@ -5,7 +5,7 @@ use api::Value;
 use client::Identity;
 use serde_json::json;
 
-use super::authorization::{Authorizer, Decision};
+use super::authorization::Authorizer;
 use super::{AUTHENTICATED, MASTERS, SERVICE_ACCOUNT, member};
 use crate::wire::RequestInfo;
 
@@ -171,16 +171,15 @@ const PUBLIC: &[&str] = &["/healthz", "/livez", "/readyz", "/version", "/version
 pub struct Grants;
 
 impl Authorizer for Grants {
-    fn authorize(&self, user: &Identity, info: &RequestInfo) -> Decision {
-        let allowed = if info.resource_request {
+    fn allows(&self, user: &Identity, info: &RequestInfo) -> bool {
+        if info.resource_request {
             GRANTS.iter().any(|grant| grant.covers(info) && grant.whom.is(user))
         } else {
             member(user, MASTERS)
                 || GRANTS.iter().any(|g| g.verbs == "*" && g.groups == "*" && g.whom.is(user))
                 || matches!(info.verb, "get" | "head")
                     && (listed(PUBLIC, &info.path) || member(user, AUTHENTICATED) && listed(DISCOVERY, &info.path))
-        };
-        if allowed { Decision::Allow } else { Decision::NoOpinion }
+        }
     }
 }
 
@@ -242,7 +241,7 @@ mod tests {
     fn allows(user: &Identity, request: &str) -> bool {
         let (method, path) = request.split_once(' ').expect("two parts");
         let method = http::Method::from_bytes(method.as_bytes()).expect("a method");
-        Grants.authorize(user, &RequestInfo::new(&method, path, &Query::default())) == Decision::Allow
+        Grants.allows(user, &RequestInfo::new(&method, path, &Query::default()))
     }
 
     #[test]
