@@ -1,6 +1,9 @@
 //! Logs, exec, attach and port-forward, from a client through the API server to the kubelet.
 
 mod harness;
+#[allow(dead_code, reason = "the test is one side of the connection")]
+#[path = "../src/server/spdy.rs"]
+mod spdy;
 
 use std::time::Duration;
 
@@ -80,4 +83,72 @@ async fn a_port_is_forwarded_into_the_pod() {
     let mut got = [0; 4];
     tokio::time::timeout(Duration::from_secs(5), stream.read_exact(&mut got)).await.unwrap().unwrap();
     assert_eq!(&got, b"pong");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_is_forwarded_by_spdy_inside_a_websocket() {
+    use spdy::Frame;
+    use tokio_tungstenite::tungstenite::Message;
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+
+    let node = Node::start().await;
+    node.create("p", json!({})).await;
+    node.until("p", ready).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).await.unwrap();
+        got.reverse();
+        stream.write_all(&got).await.unwrap();
+    });
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    node.kubelet.as_ref().unwrap().server().accept(far);
+    let mut request = "ws://node/portForward/default/p".into_client_request().unwrap();
+    let protocol = "SPDY/3.1+portforward.k8s.io";
+    request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
+    let (socket, response) = tokio_tungstenite::client_async(request, near).await.unwrap();
+    assert_eq!(response.headers()["sec-websocket-protocol"], protocol);
+    let (mut sink, mut source) = futures::StreamExt::split(socket);
+
+    let mut writer = spdy::Writer::new().unwrap();
+    let headers = |kind: &str, port: u16| {
+        [("streamtype", kind), ("port", &port.to_string()), ("requestid", "0")]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into()
+    };
+    let frames = [
+        Frame::SynStream { stream: 1, fin: true, headers: headers("error", port) },
+        Frame::SynStream { stream: 3, fin: false, headers: headers("data", port) },
+        Frame::Data { stream: 3, fin: false, data: b"abc".to_vec() },
+        Frame::Data { stream: 3, fin: true, data: Vec::new() },
+    ];
+    for frame in &frames {
+        let bytes = writer.encode(frame).unwrap();
+        futures::SinkExt::send(&mut sink, Message::Binary(bytes.into())).await.unwrap();
+    }
+    let (mut pipe, plain) = tokio::io::duplex(64 * 1024);
+    tokio::spawn(async move {
+        while let Some(Ok(Message::Binary(data))) = futures::StreamExt::next(&mut source).await {
+            pipe.write_all(&data).await.unwrap();
+        }
+    });
+    let mut reader = spdy::Reader::new(plain);
+    let (mut got, mut ended) = (Vec::new(), Vec::new());
+    while ended.len() < 2 {
+        match tokio::time::timeout(Duration::from_secs(5), reader.next()).await.unwrap().unwrap().unwrap() {
+            Frame::Data { stream, fin, data } => {
+                if stream == 3 {
+                    got.extend(data);
+                }
+                if fin {
+                    ended.push(stream);
+                }
+            }
+            Frame::SynReply { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(got, b"cba");
 }

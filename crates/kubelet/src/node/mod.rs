@@ -253,7 +253,9 @@ fn differ(a: &v1::NodeStatus, b: &v1::NodeStatus) -> bool {
         for condition in bare.conditions.iter_mut().flatten() {
             condition.last_heartbeat_time = None;
         }
-        bare.conditions.as_mut().map(|c| c.sort_by(|a, b| a.type_.cmp(&b.type_)));
+        if let Some(conditions) = &mut bare.conditions {
+            conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+        }
         // Others write these.
         (bare.addresses, bare.capacity, bare.conditions, bare.images, bare.node_info)
     };

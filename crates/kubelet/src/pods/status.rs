@@ -208,7 +208,7 @@ fn lost(told: &v1::ContainerStatus) -> v1::ContainerState {
 
 fn default_reason(pod: &Pod, member: &Member, seen: &Observed, memory: &Memory) -> &'static str {
     let before = |m: &&Member| match m.role {
-        Role::Init => !seen.newest(&m.spec.name).is_some_and(|c| c.ended_with() == Some(0)),
+        Role::Init => seen.newest(&m.spec.name).is_none_or(|c| c.ended_with() != Some(0)),
         Role::Sidecar => {
             !seen.newest(&m.spec.name).is_some_and(|c| memory.findings(&c.name, &c.id).is_some_and(|f| f.started))
         }

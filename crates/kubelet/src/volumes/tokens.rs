@@ -22,10 +22,13 @@ struct Token {
     renew_at: Timestamp,
 }
 
-/// The tokens of all pods by pod, volume and path.
+/// Pod, volume and path.
+type Key = (String, String, String);
+
+/// The tokens of all pods.
 #[derive(Clone, Default)]
 pub struct Tokens {
-    known: Arc<Mutex<HashMap<(String, String, String), Token>>>,
+    known: Arc<Mutex<HashMap<Key, Token>>>,
 }
 
 impl Tokens {

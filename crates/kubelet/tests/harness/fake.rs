@@ -83,7 +83,7 @@ impl Fake {
 
     pub fn config(&self, name: &str) -> ContainerConfig {
         let state = self.state.lock();
-        state.containers.values().map(|(c, _)| c).filter(|c| c.metadata.name == name).next_back().unwrap().clone()
+        state.containers.values().map(|(c, _)| c).rfind(|c| c.metadata.name == name).unwrap().clone()
     }
 }
 
