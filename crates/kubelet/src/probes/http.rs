@@ -91,11 +91,15 @@ where
         let body = body.map(|b| String::from_utf8_lossy(&b.to_bytes()).into_owned()).unwrap_or_default();
         Ok((status, body))
     };
-    // The connection is driven only for as long as the answer takes.
+    tokio::pin!(exchange);
+    // The connection is driven only for as long as the answer takes. A server that closes may have answered before.
     tokio::select! {
         biased;
-        done = exchange => done,
-        closed = connection => Err(closed.err().map_or_else(|| "EOF".to_owned(), |e| e.to_string())),
+        done = &mut exchange => done,
+        closed = connection => match closed {
+            Ok(()) => exchange.await.map_err(|_: String| "EOF".to_owned()),
+            Err(error) => Err(error.to_string()),
+        },
     }
 }
 
