@@ -48,8 +48,11 @@ pub fn sweep(config: &Config) -> Result<()> {
     for at in below.collect::<Vec<_>>().into_iter().rev() {
         umount2(at, MntFlags::MNT_DETACH).map_err(|error| CriError::internal(format!("unmount {at}: {error}")))?;
     }
-    for directory in [run, config.root.join("sandboxes"), config.root.join("containers")] {
-        match fs::remove_dir_all(&directory) {
+    let paths = config.paths();
+    for directory in [run, paths.sandboxes(), paths.containers(), paths.trash()] {
+        // Somebody may be emptying the trash: what vanishes meanwhile is what we want gone.
+        let removed = fs::remove_dir_all(&directory).or_else(|_| fs::remove_dir_all(&directory));
+        match removed {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(CriError::internal(format!("remove {}: {error}", directory.display())));
             }

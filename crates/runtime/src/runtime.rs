@@ -118,6 +118,13 @@ impl Runtime {
             self.containers.write().remove(container.id());
             self.discard_container(container.id(), &container.record).await;
         }
+        let trash = self.paths.trash();
+        let empty = move || {
+            for entry in fs::read_dir(trash).into_iter().flatten().flatten() {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        };
+        std::thread::Builder::new().name("trash".into()).spawn(empty)?;
         let users: HashSet<String> = self.containers.read().keys().cloned().collect();
         self.config.images.retain_users(&users)?;
         Ok(())
@@ -291,7 +298,7 @@ impl Runtime {
 
 /// Makes the directories and mounts, and gives the program for shims.
 fn prepare(config: &Config, paths: &Paths) -> Result<PathBuf> {
-    for directory in [paths.sandboxes(), paths.containers(), paths.run.clone()] {
+    for directory in [paths.sandboxes(), paths.containers(), paths.trash(), paths.run.clone()] {
         fs::create_dir_all(&directory)
             .map_err(|error| CriError::internal(format!("{}: {error}", directory.display())))?;
     }

@@ -18,7 +18,7 @@ use crate::shim::Launch;
 use crate::shim::protocol::{Create, Phase, Reply, Request};
 
 /// What a killed container may take until it is reaped, before somebody is told that it cannot be killed.
-const KILL_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const KILL_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Runtime {
     pub(crate) async fn make_container(
@@ -225,14 +225,14 @@ impl Runtime {
             for directory in [runtime.paths.bundle(&id), runtime.paths.libcontainer().join(&id)] {
                 let _ = fs::remove_dir_all(directory);
             }
-            let directory = runtime.paths.container(&id);
-            for part in ["upper", "work"] {
-                remove_tree(&directory.join(part));
-            }
             for image in record.volume_image_ids.iter().chain([&record.image_id]).filter(|image| !image.is_empty()) {
                 runtime.config.images.release(image, &id);
             }
-            let _ = fs::remove_dir_all(directory);
+            // In one step, so that no half is left; a writable layer can take long to delete.
+            let doomed = runtime.paths.trash().join(&id);
+            if fs::rename(runtime.paths.container(&id), &doomed).is_ok() {
+                let _ = std::thread::Builder::new().name("trash".into()).spawn(move || remove_tree(&doomed));
+            }
             Ok(())
         })
         .await;
@@ -291,7 +291,7 @@ fn stop_signal(config: &ContainerConfig, image: &Image) -> Result<i32> {
     signal_number(name).ok_or_else(|| CriError::invalid(format!("invalid stop signal {name:?}")))
 }
 
-/// Removes a tree of which parts may be closed to us by their modes or marked by overlayfs.
+/// Removes a tree; what fails is tried again when the runtime is opened next.
 fn remove_tree(path: &Path) {
     if let Err(error) = fs::remove_dir_all(path)
         && error.kind() != std::io::ErrorKind::NotFound

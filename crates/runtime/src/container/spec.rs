@@ -88,7 +88,7 @@ pub fn build(input: &Input<'_>) -> Result<Bundle> {
         libcontainer: input.paths.libcontainer(),
         rootfs: Rootfs {
             mount_point: input.paths.rootfs(),
-            layers: input.image.layers.clone(),
+            layers: layers(input, input.image),
             upper: input.paths.container(input.id).join("upper"),
             work: input.paths.container(input.id).join("work"),
         },
@@ -238,7 +238,7 @@ fn standard_mounts(input: &Input<'_>) -> Vec<Value> {
     }
     let shm = match security.namespace_options.ipc {
         NamespaceMode::Node => "/dev/shm".into(),
-        _ => input.paths.sandbox_run(&input.sandbox.id).join("shm"),
+        _ => input.paths.shm(&input.sandbox.id),
     };
     mounts.push(mount("/dev/shm", "bind", shm, &["bind", "nosuid", "noexec", "nodev"]));
     mounts
@@ -255,6 +255,11 @@ fn generated_files(input: &Input<'_>) -> Vec<Value> {
         .filter(|(at, source)| source.exists() && !input.config.mounts.iter().any(|m| m.container_path == *at))
         .map(|(at, source)| mount(at, "bind", source, &["bind", access]))
         .collect()
+}
+
+/// An image without layers is an empty directory.
+fn layers(input: &Input<'_>, image: &Image) -> Vec<PathBuf> {
+    if image.layers.is_empty() { vec![input.paths.run.join("empty")] } else { image.layers.clone() }
 }
 
 fn volume_point(input: &Input<'_>, at: usize) -> PathBuf {

@@ -1,6 +1,7 @@
 //! Making and ending sandboxes.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use nix::sched::CloneFlags;
 
 use super::namespaces::{self, Wanted, unmount};
 use super::{AttachRequest, Sandbox};
+use crate::container::lifecycle::KILL_TIMEOUT;
 use crate::cri::{ContainerEventType, CriError, DNSConfig, NamespaceMode, PodSandboxConfig, Result};
 use crate::record::{SandboxRecord, VERSION, save};
 use crate::runtime::{Runtime, new_id, now, unblock};
@@ -64,11 +66,12 @@ impl Runtime {
         let (paths, program, runtime) = (self.paths.clone(), self.program.clone(), self.clone());
         let (sandbox_id, pod) = (id.to_owned(), config.clone());
         let socket = unblock(move || {
-            fs::create_dir_all(run.join("ns"))?;
+            fs::create_dir_all(&run)?;
             let (socket, shim) = shim_client::spawn(&program, &run)?;
             runtime.place_shim(shim);
             runtime.make_pod_cgroup(&pod)?;
             write_files(&run, &pod)?;
+            make_mount(&paths.sandbox_mount(&sandbox_id))?;
             let kind = |wanted: NamespaceMode, flag, name| {
                 (wanted != NamespaceMode::Node).then(|| (flag, name, paths.namespace(&sandbox_id, name)))
             };
@@ -82,9 +85,6 @@ impl Runtime {
                 hostname: pod.hostname.clone(),
                 sysctls: pod.linux.sysctls.clone(),
             })?;
-            if options.ipc != NamespaceMode::Node {
-                make_shm(&run.join("shm"))?;
-            }
             Ok(socket)
         })
         .await?;
@@ -142,7 +142,7 @@ impl Runtime {
         let shim = sandbox.shim.lock().take();
         if let Some(shim) = shim {
             // It answers by closing the connection when its last process is reaped.
-            let _ = shim.call(Request::Shutdown, &[]).await;
+            let _ = tokio::time::timeout(KILL_TIMEOUT, shim.call(Request::Shutdown, &[])).await;
         }
         let config = sandbox.record.lock().config.clone();
         if config.linux.security_context.namespace_options.network != NamespaceMode::Node {
@@ -163,11 +163,8 @@ impl Runtime {
     }
 
     pub(crate) fn unmount_sandbox(&self, id: &str) {
-        for name in ["net", "uts", "ipc", "pid"] {
-            unmount(&self.paths.namespace(id, name));
-        }
+        unmount(&self.paths.sandbox_mount(id));
         let run = self.paths.sandbox_run(id);
-        unmount(&run.join("shm"));
         let _ = fs::remove_dir_all(run);
     }
 
@@ -195,11 +192,15 @@ impl Runtime {
     }
 }
 
-fn make_shm(at: &Path) -> Result<()> {
+/// A small file system with the places for namespaces, and with the memory that the pod's containers share.
+fn make_mount(at: &Path) -> Result<()> {
     fs::create_dir_all(at)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("shm"), at, Some("tmpfs"), flags, Some("mode=1777,size=65536k"))
-        .map_err(|error| CriError::internal(format!("mount {}: {error}", at.display())))
+    mount(Some("shm"), at, Some("tmpfs"), flags, Some("mode=755,size=65536k"))
+        .map_err(|error| CriError::internal(format!("mount {}: {error}", at.display())))?;
+    fs::create_dir(at.join("ns"))?;
+    fs::create_dir(at.join("shm"))?;
+    Ok(fs::set_permissions(at.join("shm"), fs::Permissions::from_mode(0o1777))?)
 }
 
 fn write_files(run: &Path, config: &PodSandboxConfig) -> Result<()> {

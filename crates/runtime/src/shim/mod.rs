@@ -54,6 +54,8 @@ fn run() -> Result<()> {
     sys::prctl(libc::PR_SET_NAME, [c"regatta-shim".as_ptr() as u64, 0, 0, 0]).context("name")?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     std::env::set_current_dir("/").context("/")?;
+    // Whatever else the server let pass is not ours to hold.
+    sys::keep_only(Vec::new()).context("close descriptors")?;
     let (listener, first) = (sys::moved(0)?, sys::moved(1)?);
     service::Service::new(listener, first)?.run()
 }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
-use super::container::now;
+use super::container::{Container, now};
 use super::launch::Status;
 use super::protocol::{Message, Phase, Reply};
 use super::service::{Running, Service};
@@ -67,12 +67,7 @@ impl Service {
                 }
                 Told::Status(Status::Failed(message), _) => return self.creation_failed(id, message),
                 Told::End if starting => {
-                    container.status = None;
-                    container.info.phase = Phase::Running;
-                    container.info.started_at = now();
-                    container.record();
-                    self.announce(id);
-                    return self.reply(id);
+                    return self.started(id);
                 }
                 Told::End => {
                     container.status = None;
@@ -93,6 +88,17 @@ impl Service {
             container.record();
             self.reply(id);
         }
+    }
+
+    /// The program runs, or ran.
+    fn started(&mut self, id: &str) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        container.status = None;
+        container.info.phase = Phase::Running;
+        container.info.started_at = now();
+        container.record();
+        self.announce(id);
+        self.reply(id);
     }
 
     fn creation_failed(&mut self, id: &str, message: String) {
@@ -192,9 +198,7 @@ impl Service {
     pub(super) fn reap(&mut self) {
         drain(&self.signals);
         while self.reap_one(WaitPidFlag::WNOHANG) {}
-        let making = self.containers.values().any(|container| container.info.phase == Phase::Creating)
-            || self.execs.values().any(|exec| exec.status.is_some());
-        if !making {
+        if !self.is_making() {
             self.unclaimed.clear();
         }
     }
@@ -215,9 +219,18 @@ impl Service {
         if let Some(id) = container.map(|(id, _)| id.clone()) {
             // What it said last comes before its end.
             self.container_status(&id);
+            // The children that made it hold the socket too, and may outlive a program that is quick.
+            let starting = |c: &Container| c.info.phase == Phase::Created && c.waiter.is_some();
+            if self.containers.get(&id).is_some_and(starting) {
+                self.started(&id);
+            }
             self.container_ended(&id, code);
         } else if let Some(id) = self.execs.iter().find(|(_, exec)| exec.pid == pid).map(|(id, _)| *id) {
             self.exec_status(id);
+            if let Some(waiter) = self.execs.get_mut(&id).and_then(|exec| exec.waiter.take()) {
+                let console = self.execs.get_mut(&id).and_then(|exec| exec.console.take());
+                self.send(waiter.0, &Message::Reply { id: waiter.1, reply: Reply::Pid(pid) }, console);
+            }
             if self.execs.remove(&id).is_some() {
                 self.broadcast(&Message::ExecExit { exec: id, exit_code: code });
             }

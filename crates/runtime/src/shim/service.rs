@@ -30,6 +30,8 @@ pub struct Service {
     /// Ends of processes that nobody has claimed yet: a process may end before its pid is told.
     pub(super) unclaimed: HashMap<i32, i32>,
     pub(super) buffers: Buffers,
+    /// Something was made since memory was last given back.
+    worked: bool,
 }
 
 /// A process other than a container's first one.
@@ -79,6 +81,7 @@ impl Service {
             pause: None,
             unclaimed: HashMap::new(),
             buffers: Buffers::new(),
+            worked: true,
         })
     }
 
@@ -89,8 +92,18 @@ impl Service {
                 self.handle(source);
             }
             self.buffers.shrink();
+            if self.worked && !self.is_making() {
+                self.worked = false;
+                sys::forget_program();
+            }
             self.containers.values_mut().for_each(Container::drop_idle);
         }
+    }
+
+    /// Whether a process is being made.
+    pub(super) fn is_making(&self) -> bool {
+        self.containers.values().any(|container| container.waiter.is_some())
+            || self.execs.values().chain(&self.pause).any(|process| process.status.is_some())
     }
 
     fn wait(&self) -> Result<Vec<Source>> {
@@ -179,6 +192,7 @@ impl Service {
         };
         drop(packet);
         let waiter = (id, call.id);
+        self.worked = true;
         match self.answer(waiter, call.request, fds) {
             Ok(Outcome::Now(reply, fd)) => self.send(id, &Message::Reply { id: call.id, reply }, fd),
             Ok(Outcome::Later) => {}

@@ -290,3 +290,30 @@ pub fn watched(fd: OwnedFd) -> io::Result<tokio::io::unix::AsyncFd<OwnedFd>> {
     // SAFETY: an owned descriptor stays open, and the same, for as long as its owner lives.
     unsafe { tokio::io::unix::AsyncFd::register(fd) }.map_err(io::Error::from)
 }
+
+/// Gives back the pages of the program's file that are mapped here: each comes again when it is needed. A mapping that has
+/// pages of its own, as relocated ones are, stays.
+pub fn forget_program() {
+    let Ok(text) = std::fs::read_to_string("/proc/self/smaps") else { return };
+    let mut range = None;
+    for line in text.lines() {
+        let mut fields = line.split_ascii_whitespace();
+        match (fields.next(), fields.next()) {
+            (Some("Anonymous:"), Some("0")) => {
+                if let Some((start, end)) = range.take() {
+                    // SAFETY: the range maps a file read-only and has no page that differs from it.
+                    unsafe {
+                        libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED);
+                    }
+                }
+            }
+            (Some(addresses), Some("r--p" | "r-xp")) => {
+                let (start, end) = addresses.split_once('-').unwrap_or_default();
+                let number = |text: &str| usize::from_str_radix(text, 16).ok();
+                range = number(start).zip(number(end)).filter(|_| line.contains('/'));
+            }
+            (Some(_), Some(permissions)) if permissions.len() == 4 && permissions.ends_with('p') => range = None,
+            _ => {}
+        }
+    }
+}

@@ -202,6 +202,12 @@ impl World {
         tokio::time::timeout(Duration::from_secs(30), ended).await.expect("the container ends")
     }
 
+    /// The shim of a container's first process.
+    pub fn parent(&self, pid: i32) -> i32 {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        status.lines().find_map(|line| line.strip_prefix("PPid:\t")).unwrap().parse().unwrap()
+    }
+
     /// Waits for a condition that nothing announces.
     pub async fn until(&self, condition: impl Fn() -> bool) {
         let start = std::time::Instant::now();
