@@ -144,6 +144,20 @@ impl Node {
     }
 }
 
+impl Drop for Node {
+    /// Takes the volumes of pods that still run off the machine.
+    fn drop(&mut self) {
+        self.kubelet = None;
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+        for point in
+            points.filter(|p| std::path::Path::new(p).starts_with(self.data.path())).collect::<Vec<_>>().iter().rev()
+        {
+            let _ = nix::mount::umount2(*point, nix::mount::MntFlags::MNT_DETACH);
+        }
+    }
+}
+
 /// Whether the condition is true.
 pub fn is(pod: &Value, condition: &str) -> bool {
     let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
