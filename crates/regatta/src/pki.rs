@@ -34,8 +34,6 @@ pub struct Pki {
     pub serving: Pair,
     /// `kubernetes-admin` of `system:masters`: what the kubeconfig file holds.
     pub admin: Pair,
-    /// The kubelet's serving certificate.
-    pub kubelet: Pair,
     /// Signs service account tokens (PKCS #8).
     pub service_account_key: String,
 }
@@ -55,7 +53,7 @@ struct Subject {
 
 impl Pki {
     /// Loads what is in `directory` and makes what is missing or about to end.
-    pub fn ensure(directory: &Path, node_name: &str, names: &[String], addresses: &[IpAddr]) -> Result<Pki> {
+    pub fn ensure(directory: &Path, names: &[String], addresses: &[IpAddr]) -> Result<Pki> {
         fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
         let folder = Folder { path: directory.to_owned(), now: Timestamp::now().as_second() };
         let authority = folder.authority()?;
@@ -71,17 +69,11 @@ impl Pki {
             server,
             ends: 0,
         };
-        let kubelet_names = vec![node_name.to_owned(), "localhost".to_owned()];
         Ok(Pki {
             serving: folder.signed("apiserver", subject("kube-apiserver", None, true, dns), &authority)?,
             admin: folder.signed(
                 "admin",
                 subject("kubernetes-admin", Some("system:masters"), false, Vec::new()),
-                &authority,
-            )?,
-            kubelet: folder.signed(
-                "kubelet",
-                subject(&format!("system:node:{node_name}"), Some("system:nodes"), true, kubelet_names),
                 &authority,
             )?,
             service_account_key: folder.key("service-account.key")?,
@@ -200,7 +192,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("directory");
         let ensure = |names: &[&str]| {
             let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
-            Pki::ensure(directory.path(), "node", &names, &[IpAddr::from([127, 0, 0, 1])]).expect("keys")
+            Pki::ensure(directory.path(), &names, &[IpAddr::from([127, 0, 0, 1])]).expect("keys")
         };
         let (first, second, third) = (ensure(&["a"]), ensure(&["a"]), ensure(&["b"]));
         assert_eq!(first.authority.certificate, second.authority.certificate);

@@ -121,7 +121,8 @@ async fn compose(
     })
     .await?;
     let serving = server.clone();
-    tasks.spawn(async move { serving.serve_https(listener).await });
+    // Ends with the server, after the parts that need it.
+    tokio::spawn(async move { serving.serve_https(listener).await });
     let endpoint = Endpoint::Memory(server.acceptor());
     let client_for = {
         let endpoint = endpoint.clone();
@@ -256,7 +257,7 @@ fn keys(data: &DataDir, plan: &Plan) -> Result<Pki> {
     addresses.sort();
     addresses.dedup();
     let names = std::slice::from_ref(&plan.settings.node_name);
-    Pki::ensure(&data.join("pki"), &plan.settings.node_name, names, &addresses)
+    Pki::ensure(&data.join("pki"), names, &addresses)
 }
 
 /// What tells the server to stop.
