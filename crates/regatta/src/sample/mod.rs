@@ -14,7 +14,7 @@ use clap::Subcommand;
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Serve the web application; reads DATABASE_HOST, DATABASE_PORT, DATABASE_PASSWORD and GREETING
+    /// Serve the web application; reads DATABASE (HOST:PORT), DATABASE_PASSWORD and GREETING
     Web {
         /// Address to listen on
         #[arg(long, default_value = "0.0.0.0:8080")]

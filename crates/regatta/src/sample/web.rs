@@ -66,13 +66,11 @@ fn page(visits: u64) -> String {
 
 /// Asks the database for the next count.
 async fn count() -> Result<u64> {
-    let host = std::env::var("DATABASE_HOST").unwrap_or_else(|_| "database".to_owned());
-    let port = match std::env::var("DATABASE_PORT") {
-        Ok(port) => port.parse().with_context(|| format!("DATABASE_PORT is {port:?}"))?,
-        Err(_) => 5432,
-    };
+    let database = std::env::var("DATABASE").unwrap_or_else(|_| "database:5432".to_owned());
+    let (host, port) = database.rsplit_once(':').with_context(|| format!("DATABASE is {database:?}, not HOST:PORT"))?;
+    let port: u16 = port.parse().with_context(|| format!("DATABASE is {database:?}, not HOST:PORT"))?;
     let resolver = TokioResolver::builder_tokio()?.build()?;
-    let addresses = resolver.lookup_ip(host.as_str()).await.with_context(|| format!("cannot resolve {host}"))?;
+    let addresses = resolver.lookup_ip(host).await.with_context(|| format!("cannot resolve {host}"))?;
     let Some(address) = addresses.iter().next() else { bail!("{host} has no address") };
     let stream =
         TcpStream::connect((address, port)).await.with_context(|| format!("cannot connect to {address}:{port}"))?;
