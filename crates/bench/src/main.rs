@@ -89,8 +89,12 @@ async fn measure(options: &Options, binary: PathBuf) -> Result<()> {
 /// Leaves the machine's network: no packet of the benchmark can get out.
 fn own_network() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNET).context("a network namespace needs root")?;
-    for line in ["link set lo up", "link add eth0 type veth peer name eth0p", "addr add 192.168.89.10/24 dev eth0", "link set eth0 up"]
-    {
+    for line in [
+        "link set lo up",
+        "link add eth0 type veth peer name eth0p",
+        "addr add 192.168.89.10/24 dev eth0",
+        "link set eth0 up",
+    ] {
         let status = Command::new("ip").args(line.split(' ')).status().context("the benchmark needs iproute2")?;
         if !status.success() {
             bail!("`ip {line}` failed");

@@ -141,7 +141,9 @@ impl Store {
         if let Some(known) = state.namespaces.get(&item.key.namespace).and_then(|items| items.get(&item.key.name))
             && (known.uid == item.uid && known.resource_version == item.resource_version && item.resource_version != 0)
         {
-            return if reached { self.reach(item.resource_version, false) };
+            return if reached {
+                self.reach(item.resource_version, false)
+            };
         }
         let old = state.put(item.clone());
         if reached {
