@@ -51,6 +51,12 @@ impl Machine {
         command
     }
 
+    /// Takes the calling thread inside, and with it the sockets and threads that it makes from then on.
+    pub fn enter(&self) {
+        let namespace = std::fs::File::open(format!("/run/netns/{}", self.name)).expect("namespace");
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).expect("enter");
+    }
+
     /// What a web server answers, or why it does not.
     pub fn get(&self, url: &str) -> Result<String, String> {
         let output = self.command("curl").args(["-sS", "--fail", "--max-time", "5", url]).output().expect("curl runs");
