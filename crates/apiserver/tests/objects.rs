@@ -110,7 +110,7 @@ async fn a_watch_tells_each_change_once_and_selectors_turn_changes_into_arrivals
     }
     let mut seen = Vec::new();
     for _ in 0..3 {
-        let line = tokio::time::timeout(std::time::Duration::from_secs(5), lines.next()).await.expect("in time");
+        let line = tokio::time::timeout(std::time::Duration::from_secs(30), lines.next()).await.expect("in time");
         let event: api::Value = serde_json::from_str(&line.expect("a line").expect("text")).expect("JSON");
         seen.push(event["type"].as_str().expect("a type").to_owned());
     }

@@ -171,7 +171,7 @@ async fn a_watch_list_sends_what_is_there_then_a_bookmark_and_an_old_revision_is
         let request = http::Request::get(format!("{MAPS}?watch=true&{query}")).body(Vec::new()).expect("a request");
         let lines = client.request_stream(request).await.expect("a stream").lines();
         let lines = lines.take(count).map(|line| serde_json::from_str(&line.expect("a line")).expect("JSON"));
-        tokio::time::timeout(std::time::Duration::from_secs(5), lines.collect()).await.expect("in time")
+        tokio::time::timeout(std::time::Duration::from_secs(30), lines.collect()).await.expect("in time")
     };
     let query = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
     let seen = events(query, 2).await;

@@ -87,14 +87,14 @@ async fn what_is_missing_is_said_and_waited_for() {
     let began = Instant::now();
     let wanted = "FailedMount: MountVolume.SetUp failed for volume \"v\" : configmap \"late\" not found";
     while !node.events("volume").await.iter().any(|e| e == wanted) {
-        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", node.events("volume").await);
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", node.events("volume").await);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let began = Instant::now();
     config_map(&node, "late", json!({"k": "v"})).await;
     node.until("env", ready).await;
     node.until("volume", ready).await;
-    assert!(began.elapsed() < Duration::from_secs(2), "nothing woke the pods: {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(5), "nothing woke the pods: {:?}", began.elapsed());
 
     node.create(
         "root",
@@ -152,14 +152,14 @@ async fn volumes_hold_what_they_should_and_follow_changes() {
     while fs::read_to_string(at("/conf").join("b")).unwrap() != "3"
         || fs::read_to_string(at("/down").join("labels")).unwrap() != "l=\"2\""
     {
-        assert!(began.elapsed() < Duration::from_secs(5));
+        assert!(began.elapsed() < Duration::from_secs(30));
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     node.pods().delete("p", &DeleteParams { grace_period_seconds: Some(0), ..Default::default() }).await.unwrap();
     let data = node.data.path().join("pods");
     let began = Instant::now();
     while fs::read_dir(&data).unwrap().count() > 0 {
-        assert!(began.elapsed() < Duration::from_secs(5), "volumes were left behind");
+        assert!(began.elapsed() < Duration::from_secs(30), "volumes were left behind");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();

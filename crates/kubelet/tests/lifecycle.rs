@@ -41,7 +41,7 @@ async fn a_pod_runs_is_reported_and_goes() {
     while !node.runtime.state.lock().sandboxes.is_empty()
         || std::fs::read_dir(node.data.path().join("pods")).unwrap().count() > 0
     {
-        assert!(began.elapsed() < Duration::from_secs(5), "something was left behind");
+        assert!(began.elapsed() < Duration::from_secs(30), "something was left behind");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -80,7 +80,7 @@ async fn a_crashing_container_restarts_at_once_and_then_backs_off() {
         .iter()
         .any(|e| e.starts_with("BackOff: Back-off restarting failed container a in pod p_default("))
     {
-        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", node.events("p").await);
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", node.events("p").await);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -107,7 +107,7 @@ async fn a_restarted_kubelet_adopts_what_runs_and_ends_what_nobody_wants() {
     let began = Instant::now();
     while !node.runtime.running("b").is_empty() || node.runtime.state.lock().sandboxes.len() > 1 {
         let state = node.runtime.state.lock();
-        assert!(began.elapsed() < Duration::from_secs(5), "{:?} {:?}", state.calls, state.sandboxes.keys());
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?} {:?}", state.calls, state.sandboxes.keys());
         drop(state);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -167,7 +167,7 @@ async fn probes_decide_readiness_and_restarts_and_hooks_run() {
         ["Unhealthy: Liveness probe failed: no", "Killing: Container a failed liveness probe, will be restarted"]
     {
         while !node.events("p").await.iter().any(|e| e == wanted) {
-            assert!(began.elapsed() < Duration::from_secs(5), "{wanted}: {:?}", node.events("p").await);
+            assert!(began.elapsed() < Duration::from_secs(30), "{wanted}: {:?}", node.events("p").await);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -213,5 +213,5 @@ async fn a_stubborn_container_is_killed_sooner_when_the_grace_is_cut() {
     let delete = DeleteParams { grace_period_seconds: Some(1), ..Default::default() };
     node.pods().delete("p", &delete).await.unwrap();
     node.until("p", Value::is_null).await;
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
 }

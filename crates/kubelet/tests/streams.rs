@@ -37,7 +37,7 @@ async fn logs_are_read_and_followed_to_the_containers_end() {
     assert_eq!(&second, b"two\n");
     node.runtime.end(&id, 0);
     let mut rest = Vec::new();
-    tokio::time::timeout(Duration::from_secs(5), lines.read_to_end(&mut rest)).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(30), lines.read_to_end(&mut rest)).await.unwrap().unwrap();
     assert!(rest.is_empty());
 }
 
@@ -81,7 +81,7 @@ async fn a_port_is_forwarded_into_the_pod() {
     let mut stream = forward.take_stream(port).unwrap();
     stream.write_all(b"ping").await.unwrap();
     let mut got = [0; 4];
-    tokio::time::timeout(Duration::from_secs(5), stream.read_exact(&mut got)).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(30), stream.read_exact(&mut got)).await.unwrap().unwrap();
     assert_eq!(&got, b"pong");
 }
 
@@ -137,7 +137,7 @@ async fn a_port_is_forwarded_by_spdy_inside_a_websocket() {
     let mut reader = spdy::Reader::new(plain);
     let (mut got, mut ended) = (Vec::new(), Vec::new());
     while ended.len() < 2 {
-        match tokio::time::timeout(Duration::from_secs(5), reader.next()).await.unwrap().unwrap().unwrap() {
+        match tokio::time::timeout(Duration::from_secs(30), reader.next()).await.unwrap().unwrap().unwrap() {
             Frame::Data { stream, fin, data } => {
                 if stream == 3 {
                     got.extend(data);

@@ -64,7 +64,7 @@ fn slice(revision: u32, address: &str) -> String {
 
 /// Asks again until the answer is the wanted one; what is waited for is the component, which says nothing when it is done.
 async fn until(what: &str, mut ask: impl FnMut() -> Option<String>, wanted: &str) {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let got = ask();
         if got.as_deref() == Some(wanted) {

@@ -23,7 +23,7 @@ fn question(name: &str) -> Message {
 
 fn over_udp(name: &str) -> Message {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     socket.send_to(&question(name).to_vec().unwrap(), "10.96.0.10:53").unwrap();
     let mut buffer = vec![0; 4096];
     let (length, from) = socket.recv_from(&mut buffer).unwrap();

@@ -103,7 +103,7 @@ impl Cluster {
     }
 }
 
-/// What is so in the end, or a failure after ten seconds.
+/// What is so in the end, or a failure after half a minute.
 async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, check: impl Fn() -> F) -> T {
     let wait = async {
         loop {
@@ -113,7 +113,7 @@ async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, check: impl Fn
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap_or_else(|_| panic!("never {what}"))
+    tokio::time::timeout(Duration::from_secs(30), wait).await.unwrap_or_else(|_| panic!("never {what}"))
 }
 
 #[tokio::test]

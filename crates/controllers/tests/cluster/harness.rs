@@ -136,7 +136,7 @@ impl Cluster {
     {
         let cache = self.caches.get::<K>();
         let mut changes = cache.subscribe();
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         loop {
             let all: Vec<K> = cache.list_ns(NAMESPACE).iter().map(|item| item.parse().unwrap()).collect();
             if cache.is_synced() && test(&all) {

@@ -112,7 +112,7 @@ async fn a_namespace_is_emptied_and_then_gone() {
         if told.iter().any(|condition| condition.message.as_deref() == Some(held)) {
             break;
         }
-        let waited = tokio::time::timeout(std::time::Duration::from_secs(20), changes.next()).await;
+        let waited = tokio::time::timeout(std::time::Duration::from_secs(60), changes.next()).await;
         assert!(waited.is_ok(), "it never said what it waits for: {told:?}");
     }
     assert!(pods.list_ns("team").is_empty());
@@ -120,7 +120,7 @@ async fn a_namespace_is_emptied_and_then_gone() {
     let free = kube::api::Patch::Merge(json!({"metadata": {"finalizers": null}}));
     maps.patch("held", &Default::default(), &free).await.unwrap();
     while cache.get("", "team").is_some() {
-        let waited = tokio::time::timeout(std::time::Duration::from_secs(20), changes.next()).await;
+        let waited = tokio::time::timeout(std::time::Duration::from_secs(60), changes.next()).await;
         assert!(waited.is_ok(), "it never went");
     }
 }

@@ -122,7 +122,7 @@ impl Node {
     /// Waits until the pod is as `wanted`, and gives it; what it was at the end is in the panic.
     pub async fn until(&self, name: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let mut last = Value::Null;
-        for _ in 0..1000 {
+        for _ in 0..5000 {
             last = match self.pods().get_opt(name).await.unwrap() {
                 Some(pod) => serde_json::to_value(pod).unwrap(),
                 None => Value::Null,

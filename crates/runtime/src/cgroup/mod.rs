@@ -161,10 +161,13 @@ impl Cgroup {
                     delegate(&at);
                 }
                 at.push(part);
-                match fs::create_dir(&at) {
-                    Ok(()) if hierarchy.controllers.iter().any(|name| name == "cpuset") => inherit_cpuset(&at)?,
-                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(&at, error)),
-                    _ => {}
+                if let Err(error) = fs::create_dir(&at)
+                    && error.kind() != io::ErrorKind::AlreadyExists
+                {
+                    return Err(failed(&at, error));
+                }
+                if hierarchy.controllers.iter().any(|name| name == "cpuset") {
+                    inherit_cpuset(&at)?;
                 }
             }
         }
@@ -218,12 +221,18 @@ fn delegate(directory: &Path) {
     }
 }
 
-/// A new group of version 1's cpuset is empty, and takes no process so.
+/// A new group of version 1's cpuset is empty, and takes no process so. Also one that somebody else made just now and
+/// has not filled yet is filled: what is made below it must not inherit its emptiness.
 fn inherit_cpuset(directory: &Path) -> Result<()> {
     let Some(parent) = directory.parent() else { return Ok(()) };
     for name in ["cpuset.cpus", "cpuset.mems"] {
-        let value = fs::read_to_string(parent.join(name)).map_err(|error| failed(parent, error))?;
-        write(&directory.join(name), value.trim())?;
+        let value = |group: &Path| {
+            let text = fs::read_to_string(group.join(name)).map_err(|error| failed(group, error))?;
+            Ok::<_, CgroupError>(text.trim().to_owned())
+        };
+        if value(directory)?.is_empty() {
+            write(&directory.join(name), &value(parent)?)?;
+        }
     }
     Ok(())
 }
@@ -258,6 +267,23 @@ mod tests {
         assert_eq!(group.directory("cpuacct").unwrap(), Path::new("/sys/fs/cgroup/cpu,cpuacct/a"));
         assert_eq!(group.oom_file().unwrap(), Path::new("/sys/fs/cgroup/memory/a/memory.oom_control"));
         assert!(Hierarchies::parse("25 1 8:1 / / rw - ext4 /dev/sda rw\n").is_err());
+    }
+
+    #[test]
+    fn an_empty_cpuset_is_filled_from_above_and_another_is_kept() {
+        let top = tempfile::tempdir().unwrap();
+        let (half, full) = (top.path().join("half"), top.path().join("full"));
+        for (group, cpus, mems) in [(top.path(), "0-3\n", "0\n"), (&half, "1\n", "\n"), (&full, "2\n", "0\n")] {
+            fs::create_dir_all(group).unwrap();
+            fs::write(group.join("cpuset.cpus"), cpus).unwrap();
+            fs::write(group.join("cpuset.mems"), mems).unwrap();
+        }
+        let read =
+            |group: &Path| ["cpus", "mems"].map(|n| fs::read_to_string(group.join(format!("cpuset.{n}"))).unwrap());
+        inherit_cpuset(&half).unwrap();
+        assert_eq!(read(&half), ["1\n", "0"]);
+        inherit_cpuset(&full).unwrap();
+        assert_eq!(read(&full), ["2\n", "0\n"]);
     }
 
     #[test]

@@ -199,7 +199,7 @@ impl World {
                 events.next().await.unwrap().unwrap();
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), ended).await.expect("the container ends")
+        tokio::time::timeout(Duration::from_secs(60), ended).await.expect("the container ends")
     }
 
     /// The shim of a container's first process.
@@ -212,7 +212,7 @@ impl World {
     pub async fn until(&self, condition: impl Fn() -> bool) {
         let start = std::time::Instant::now();
         while !condition() {
-            assert!(start.elapsed() < Duration::from_secs(20), "it never becomes true");
+            assert!(start.elapsed() < Duration::from_secs(60), "it never becomes true");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -225,7 +225,7 @@ impl World {
 
     pub async fn exec(&self, id: &str, command: &str) -> (i32, String) {
         let command = ["sh", "-c", command].map(String::from).to_vec();
-        let result = self.runtime.exec_sync(id, command, Duration::from_secs(20)).await.unwrap();
+        let result = self.runtime.exec_sync(id, command, Duration::from_secs(60)).await.unwrap();
         (result.exit_code, String::from_utf8(result.stdout).unwrap() + &String::from_utf8(result.stderr).unwrap())
     }
 
