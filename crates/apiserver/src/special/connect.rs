@@ -8,6 +8,7 @@ use api::kind::Kind;
 use api::status::Reason;
 use api::{Status, Value};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -21,6 +22,9 @@ use crate::wire::{Body, Query, Request, RequestInfo, Response, answer};
 /// Headers that are about one connection and go no further.
 const HOP_BY_HOP: [header::HeaderName; 4] =
     [header::PROXY_AUTHENTICATE, header::PROXY_AUTHORIZATION, header::TE, header::TRAILER];
+
+/// What is read of a kubelet's refusal.
+const LONGEST_REFUSAL: usize = 10_000;
 
 /// Answers `log`, `exec`, `attach`, `portforward` and `proxy`.
 pub async fn answer(
@@ -94,7 +98,26 @@ async fn log(
     }
     let names = ["follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes", "stream"];
     let path = format!("/containerLogs/{}/{}/{container}", info.namespace, info.name);
-    forward(dial(server, node).await?, &with_parameters(path, query, &names, &[]), request).await
+    let path = with_parameters(path, query, &names, &[]);
+    let response = forward(dial(server, node).await?, &path, request).await?;
+    if response.status().is_success() { Ok(response) } else { Err(refused(info, response).await) }
+}
+
+/// The kubelet's refusal of a log, which is text, as clients want to read it.
+async fn refused(info: &RequestInfo, response: Response) -> Status {
+    let (parts, body) = response.into_parts();
+    let said = match http_body_util::Limited::new(body, LONGEST_REFUSAL).collect().await {
+        Ok(said) => String::from_utf8_lossy(&said.to_bytes()).into_owned(),
+        Err(error) => error.to_string(),
+    };
+    match parts.status {
+        StatusCode::BAD_REQUEST => Status::bad_request(said),
+        StatusCode::NOT_FOUND => {
+            let message = format!("the server could not find the requested resource (pods {})", info.name);
+            Status::new(Reason::NotFound, format!("{message}: {said}")).about("", "pods", &info.name)
+        }
+        _ => Status::internal(said),
+    }
 }
 
 async fn stream(
