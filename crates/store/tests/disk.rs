@@ -208,7 +208,10 @@ async fn a_full_disk_refuses_writes_keeps_reads_and_recovers_with_space() {
             Err(error) => break error,
         }
     };
-    assert!(matches!(&refused, Error::Storage(reason) if reason.contains("No space left")), "{refused}");
+    // Whether a batch or the sorting of earlier ones first finds the disk full is chance.
+    let reasons = ["No space left", "in the background failed"];
+    let known = matches!(&refused, Error::Storage(reason) if reasons.iter().any(|known| reason.contains(known)));
+    assert!(known, "{refused}");
     assert!(kept.len() > 100);
     // It goes on refusing, or takes what has found a place since, but is never of two minds.
     for size in [200_000, 100_000, 10_000] {

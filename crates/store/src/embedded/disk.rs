@@ -67,6 +67,9 @@ impl Disk {
         match loaded {
             Ok(open) => Ok(Self { directory, open: Some(open), doubt: Vec::new() }),
             Err(Failure::System(source)) => Err(OpenError::Io { path: directory.path.clone(), source }),
+            Err(failure @ Failure::Background) => {
+                Err(OpenError::Io { path: directory.path.clone(), source: io::Error::other(failure) })
+            }
             Err(Failure::Damage(reason)) => Err(directory.damaged(reason)),
         }
     }
@@ -85,16 +88,23 @@ impl Disk {
         }
         self.open.as_ref().ok_or_else(|| Failure::Damage("its database is closed".into()))
     }
+
+    fn attempt(&mut self, events: &[Event]) -> Result<(), Failure> {
+        self.ready()?.write(events).inspect_err(|_| {
+            self.doubt = events.to_vec();
+            self.open = None;
+        })
+    }
 }
 
 impl Durable for Disk {
     fn write(&mut self, events: &[Event]) -> Result<(), String> {
-        let written = self.ready().map_err(|failure| failure.to_string())?.write(events);
-        written.map_err(|failure| {
-            self.doubt = events.to_vec();
-            self.open = None;
-            failure.to_string()
-        })
+        let written = match self.attempt(events) {
+            // The database tells of it only now, when its cause may be gone.
+            Err(Failure::Background) => self.attempt(events),
+            written => written,
+        };
+        written.map_err(|failure| failure.to_string())
     }
 }
 
@@ -104,6 +114,8 @@ enum Failure {
     /// The system refused: no space, no permission.
     #[error("{0}")]
     System(io::Error),
+    #[error("an earlier write in the background failed")]
+    Background,
     /// The data is not what was written.
     #[error("{0}")]
     Damage(String),
@@ -118,7 +130,7 @@ impl From<fjall::Error> for Failure {
                 }
                 _ => Self::System(error),
             },
-            fjall::Error::Poisoned => Self::System(io::Error::other("an earlier write in the background failed")),
+            fjall::Error::Poisoned => Self::Background,
             error => Self::Damage(format!("its database: {error}")),
         }
     }
