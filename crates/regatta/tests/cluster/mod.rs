@@ -104,15 +104,22 @@ pub struct Cluster<'a> {
     pub data: PathBuf,
     options: Vec<String>,
     process: Option<Child>,
-    _directory: tempfile::TempDir,
+    directory: Option<tempfile::TempDir>,
 }
 
 impl<'a> Cluster<'a> {
     pub fn start(machine: &'a Machine, options: &[&str]) -> Cluster<'a> {
         let directory = tempfile::tempdir().expect("directory");
         let data = directory.path().join("data");
+        let mut cluster = Cluster::start_at(machine, data, options);
+        cluster.directory = Some(directory);
+        cluster
+    }
+
+    /// A cluster in a directory that the test has made.
+    pub fn start_at(machine: &'a Machine, data: PathBuf, options: &[&str]) -> Cluster<'a> {
         let options = options.iter().map(|o| (*o).to_owned()).collect();
-        let mut cluster = Cluster { machine, data, options, process: None, _directory: directory };
+        let mut cluster = Cluster { machine, data, options, process: None, directory: None };
         cluster.up();
         cluster
     }
@@ -268,7 +275,7 @@ pub fn succeed(command: &mut Command) -> Output {
 }
 
 /// An image with Debian's static busybox and links for its applets, as `docker save` writes it.
-fn busybox_archive(path: &Path) {
+pub fn busybox_archive(path: &Path) {
     let program = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|p| Path::new(p).exists()).expect("busybox");
     let applets = text(&succeed(Command::new(program).arg("--list")).stdout);
     let binary = std::fs::read(program).expect("busybox");
