@@ -15,6 +15,7 @@ mod settings;
 mod status;
 mod up;
 
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -33,7 +34,8 @@ fn main() -> ExitCode {
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("regatta: {error:#}");
+            // A log on a full disk takes nothing; the exit code is told all the same.
+            let _ = writeln!(std::io::stderr(), "regatta: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -66,7 +68,8 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 /// Logs go to standard error, one event a line; `REGATTA_LOG` chooses them (`debug`, `regatta=info,kubelet=debug`, ...).
 fn log() {
     let filter = EnvFilter::try_from_env("REGATTA_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // A message about a log that cannot be written would go to that same log, and end the thread.
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false).init();
 }
 
 /// A client for the cluster's administrator, from the kubeconfig file.
