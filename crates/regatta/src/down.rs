@@ -65,6 +65,8 @@ async fn remove(data: &DataDir) -> Result<()> {
     }
     for path in [&data.run(), &data.path] {
         match std::fs::remove_dir_all(path) {
+            // A mount point, emptied by now, stays.
+            Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {}
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("cannot remove {}", path.display()));
             }
@@ -103,7 +105,9 @@ async fn containers(data: &DataDir) -> Result<()> {
 fn unmount(directories: &[PathBuf]) -> Result<()> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("cannot read the mounts")?;
     let points = mounts.lines().rev().filter_map(|line| line.split(' ').nth(4));
-    for point in points.filter(|point| directories.iter().any(|d| Path::new(point).starts_with(d))) {
+    // A directory that is itself a mount point is the user's mount.
+    let below = |point: &&str| directories.iter().any(|d| Path::new(point).starts_with(d) && Path::new(point) != d);
+    for point in points.filter(below) {
         umount2(point, MntFlags::MNT_DETACH).with_context(|| format!("cannot unmount {point}"))?;
     }
     Ok(())
