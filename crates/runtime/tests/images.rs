@@ -247,7 +247,6 @@ async fn an_image_is_pulled_through_a_mirror_by_tag_and_by_digest() {
 
 #[tokio::test]
 async fn what_a_registry_does_not_have_or_does_not_allow_is_said_clearly() {
-    // The password is "secret".
     let entry = "user:$2y$05$7Vnz4oBGkHBBp6MKX9pGyOiECkT0FdcMbxwDhA2gE6W1oQ5GZBFf2\n";
     let Some(open_registry) = Registry::start(None) else { return };
     let Some(closed) = Registry::start(Some(entry)) else { return };
