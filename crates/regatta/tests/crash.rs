@@ -42,9 +42,12 @@ fn a_killed_server_comes_back_without_restarting_a_healthy_container() {
     cluster.up();
     assert_eq!(containers(&cluster), before, "containers changed over a stop");
     let pod = cluster.kubectl(&["get", "pods", "-o", "jsonpath={.items[0].metadata.name}"]);
-    let logs = cluster.kubectl(&["logs", &pod]);
-    let numbers: Vec<u64> = logs.lines().map(|l| l["line ".len()..].parse().expect("number")).collect();
-    assert!(numbers.len() > 10 && numbers.windows(2).all(|w| w[1] == w[0] + 1), "lines were lost:\n{logs}");
+    let numbers = cluster.wait_for("some output", || {
+        let logs = cluster.kubectl(&["logs", &pod]);
+        let numbers: Vec<u64> = logs.lines().map(|l| l["line ".len()..].parse().expect("number")).collect();
+        if numbers.len() > 10 { Ok(numbers) } else { Err(logs) }
+    });
+    assert!(numbers.windows(2).all(|w| w[1] == w[0] + 1), "lines were lost: {numbers:?}");
     let seen = numbers.len();
     cluster.wait_for("output after the restarts", || {
         let count = cluster.kubectl(&["logs", &pod]).lines().count();
