@@ -16,6 +16,7 @@ pub mod selector;
 pub mod status;
 pub mod table;
 pub mod validation;
+pub mod volume;
 
 pub use serde_json::{Map, Value};
 pub use status::Status;
