@@ -1,20 +1,28 @@
-//! The channels of a remote command in one WebSocket: the first byte of each message says which.
+//! The channels of a remote command, what their messages say, and how a command's end is told.
 //!
-//! Protocols `channel.k8s.io`, `v4.channel.k8s.io` (a status ends it) and `v5.channel.k8s.io` (a channel can be closed).
+//! In a WebSocket the protocols are `channel.k8s.io`, `v4.channel.k8s.io` (a status ends it) and `v5.channel.k8s.io` (a channel
+//! can be closed), the first two also in base64.
 
 use bytes::Bytes;
 use runtime::cri::TerminalSize;
 use serde_json::{Value, json};
 
+pub const STDIN: u8 = 0;
 pub const STDOUT: u8 = 1;
 pub const STDERR: u8 = 2;
 pub const ERROR: u8 = 3;
-const STDIN: u8 = 0;
-const RESIZE: u8 = 4;
+pub const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
 
 /// The protocols from the one that is liked best.
-pub const PROTOCOLS: [&str; 4] = ["v5.channel.k8s.io", "v4.channel.k8s.io", "channel.k8s.io", ""];
+pub const PROTOCOLS: [&str; 6] = [
+    "v5.channel.k8s.io",
+    "v4.channel.k8s.io",
+    "v4.base64.channel.k8s.io",
+    "channel.k8s.io",
+    "base64.channel.k8s.io",
+    "",
+];
 
 /// What a client's message says.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,15 +39,17 @@ pub fn decode(message: Bytes) -> Message {
         Some(&STDIN) => Message::Stdin(message.slice(1..)),
         Some(&CLOSE) if message.get(1) == Some(&STDIN) => Message::CloseStdin,
         Some(&RESIZE) => {
-            let size: Value = serde_json::from_slice(&message[1..]).unwrap_or_default();
-            let side = |name: &str| size[name].as_u64().and_then(|n| u16::try_from(n).ok());
-            match (side("Width"), side("Height")) {
-                (Some(width), Some(height)) => Message::Resize(TerminalSize { width, height }),
-                _ => Message::Other,
-            }
+            let told: Value = serde_json::from_slice(&message[1..]).unwrap_or_default();
+            size(&told).map_or(Message::Other, Message::Resize)
         }
         _ => Message::Other,
     }
+}
+
+/// A terminal's size as clients write it.
+pub fn size(told: &Value) -> Option<TerminalSize> {
+    let side = |name: &str| told[name].as_u64().and_then(|n| u16::try_from(n).ok());
+    Some(TerminalSize { width: side("Width")?, height: side("Height")? })
 }
 
 pub fn encode(channel: u8, data: &[u8]) -> Bytes {
@@ -50,7 +60,7 @@ pub fn encode(channel: u8, data: &[u8]) -> Bytes {
 }
 
 /// How a command ended, as the `v1.Status` on the error channel says it.
-pub fn status(outcome: &Result<i32, String>) -> Value {
+fn status(outcome: &Result<i32, String>) -> Value {
     match outcome {
         Ok(0) => json!({"metadata": {}, "status": "Success"}),
         Ok(code) => json!({"metadata": {}, "status": "Failure",
@@ -62,6 +72,16 @@ pub fn status(outcome: &Result<i32, String>) -> Value {
             "reason": "InternalError", "details": {"causes": [{"message": message}]}, "code": 500})
         }
     }
+}
+
+/// What is said at the end. From the fourth protocol on that is a status; before, nothing where all went well, and plain words
+/// where it did not.
+pub fn told(outcome: &Result<i32, String>, protocol: &str) -> Option<String> {
+    let status = status(outcome);
+    if protocol.starts_with("v4.") || protocol.starts_with("v5.") {
+        return Some(status.to_string());
+    }
+    status["message"].as_str().map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -86,5 +106,7 @@ mod tests {
     fn an_exit_code_is_a_cause() {
         assert_eq!(status(&Ok(3))["details"]["causes"][0], json!({"reason": "ExitCode", "message": "3"}));
         assert_eq!(status(&Ok(0))["status"], "Success");
+        assert_eq!(told(&Ok(0), "v3.channel.k8s.io"), None);
+        assert!(told(&Ok(3), "").is_some_and(|words| words.ends_with("exit code 3")));
     }
 }

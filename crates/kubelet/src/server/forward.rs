@@ -7,9 +7,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
 use runtime::cri::RuntimeService;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
@@ -19,7 +18,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::spdy::{Frame, Headers, Reader, Writer};
 use super::upgrade::{self, Socket};
-use super::{Body, Query, Refusal, full};
+use super::{Body, Query, Refusal};
 use crate::containers::observe;
 use crate::context::Context;
 use crate::pods::observed::Observed;
@@ -81,26 +80,13 @@ pub async fn answer(
         });
         return Ok(upgrade.response);
     }
-    spdy_upgrade(request, target)
-}
-
-/// Answers a client that speaks SPDY without a WebSocket around it.
-fn spdy_upgrade(request: Request<Incoming>, target: Target) -> Result<Response<Body>, Refusal> {
-    let asked = request.headers().get(http::header::UPGRADE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    if !asked.eq_ignore_ascii_case("SPDY/3.1") {
-        return Err(Refusal::bad_request("Upgrade request required"));
-    }
+    let upgrade = upgrade::spdy(request, &[PROTOCOL])?;
     tokio::spawn(async move {
-        if let Ok(stream) = hyper::upgrade::on(request).await {
-            serve(TokioIo::new(stream), target).await;
+        if let Ok(stream) = upgrade.stream.await {
+            serve(stream, target).await;
         }
     });
-    let mut response = Response::new(full(""));
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    for (name, value) in [("connection", "Upgrade"), ("upgrade", "SPDY/3.1"), ("x-stream-protocol-version", PROTOCOL)] {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    Ok(response)
+    Ok(upgrade.response)
 }
 
 /// Carries a byte stream in the messages of a WebSocket.

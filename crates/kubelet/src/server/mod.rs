@@ -4,7 +4,9 @@
 mod channels;
 mod forward;
 mod logs;
+mod multiplex;
 mod session;
+mod socket;
 mod spdy;
 mod stats;
 mod upgrade;

@@ -1,29 +1,50 @@
-//! `/exec` and `/attach`: a container's streams in a WebSocket.
+//! `/exec` and `/attach`: a container's streams, carried by a WebSocket or by SPDY.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::{SinkExt, StreamExt};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use runtime::cri::{AttachRequest, BoxRead, BoxWrite, ExecRequest, ExecSession, RuntimeService};
+use runtime::cri::{AttachRequest, BoxRead, BoxWrite, ExecRequest, ExecSession, RuntimeService, TerminalSize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
-use tokio_tungstenite::tungstenite::Message as Frame;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::channels::{self, Message};
-use super::upgrade::{self, Socket};
-use super::{Body, Query, Refusal, flag};
+use super::{Body, Query, Refusal, flag, multiplex, socket, upgrade};
 use crate::containers::observe;
 use crate::context::Context;
 use crate::pods::observed::Observed;
 use crate::pods::pod::Pod;
 
 const CHUNK: usize = 32 * 1024;
-/// Messages on their way to a slow client.
-const BACKLOG: usize = 8;
+/// Messages on their way to a slow client, or to a slow process.
+pub const BACKLOG: usize = 8;
+
+/// What goes to the client.
+pub enum Output {
+    Data(u8, Bytes),
+    /// Nothing more comes on this channel.
+    End(u8),
+}
+
+/// A client, whatever carries its messages. It has left when `input` ends.
+pub struct Line {
+    pub input: mpsc::Receiver<Message>,
+    pub output: mpsc::Sender<Output>,
+}
+
+impl Line {
+    /// A line and its other end, for what carries it.
+    pub fn new() -> (Line, mpsc::Sender<Message>, mpsc::Receiver<Output>) {
+        let ((arrives, input), (output, leaves)) = (mpsc::channel(BACKLOG), mpsc::channel(BACKLOG));
+        (Line { input, output }, arrives, leaves)
+    }
+}
+
+/// A session that begins when the client's streams are there.
+type Start = BoxFuture<'static, Result<ExecSession, String>>;
 
 /// Which streams are wanted.
 #[derive(Clone, Copy)]
@@ -51,6 +72,18 @@ impl Streams {
         }
         Ok(streams)
     }
+
+    /// The channels that a client makes streams for where each is a stream of its own.
+    fn channels(self, resize: bool) -> Vec<u8> {
+        let rows = [
+            (true, channels::ERROR),
+            (self.stdin, channels::STDIN),
+            (self.stdout, channels::STDOUT),
+            (self.stderr, channels::STDERR),
+            (self.tty && resize, channels::RESIZE),
+        ];
+        rows.into_iter().filter(|(wanted, _)| *wanted).map(|(_, channel)| channel).collect()
+    }
 }
 
 async fn running(context: &Context, pod: &Pod, container: &str) -> Result<String, Refusal> {
@@ -69,17 +102,13 @@ pub async fn exec(
     let streams = Streams::parse(query)?;
     let cmd = query.get("command").cloned().unwrap_or_default();
     let id = running(context, pod, container).await?;
-    let upgrade = upgrade::websocket(request, &channels::PROTOCOLS)?;
-    let runtime = context.runtime.clone();
-    let (protocol, socket) = (upgrade.protocol, upgrade.socket);
-    tokio::spawn(async move {
-        let Ok(socket) = socket.await else { return };
+    let runtime: Arc<dyn RuntimeService> = context.runtime.clone();
+    let start = async move {
         let Streams { stdin, stdout, stderr, tty } = streams;
         let request = ExecRequest { container_id: id, cmd, tty, stdin, stdout, stderr };
-        let session = runtime.exec(request).await;
-        bridge(socket, session.map_err(|e| e.message), protocol).await;
-    });
-    Ok(upgrade.response)
+        runtime.exec(request).await.map_err(|e| e.message)
+    };
+    answer(request, streams, start.boxed())
 }
 
 pub async fn attach(
@@ -94,87 +123,87 @@ pub async fn attach(
     let spec = pod.member(container).map(|m| &m.spec);
     let tty = spec.and_then(|s| s.tty).unwrap_or(false);
     let stdin = streams.stdin && spec.and_then(|s| s.stdin).unwrap_or(false);
-    let upgrade = upgrade::websocket(request, &channels::PROTOCOLS)?;
     let runtime: Arc<dyn RuntimeService> = context.runtime.clone();
-    let (protocol, socket) = (upgrade.protocol, upgrade.socket);
-    tokio::spawn(async move {
-        let Ok(socket) = socket.await else { return };
+    let start = async move {
         let request =
             AttachRequest { container_id: id, stdin, tty, stdout: streams.stdout, stderr: streams.stderr && !tty };
-        let session = runtime.attach(request).await;
-        bridge(socket, session.map_err(|e| e.message), protocol).await;
+        runtime.attach(request).await.map_err(|e| e.message)
+    };
+    answer(request, streams, start.boxed())
+}
+
+/// Switches to the protocol that the client asks for; the session runs there.
+fn answer(request: Request<Incoming>, streams: Streams, start: Start) -> Result<Response<Body>, Refusal> {
+    if upgrade::is_websocket(&request) {
+        let upgrade = upgrade::websocket(request, &channels::PROTOCOLS)?;
+        let (protocol, opening) = (upgrade.protocol, upgrade.socket);
+        tokio::spawn(async move {
+            if let Ok(opened) = opening.await {
+                socket::serve(opened, protocol, |line| run(start, line, protocol)).await;
+            }
+        });
+        return Ok(upgrade.response);
+    }
+    let upgrade = upgrade::spdy(request, &multiplex::PROTOCOLS)?;
+    let (protocol, opening) = (upgrade.protocol, upgrade.stream);
+    let wanted = streams.channels(multiplex::resizes(protocol));
+    tokio::spawn(async move {
+        if let Ok(opened) = opening.await
+            && let Err(error) = multiplex::serve(opened, &wanted, |line| run(start, line, protocol)).await
+        {
+            tracing::debug!(%error, "a client of exec or attach is not understood");
+        }
     });
     Ok(upgrade.response)
 }
 
 /// Carries a session's streams until it ends or the client leaves.
-async fn bridge(socket: Socket, session: Result<ExecSession, String>, protocol: &str) {
-    let (mut sink, mut source) = socket.split();
-    let (sender, mut outgoing) = mpsc::channel::<Bytes>(BACKLOG);
-    let write = async move {
-        while let Some(message) = outgoing.recv().await {
-            sink.send(Frame::Binary(message)).await?;
-        }
-        // Without a code kubectl takes the end for a broken connection.
-        sink.send(Frame::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))).await
-    };
-    let ended = async move {
-        let outcome = match session {
-            Err(message) => Err(message),
-            Ok(session) => {
-                let (stdin, resize) = (session.stdin, session.resize);
-                let pumps = futures::future::join(
-                    pump(session.stdout, channels::STDOUT, sender.clone()),
-                    pump(session.stderr, channels::STDERR, sender.clone()),
-                );
-                let input = async move {
-                    let mut stdin = stdin;
-                    while let Some(Ok(frame)) = source.next().await {
-                        match frame {
-                            Frame::Binary(message) => take(message, &mut stdin, &resize).await,
-                            Frame::Text(text) => take(text.into(), &mut stdin, &resize).await,
-                            Frame::Close(_) => break,
-                            _ => {}
-                        }
-                    }
-                };
-                let done = async {
-                    pumps.await;
-                    session.exit.await.map_err(|e| e.message)
-                };
-                tokio::select! {
-                    outcome = done => outcome,
-                    // The client is gone.
-                    () = input => return,
+async fn run(start: Start, line: Line, protocol: &str) {
+    let Line { mut input, output } = line;
+    let outcome = match start.await {
+        Err(message) => Err(message),
+        Ok(session) => {
+            let (mut stdin, resize) = (session.stdin, session.resize);
+            let pumps = futures::future::join(
+                pump(session.stdout, channels::STDOUT, output.clone()),
+                pump(session.stderr, channels::STDERR, output.clone()),
+            );
+            let feed = async move {
+                while let Some(message) = input.recv().await {
+                    take(message, &mut stdin, &resize).await;
                 }
+            };
+            let done = async {
+                pumps.await;
+                session.exit.await.map_err(|e| e.message)
+            };
+            tokio::select! {
+                outcome = done => outcome,
+                // The client is gone.
+                () = feed => return,
             }
-        };
-        // The oldest protocol says nothing where all went well, and plain words where it did not.
-        let told = match (&outcome, protocol) {
-            (Ok(0), "channel.k8s.io" | "") => return,
-            (outcome, "channel.k8s.io" | "") => {
-                channels::status(outcome)["message"].as_str().unwrap_or_default().to_owned()
-            }
-            (outcome, _) => channels::status(outcome).to_string(),
-        };
-        let _ = sender.send(channels::encode(channels::ERROR, told.as_bytes())).await;
+        }
     };
-    let (_, _) = futures::future::join(ended, write).await;
+    if let Some(told) = channels::told(&outcome, protocol) {
+        let _ = output.send(Output::Data(channels::ERROR, told.into())).await;
+    }
+    let _ = output.send(Output::End(channels::ERROR)).await;
 }
 
 /// Sends an output until its end.
-async fn pump(output: Option<BoxRead>, channel: u8, sender: mpsc::Sender<Bytes>) {
-    let Some(mut output) = output else { return };
+async fn pump(from: Option<BoxRead>, channel: u8, to: mpsc::Sender<Output>) {
+    let Some(mut from) = from else { return };
     let mut buffer = vec![0; CHUNK];
-    while let Ok(count @ 1..) = output.read(&mut buffer).await {
-        if sender.send(channels::encode(channel, &buffer[..count])).await.is_err() {
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        if to.send(Output::Data(channel, Bytes::copy_from_slice(&buffer[..count]))).await.is_err() {
             return;
         }
     }
+    let _ = to.send(Output::End(channel)).await;
 }
 
-async fn take(message: Bytes, stdin: &mut Option<BoxWrite>, resize: &mpsc::Sender<runtime::cri::TerminalSize>) {
-    match channels::decode(message) {
+async fn take(message: Message, stdin: &mut Option<BoxWrite>, resize: &mpsc::Sender<TerminalSize>) {
+    match message {
         Message::Stdin(data) => {
             if let Some(open) = stdin
                 && (open.write_all(&data).await.is_err() || open.flush().await.is_err())

@@ -1,4 +1,4 @@
-//! The WebSocket handshake, which chooses one of the subprotocols that the client offers.
+//! The handshakes of WebSocket and SPDY, each of which chooses one of the subprotocols that the client offers.
 
 use futures::future::BoxFuture;
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
@@ -13,6 +13,9 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use super::{Body, Refusal, full};
 
 pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
+/// The header in which SPDY's clients offer protocols and learn of the one that is taken.
+const SPDY_PROTOCOL: &str = "x-stream-protocol-version";
 
 /// The largest message that a client may send.
 const MESSAGE_MAX: usize = 32 * 1024 * 1024;
@@ -39,13 +42,7 @@ pub fn websocket(request: Request<Incoming>, protocols: &[&'static str]) -> Resu
     }
     let key = request.headers().get(SEC_WEBSOCKET_KEY).ok_or_else(|| Refusal::bad_request("no WebSocket key"))?;
     let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(Refusal::internal)?;
-    let offered: Vec<String> = request
-        .headers()
-        .get_all(SEC_WEBSOCKET_PROTOCOL)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(',').map(|p| p.trim().to_owned()))
-        .collect();
+    let offered = offered(&request, SEC_WEBSOCKET_PROTOCOL.as_str());
     let chosen = protocols.iter().copied().find(|p| offered.iter().any(|o| o == p));
     let protocol = match chosen {
         Some(protocol) => protocol,
@@ -72,4 +69,43 @@ pub fn websocket(request: Request<Incoming>, protocols: &[&'static str]) -> Resu
         Ok(WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await)
     });
     Ok(Upgrade { protocol, response, socket })
+}
+
+/// An accepted handshake of SPDY.
+pub struct Spdy {
+    pub protocol: &'static str,
+    pub response: Response<Body>,
+    /// The connection, once the response is sent.
+    pub stream: BoxFuture<'static, Result<TokioIo<Upgraded>, hyper::Error>>,
+}
+
+/// Accepts with the first of `protocols` that the client offers.
+pub fn spdy(request: Request<Incoming>, protocols: &[&'static str]) -> Result<Spdy, Refusal> {
+    let asked = request.headers().get(UPGRADE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if !asked.eq_ignore_ascii_case("SPDY/3.1") {
+        return Err(Refusal::bad_request("Upgrade request required"));
+    }
+    let offered = offered(&request, SPDY_PROTOCOL);
+    let Some(protocol) = protocols.iter().copied().find(|p| offered.iter().any(|o| o == p)) else {
+        let message = format!(
+            "unable to upgrade: unable to negotiate protocol: client supports [{}], server accepts [{}]",
+            offered.join(" "),
+            protocols.join(" ")
+        );
+        return Err(Refusal(StatusCode::FORBIDDEN, message));
+    };
+    let mut response = Response::new(full(""));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("SPDY/3.1"));
+    headers.insert(SPDY_PROTOCOL, HeaderValue::from_static(protocol));
+    let stream = Box::pin(async move { hyper::upgrade::on(request).await.map(TokioIo::new) });
+    Ok(Spdy { protocol, response, stream })
+}
+
+/// The protocols that a request's headers of this name offer.
+fn offered(request: &Request<Incoming>, header: &str) -> Vec<String> {
+    let values = request.headers().get_all(header).iter().filter_map(|v| v.to_str().ok());
+    values.flat_map(|v| v.split(',').map(|p| p.trim().to_owned())).collect()
 }
