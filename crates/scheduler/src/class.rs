@@ -22,7 +22,7 @@ pub(crate) struct Class {
 }
 
 /// What is known of one node, as of its generation.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Row {
     generation: u64,
     pub rejection: Option<Rejection>,
@@ -44,7 +44,7 @@ impl Row {
 }
 
 impl Class {
-    pub fn row(&mut self, snapshot: &Snapshot, slot: Slot, node: &Node) -> Row {
+    pub fn row(&mut self, snapshot: &Snapshot, slot: Slot, node: &Node) -> &Row {
         let generation = snapshot.generation(slot);
         if self.rows.len() <= slot {
             self.rows.resize(snapshot.slots(), Row::default());
@@ -53,7 +53,7 @@ impl Class {
         if row.generation != generation {
             *row = Row::new(&self.needs, node, generation);
         }
-        *row
+        row
     }
 }
 

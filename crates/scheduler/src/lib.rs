@@ -15,13 +15,15 @@
 //!
 //! - A pod of high priority may take the place of lower ones ([`preempt`]): they are deleted, and the room is kept for it.
 //!
-//! Not decided here: where volumes are (a pod is placed without regard to its claims). Preemption does not look at
-//! disruption budgets, which upstream respects where it can.
+//! - Rules about other kinds than nodes and pods are extensions with caches of their own ([`plugins::extension`]).
+//!
+//! Preemption does not look at disruption budgets, which upstream respects where it can.
 
 mod class;
 mod decide;
 mod expression;
 mod node;
+mod objects;
 mod plugins;
 mod pod;
 mod preempt;

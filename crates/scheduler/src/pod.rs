@@ -27,6 +27,61 @@ pub(crate) struct Pod {
     pub generation: i64,
     /// The ReplicaSet, ReplicationController or StatefulSet whose replicas are spread.
     pub owner: Option<Box<str>>,
+    pub volumes: Box<[Volume]>,
+    pub resource_claims: Box<[ClaimReference]>,
+}
+
+/// A volume that needs more of a node than a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Volume {
+    pub name: Box<str>,
+    pub read_only: bool,
+    pub source: VolumeSource,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum VolumeSource {
+    /// Of a claim in the pod's namespace; an ephemeral one must be owned by the pod.
+    Claim {
+        name: Box<str>,
+        ephemeral: bool,
+    },
+    /// Made by a driver for this pod alone.
+    Csi {
+        driver: Box<str>,
+    },
+    GcePersistentDisk {
+        name: Box<str>,
+    },
+    AwsElasticBlockStore {
+        id: Box<str>,
+    },
+    Iscsi {
+        iqn: Box<str>,
+    },
+    Rbd {
+        monitors: Vec<Box<str>>,
+        pool: Box<str>,
+        image: Box<str>,
+    },
+}
+
+/// An entry of `spec.resourceClaims`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ClaimReference {
+    pub name: Box<str>,
+    pub claim: Claim,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Claim {
+    Named(Box<str>),
+    /// Made from a template for this pod.
+    Generated(Box<str>),
+    /// Will be made from a template.
+    Awaited,
+    /// The template asked for none.
+    Needless,
 }
 
 impl Pod {
@@ -136,15 +191,19 @@ impl Parser {
     /// Reads a pod of the cache.
     pub fn parse(&mut self, item: Arc<Item>) -> Result<Pod, serde_json::Error> {
         let raw: RawPod = serde_json::from_slice(&item.bytes)?;
-        let spec = raw.spec;
+        let mut spec = raw.spec;
         let owner = item
             .controller()
             .filter(|owner| ["ReplicaSet", "ReplicationController", "StatefulSet"].contains(&&*owner.kind))
             .map(|owner| owner.uid.clone());
         let (priority, preempts) = (spec.priority, &*spec.preemption_policy != "Never");
         let (scheduler, gated) = (spec.scheduler_name.clone(), !spec.scheduling_gates.is_empty());
+        let volumes = std::mem::take(&mut spec.volumes).into_iter().filter_map(|it| it.resolve(item.name())).collect();
+        let claims = std::mem::take(&mut spec.resource_claims).into_iter();
+        let resource_claims = claims.map(|it| it.resolve(&raw.status.resource_claim_statuses)).collect();
         let needs = self.share(spec.needs(&item));
-        Ok(Pod { item, needs, priority, preempts, scheduler, gated, generation: raw.metadata.generation, owner })
+        let generation = raw.metadata.generation;
+        Ok(Pod { item, needs, priority, preempts, scheduler, gated, generation, owner, volumes, resource_claims })
     }
 
     fn share(&mut self, needs: Needs) -> Arc<Needs> {
@@ -174,6 +233,57 @@ pub(crate) fn generation(item: &Item) -> i64 {
 struct RawPod {
     metadata: RawMeta,
     spec: RawSpec,
+    #[serde(default)]
+    status: RawStatus,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct RawStatus {
+    resource_claim_statuses: Vec<RawClaimStatus>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawClaimStatus {
+    name: Box<str>,
+    resource_claim_name: Option<Box<str>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawClaim {
+    name: Box<str>,
+    resource_claim_name: Option<Box<str>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawVolume {
+    name: Box<str>,
+    persistent_volume_claim: Option<RawSource>,
+    ephemeral: Option<de::IgnoredAny>,
+    csi: Option<RawSource>,
+    gce_persistent_disk: Option<RawSource>,
+    aws_elastic_block_store: Option<RawSource>,
+    iscsi: Option<RawSource>,
+    rbd: Option<RawSource>,
+}
+
+/// The fields of all sources that matter.
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct RawSource {
+    claim_name: Box<str>,
+    driver: Box<str>,
+    pd_name: Box<str>,
+    #[serde(rename = "volumeID")]
+    volume_id: Box<str>,
+    iqn: Box<str>,
+    monitors: Vec<Box<str>>,
+    pool: Box<str>,
+    image: Box<str>,
+    read_only: bool,
 }
 
 #[derive(Deserialize)]
@@ -199,6 +309,8 @@ struct RawSpec {
     resources: RawResources,
     overhead: Amounts,
     topology_spread_constraints: Vec<RawSpread>,
+    volumes: Vec<RawVolume>,
+    resource_claims: Vec<RawClaim>,
 }
 
 #[derive(Deserialize, Default)]
@@ -355,6 +467,43 @@ impl RawSpec {
         }
         requests.retain(|_, amount| *amount > 0);
         requests
+    }
+}
+
+impl RawVolume {
+    fn resolve(self, pod: &str) -> Option<Volume> {
+        let Self {
+            name, persistent_volume_claim, ephemeral, csi, gce_persistent_disk, aws_elastic_block_store, ..
+        } = self;
+        let (source, read_only) = if ephemeral.is_some() {
+            (VolumeSource::Claim { name: format!("{pod}-{name}").into(), ephemeral: true }, false)
+        } else if let Some(it) = persistent_volume_claim {
+            (VolumeSource::Claim { name: it.claim_name, ephemeral: false }, it.read_only)
+        } else if let Some(it) = csi {
+            (VolumeSource::Csi { driver: it.driver }, it.read_only)
+        } else if let Some(it) = gce_persistent_disk {
+            (VolumeSource::GcePersistentDisk { name: it.pd_name }, it.read_only)
+        } else if let Some(it) = aws_elastic_block_store {
+            (VolumeSource::AwsElasticBlockStore { id: it.volume_id }, it.read_only)
+        } else if let Some(it) = self.iscsi {
+            (VolumeSource::Iscsi { iqn: it.iqn }, it.read_only)
+        } else {
+            let it = self.rbd?;
+            (VolumeSource::Rbd { monitors: it.monitors, pool: it.pool, image: it.image }, it.read_only)
+        };
+        Some(Volume { name, read_only, source })
+    }
+}
+
+impl RawClaim {
+    fn resolve(self, statuses: &[RawClaimStatus]) -> ClaimReference {
+        let Self { name, resource_claim_name } = self;
+        let claim = match (resource_claim_name, statuses.iter().find(|status| status.name == name)) {
+            (Some(claim), _) => Claim::Named(claim),
+            (None, None) => Claim::Awaited,
+            (None, Some(status)) => status.resource_claim_name.clone().map_or(Claim::Needless, Claim::Generated),
+        };
+        ClaimReference { name, claim }
     }
 }
 

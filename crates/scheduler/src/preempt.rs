@@ -3,8 +3,7 @@
 use std::{cmp::Reverse, sync::Arc};
 
 use crate::{
-    decide::{Decider, Unfit},
-    plugins::inter_pod_affinity::Namespaces,
+    decide::{Decider, Unfit, World},
     pod::Pod,
     snapshot::{Placed, Slot, Snapshot},
 };
@@ -48,7 +47,7 @@ pub(crate) fn find(
     snapshot: &mut Snapshot,
     unfit: &Unfit,
     nominated: Option<Slot>,
-    namespaces: Namespaces<'_>,
+    world: World<'_>,
 ) -> Outcome {
     if !pod.preempts {
         return Outcome::Never;
@@ -68,7 +67,7 @@ pub(crate) fn find(
         }
         // The most important are spared first.
         lower.sort_by_key(|other| Reverse(other.priority));
-        found.extend(clear(decider, pod, snapshot, slot, &lower, namespaces));
+        found.extend(clear(decider, pod, snapshot, slot, &lower, world));
         if found.len() >= tried {
             break;
         }
@@ -89,11 +88,11 @@ fn clear(
     snapshot: &mut Snapshot,
     slot: Slot,
     lower: &[Arc<Pod>],
-    namespaces: Namespaces<'_>,
+    world: World<'_>,
 ) -> Option<Preemption> {
     let node = snapshot.node_name(slot).to_owned();
     let out: Vec<Placed> = lower.iter().filter_map(|other| snapshot.remove_pod(other.uid())).collect();
-    let mut fits = |snapshot: &mut Snapshot| decider.rejection(pod, snapshot, slot, namespaces).is_none();
+    let mut fits = |snapshot: &mut Snapshot| decider.rejection(pod, snapshot, slot, world).is_none();
     let is_possible = fits(snapshot);
     let mut victims = Vec::new();
     for Placed { pod: other, stage, .. } in &out {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    plugins::{self, Event},
+    plugins::{self, Event, extension::Extension},
     pod::Pod,
 };
 
@@ -21,6 +21,7 @@ const LEFT_OVER: Duration = Duration::from_secs(300);
 /// All waiting pods, each in one place.
 #[derive(Default)]
 pub(crate) struct Queue {
+    extensions: Arc<[Arc<dyn Extension>]>,
     waiting: HashMap<Box<str>, Waiting>,
     /// By priority, then by age.
     active: BTreeSet<(Reverse<i32>, Ticket)>,
@@ -56,12 +57,16 @@ enum Place {
         eager: bool,
     },
     /// With the plugins that rejected it.
-    Unschedulable(u16),
+    Unschedulable(u32),
     /// Taken by [`Queue::pop`].
     Taken,
 }
 
 impl Queue {
+    pub fn new(extensions: Arc<[Arc<dyn Extension>]>) -> Self {
+        Self { extensions, ..Self::default() }
+    }
+
     /// A pod is to be placed, or has changed.
     pub fn set(&mut self, pod: Arc<Pod>) {
         match self.waiting.get_mut(pod.uid()) {
@@ -79,7 +84,9 @@ impl Queue {
             }
             Some(waiting) => {
                 // Its status changes when we write it; only what it needs or is can help.
-                let same = waiting.pod.needs == pod.needs && waiting.pod.labels() == pod.labels();
+                let same = waiting.pod.needs == pod.needs
+                    && waiting.pod.labels() == pod.labels()
+                    && waiting.pod.resource_claims == pod.resource_claims;
                 let place = waiting.place;
                 let uid = pod.uid().to_owned();
                 waiting.pod = pod;
@@ -110,7 +117,7 @@ impl Queue {
     }
 
     /// No node would do; `plugins` are those that said so. Returns whether the message is news.
-    pub fn unschedulable(&mut self, uid: &str, plugins: u16, message: &str, now: Instant) -> bool {
+    pub fn unschedulable(&mut self, uid: &str, plugins: u32, message: &str, now: Instant) -> bool {
         self.attempted(uid, now);
         self.put(uid, Place::Unschedulable(plugins));
         if let Some(waiting) = self.waiting.get(uid) {
@@ -122,6 +129,11 @@ impl Queue {
         news
     }
 
+    /// It cannot be tried as things are, and waits for what helps this plugin.
+    pub fn hold(&mut self, uid: &str, plugin: u32) {
+        self.put(uid, Place::Unschedulable(plugin));
+    }
+
     /// Something went wrong that has nothing to do with nodes: it is tried again after a while.
     pub fn failed(&mut self, uid: &str, now: Instant) {
         self.attempted(uid, now);
@@ -131,7 +143,9 @@ impl Queue {
     /// Wakes the pods that the event may help.
     pub fn event(&mut self, event: Event<'_>) {
         let helped = |uid: &str| match self.waiting.get(uid) {
-            Some(Waiting { pod, place: Place::Unschedulable(plugins), .. }) => plugins::helps(*plugins, pod, event),
+            Some(Waiting { pod, place: Place::Unschedulable(plugins), .. }) => {
+                plugins::helps(*plugins, &self.extensions, pod, event)
+            }
             _ => false,
         };
         let stuck = self.stuck.iter().filter_map(|ticket| self.tickets.get(ticket));

@@ -1,20 +1,24 @@
 //! The loop around the decisions: it takes the caches' changes into snapshot and queue, decides one pod after another, and
 //! has bindings written meanwhile.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
-use client::{Cache, Caches, Change, Item, Recorder};
-use k8s_openapi::api::core::v1::{Namespace, Node as ApiNode, Pod as ApiPod};
+use client::{Caches, Change, Item, Recorder};
+use k8s_openapi::api::core::v1::{Node as ApiNode, Pod as ApiPod};
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::sync::{Semaphore, mpsc};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     Options,
-    decide::{Decider, Unfit},
+    decide::{Decider, Decision, Reservations, Unfit, World},
     expression::Selector,
     node::Node,
-    plugins::Event,
+    objects::{Kind, Objects},
+    plugins::{
+        Event,
+        extension::{self, Extension, Reservation},
+    },
     pod::{self, Parser, Pod},
     preempt::{self, Outcome},
     queue::Queue,
@@ -30,7 +34,15 @@ const TURN: usize = 16;
 /// What became of a binding.
 struct Bound {
     item: Arc<Item>,
-    outcome: kube::Result<()>,
+    outcome: Result<(), Unbound>,
+}
+
+/// Why a pod that had a node is not bound.
+enum Unbound {
+    /// The API would not have it.
+    Refused(kube::Error),
+    /// Something that it needs before could not be had.
+    Unprepared(String),
 }
 
 struct Scheduler {
@@ -41,8 +53,11 @@ struct Scheduler {
     decider: Decider,
     parser: Parser,
     dice: StdRng,
-    namespaces: Cache<Namespace>,
+    objects: Objects,
+    extensions: Arc<[Arc<dyn Extension>]>,
     bindings: Arc<Semaphore>,
+    /// Stops the binding of a pod that is gone, for those whose binding takes time.
+    unfinished: HashMap<Box<str>, DropGuard>,
     bound: mpsc::UnboundedSender<Bound>,
 }
 
@@ -53,19 +68,22 @@ pub async fn run(client: kube::Client, caches: Caches, options: Options, shutdow
 }
 
 async fn schedule(client: kube::Client, caches: Caches, options: Options) {
-    let (pods, nodes, namespaces) = (caches.get::<ApiPod>(), caches.get::<ApiNode>(), caches.get::<Namespace>());
-    tokio::join!(pods.synced(), nodes.synced(), namespaces.synced());
-    let (mut pods, mut nodes) = (pods.subscribe(), nodes.subscribe());
+    let (pods, nodes, objects) = (caches.get::<ApiPod>(), caches.get::<ApiNode>(), Objects::new(&caches));
+    tokio::join!(pods.synced(), nodes.synced(), objects.synced());
+    let (mut pods, mut nodes, mut others) = (pods.subscribe(), nodes.subscribe(), objects.changes());
     let (bound, mut outcomes) = mpsc::unbounded_channel();
     let recorder = Recorder::new(client.clone(), &options.scheduler_name, "");
+    let extensions = extension::all(&objects);
     let mut scheduler = Scheduler {
         writer: Writer { client, recorder },
         snapshot: Snapshot::new(),
-        queue: Queue::default(),
+        queue: Queue::new(extensions.clone()),
         decider: Decider::new(options.percentage_of_nodes_to_score),
         parser: Parser::default(),
         dice: StdRng::from_os_rng(),
-        namespaces,
+        objects,
+        extensions,
+        unfinished: HashMap::new(),
         bindings: Arc::new(Semaphore::new(BINDINGS)),
         bound,
         options,
@@ -75,11 +93,14 @@ async fn schedule(client: kube::Client, caches: Caches, options: Options) {
         while let Some(change) = nodes.try_next() {
             scheduler.node(&change);
         }
+        while let Some((resource, change)) = others.try_next() {
+            scheduler.other(resource, &change);
+        }
         while let Some(change) = pods.try_next() {
             scheduler.pod(&change);
         }
         while let Ok(outcome) = outcomes.try_recv() {
-            scheduler.settle(&outcome);
+            scheduler.settle(outcome);
         }
         if let Some(pod) = scheduler.queue.pop(Instant::now()) {
             scheduler.place(&pod);
@@ -99,10 +120,19 @@ async fn schedule(client: kube::Client, caches: Caches, options: Options) {
         tokio::select! {
             change = nodes.next() => scheduler.node(&change),
             change = pods.next() => scheduler.pod(&change),
-            Some(outcome) = outcomes.recv() => scheduler.settle(&outcome),
+            (resource, change) = others.next() => scheduler.other(resource, &change),
+            Some(outcome) = outcomes.recv() => scheduler.settle(outcome),
             () = timer => {}
         }
     }
+}
+
+/// Makes ready what a pod needs before it is bound.
+async fn prepare(writer: &Writer, reservations: &mut Reservations) -> Result<(), String> {
+    for reservation in reservations {
+        reservation.pre_bind(&writer.client).await?;
+    }
+    Ok(())
 }
 
 impl Scheduler {
@@ -121,6 +151,10 @@ impl Scheduler {
         }
     }
 
+    fn other(&mut self, kind: Kind, change: &Change) {
+        self.queue.event(Event::Object { kind, old: change.old.as_deref(), new: change.new.as_deref() });
+    }
+
     fn pod(&mut self, change: &Change) {
         let Some(item) = change.item() else { return };
         let ended = matches!(&*item.phase, "Succeeded" | "Failed");
@@ -137,6 +171,7 @@ impl Scheduler {
 
     /// A pod has left its node, if it was on one.
     fn gone(&mut self, uid: &str) {
+        self.unfinished.remove(uid);
         if let Some(placed) = self.snapshot.remove_pod(uid) {
             self.queue.event(Event::Gone(&placed.pod));
         }
@@ -190,28 +225,23 @@ impl Scheduler {
 
     /// Decides on one pod and sets going what follows.
     fn place(&mut self, pod: &Arc<Pod>) {
-        let namespaces = self.namespaces.clone();
+        if let Some(extension) = self.extensions.iter().find(|it| it.hold(pod).is_some()) {
+            return self.queue.hold(pod.uid(), extension.plugin().bit());
+        }
+        let (namespaces, extensions) = (self.objects.namespaces.clone(), self.extensions.clone());
         let in_namespace = |name: &str, selector: &Selector| {
             namespaces.get("", name).is_some_and(|namespace| selector.matches(|key| namespace.labels.get(key)))
         };
+        let world = World { namespaces: &in_namespace, extensions: &extensions };
         let nominated = self.snapshot.remove_pod(pod.uid()).map(|placed| placed.slot);
-        let kept = nominated.filter(|&slot| {
-            self.snapshot.node(slot).is_some()
-                && self.decider.rejection(pod, &mut self.snapshot, slot, &in_namespace).is_none()
-        });
-        let decided = match kept {
-            Some(slot) => Ok(slot),
-            None => self.decider.decide(pod, &mut self.snapshot, &in_namespace, &mut self.dice),
-        };
-        match decided {
-            Ok(slot) => {
+        match self.decider.decide(pod, &mut self.snapshot, nominated, world, &mut self.dice) {
+            Ok(Decision { slot, reservations }) => {
                 let node = self.snapshot.node_name(slot).to_owned();
                 self.snapshot.place(pod.clone(), &node, Stage::Assumed);
-                self.bind(pod.item.clone(), node);
+                self.bind(pod.item.clone(), node, reservations);
             }
             Err(unfit) => {
-                let outcome =
-                    preempt::find(&mut self.decider, pod, &mut self.snapshot, &unfit, nominated, &in_namespace);
+                let outcome = preempt::find(&mut self.decider, pod, &mut self.snapshot, &unfit, nominated, world);
                 self.refuse(pod, &unfit, &outcome);
                 self.nominate(pod, outcome, nominated);
             }
@@ -245,32 +275,51 @@ impl Scheduler {
         }
     }
 
-    fn bind(&self, item: Arc<Item>, node: String) {
+    fn bind(&mut self, item: Arc<Item>, node: String, mut reservations: Reservations) {
         let (writer, bindings, bound) = (self.writer.clone(), self.bindings.clone(), self.bound.clone());
+        let stop = CancellationToken::new();
+        if !reservations.is_empty() {
+            self.unfinished.insert(item.uid.clone(), stop.clone().drop_guard());
+        }
         tokio::spawn(async move {
-            // It is never closed; without a permit nothing would be lost but the limit.
-            let _permit = bindings.acquire().await;
-            let outcome = writer.bind(&item, &node).await;
+            let prepared = stop.run_until_cancelled(prepare(&writer, &mut reservations)).await;
+            let outcome = match prepared.unwrap_or_else(|| Err("the pod is gone".into())) {
+                Ok(()) => {
+                    // It is never closed; without a permit nothing would be lost but the limit.
+                    let _permit = bindings.acquire().await;
+                    writer.bind(&item, &node).await.map_err(Unbound::Refused)
+                }
+                Err(message) => Err(Unbound::Unprepared(message)),
+            };
+            if outcome.is_err() {
+                reservations.into_iter().rev().for_each(Reservation::unreserve);
+            }
             // When the scheduler has stopped, nobody asks any more.
             _ = bound.send(Bound { item, outcome });
         });
     }
 
-    fn settle(&mut self, Bound { item, outcome }: &Bound) {
-        let Err(error) = outcome else { return };
+    fn settle(&mut self, Bound { item, outcome }: Bound) {
+        let Err(error) = outcome else {
+            self.unfinished.remove(&item.uid);
+            return;
+        };
         if !self.snapshot.placed(&item.uid).is_some_and(|placed| placed.stage == Stage::Assumed) {
             // The pod is gone, or was bound after all.
             return;
         }
         self.gone(&item.uid);
-        if matches!(error, kube::Error::Api(status) if status.code == 404) {
-            self.queue.remove(&item.uid);
-            return;
-        }
-        tracing::warn!(pod = %item.key, %error, "a binding failed");
+        let message = match error {
+            Unbound::Refused(kube::Error::Api(status)) if status.code == 404 => {
+                self.queue.remove(&item.uid);
+                return;
+            }
+            Unbound::Refused(error) => format!("binding rejected: {error}"),
+            Unbound::Unprepared(message) => message,
+        };
+        tracing::warn!(pod = %item.key, message, "a binding failed");
         self.queue.failed(&item.uid, Instant::now());
-        let message = format!("binding rejected: {error}");
-        self.tell(item, "SchedulerError", message, true, None);
+        self.tell(&item, "SchedulerError", message, true, None);
     }
 
     fn refuse(&mut self, pod: &Arc<Pod>, Unfit { diagnosis, .. }: &Unfit, outcome: &Outcome) {

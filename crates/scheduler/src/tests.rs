@@ -7,7 +7,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 
 use crate::{
-    decide::{Decider, Unfit},
+    decide::{Decider, Unfit, World},
     expression::Selector,
     node::Node,
     plugins::{Event, helps},
@@ -85,12 +85,14 @@ impl Cluster {
         let namespaces = |name: &str, selector: &Selector| {
             name == "labelled" && selector.matches(|key| (key == "team").then_some("a"))
         };
-        let slot = self.decider.decide(pod, &mut self.snapshot, &namespaces, &mut self.dice)?;
-        Ok(self.snapshot.node_name(slot).to_owned())
+        let world = World { namespaces: &namespaces, extensions: &[] };
+        let decision = self.decider.decide(pod, &mut self.snapshot, None, world, &mut self.dice)?;
+        Ok(self.snapshot.node_name(decision.slot).to_owned())
     }
 
     fn preempt(&mut self, pod: &Pod, unfit: &Unfit) -> Outcome {
-        preempt::find(&mut self.decider, pod, &mut self.snapshot, unfit, None, &|_, _| false)
+        let world = World { namespaces: &|_, _| false, extensions: &[] };
+        preempt::find(&mut self.decider, pod, &mut self.snapshot, unfit, None, world)
     }
 
     /// The node, or why there is none.
@@ -128,10 +130,14 @@ fn a_pod_that_fits_nowhere_is_told_why_in_upstreams_words() {
             "labelSelector": {"matchLabels": {"app": "web"}}}]}})
     };
     let helpless = |nodes: &str, n| {
-        format!("preemption: 0/{nodes} nodes are available: {n} Preemption is not helpful for scheduling.")
+        format!(
+            "no new claims to deallocate, preemption: 0/{nodes} nodes are available: {n} Preemption is not helpful for scheduling."
+        )
     };
     let victimless = |nodes: &str, n| {
-        format!("preemption: 0/{nodes} nodes are available: {n} No preemption victims found for incoming pod.")
+        format!(
+            "no new claims to deallocate, preemption: 0/{nodes} nodes are available: {n} No preemption victims found for incoming pod."
+        )
     };
     type Row<'a> = (&'a [(&'a str, Value)], &'a [(&'a str, Value)], Value, String);
     let table: [Row<'_>; 13] = [
@@ -162,7 +168,7 @@ fn a_pod_that_fits_nowhere_is_told_why_in_upstreams_words() {
             &[("a", json!({}))],
             &[],
             json!({"spec": {"containers": [{"resources": {"requests": {"example.com/gpu": "1"}}}], "preemptionPolicy": "Never"}}),
-            "0/1 nodes are available: 1 Insufficient example.com/gpu. preemption: not eligible due to preemptionPolicy=Never."
+            "0/1 nodes are available: 1 Insufficient example.com/gpu. no new claims to deallocate, preemption: not eligible due to preemptionPolicy=Never."
                 .into(),
         ),
         (
@@ -193,7 +199,7 @@ fn a_pod_that_fits_nowhere_is_told_why_in_upstreams_words() {
             &[("a", json!({})), ("b", small)],
             &[("x", json!({}))],
             spread("kubernetes.io/hostname"),
-            "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match pod topology spread constraints. preemption: \
+            "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match pod topology spread constraints. no new claims to deallocate, preemption: \
              0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for scheduling."
                 .into(),
         ),
@@ -357,7 +363,7 @@ fn only_what_may_help_wakes_a_pod() {
         ("no node at all", 0, &pod, Event::Node { old: None, new: &small }, true),
     ];
     for (what, plugins, pod, event, expected) in table {
-        assert_eq!(helps(plugins, pod, event), expected, "{what}");
+        assert_eq!(helps(plugins, &[], pod, event), expected, "{what}");
     }
 }
 

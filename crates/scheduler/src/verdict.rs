@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::{plugins::Plugin, preempt::Outcome, snapshot::Snapshot};
+use crate::{
+    plugins::{Plugin, extension::Text},
+    preempt::Outcome,
+    snapshot::Snapshot,
+};
 
 /// A reason for which a node is no place for a pod. Those from `INSUFFICIENT` on are resources by their column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,11 +53,13 @@ impl Reason {
 }
 
 /// What one plugin has against one node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rejection {
     pub plugin: Plugin,
     /// One bit a [`Reason`].
     reasons: u64,
+    /// Reasons in words of the plugin's own.
+    own: Vec<Text>,
     /// Also without any of the pods that are there the node would not do.
     pub hopeless: bool,
 }
@@ -61,7 +67,7 @@ pub(crate) struct Rejection {
 impl Rejection {
     /// The node would do if pods were gone from it.
     pub fn resolvable(plugin: Plugin, reason: Reason) -> Self {
-        Self { plugin, reasons: 1 << reason.0, hopeless: false }
+        Self { plugin, reasons: 1 << reason.0, own: Vec::new(), hopeless: false }
     }
 
     /// The node would not do even if it were empty.
@@ -69,8 +75,14 @@ impl Rejection {
         Self { hopeless: true, ..Self::resolvable(plugin, reason) }
     }
 
-    pub fn and(self, other: Self) -> Self {
-        Self { plugin: self.plugin, reasons: self.reasons | other.reasons, hopeless: self.hopeless || other.hopeless }
+    /// For reasons in the plugin's own words. `hopeless` as for the field.
+    pub fn because(plugin: Plugin, hopeless: bool, own: impl IntoIterator<Item = Text>) -> Self {
+        Self { plugin, reasons: 0, own: own.into_iter().collect(), hopeless }
+    }
+
+    pub fn and(mut self, other: Self) -> Self {
+        self.own.extend(other.own);
+        Self { reasons: self.reasons | other.reasons, hopeless: self.hopeless || other.hopeless, ..self }
     }
 }
 
@@ -79,19 +91,32 @@ impl Rejection {
 pub(crate) struct Diagnosis {
     nodes: usize,
     reasons: BTreeMap<u8, usize>,
+    own: BTreeMap<Text, usize>,
+    /// Why no node was even looked at.
+    everywhere: Option<String>,
     hopeless: usize,
     /// The plugins that rejected a node, as bits of [`Plugin::bit`].
-    pub plugins: u16,
+    pub plugins: u32,
 }
 
 impl Diagnosis {
-    pub fn new(nodes: usize, rejections: impl Iterator<Item = Rejection>) -> Self {
+    /// Nothing about nodes: the pod cannot be placed as things are.
+    pub fn everywhere(nodes: usize, rejection: &Rejection) -> Self {
+        let text = rejection.own.join(", ");
+        let hopeless = nodes;
+        Self { nodes, everywhere: Some(text), hopeless, plugins: rejection.plugin.bit(), ..Self::default() }
+    }
+
+    pub fn new<'a>(nodes: usize, rejections: impl Iterator<Item = &'a Rejection>) -> Self {
         let mut diagnosis = Self { nodes, ..Self::default() };
         for rejection in rejections {
             diagnosis.plugins |= rejection.plugin.bit();
             diagnosis.hopeless += usize::from(rejection.hopeless);
             for reason in (0..64).filter(|reason| rejection.reasons & (1 << reason) != 0) {
                 *diagnosis.reasons.entry(reason).or_default() += 1;
+            }
+            for text in &rejection.own {
+                *diagnosis.own.entry(text.clone()).or_default() += 1;
             }
         }
         diagnosis
@@ -103,7 +128,11 @@ impl Diagnosis {
             return "no nodes available to schedule pods".into();
         }
         let reasons = self.reasons.iter().map(|(reason, count)| (*count, Reason(*reason).text(snapshot)));
-        let available = summary(self.nodes, reasons);
+        let own = self.own.iter().map(|(text, count)| (*count, text.to_string()));
+        let available = match &self.everywhere {
+            Some(text) => format!("0/{} nodes are available: {text}.", self.nodes),
+            None => summary(self.nodes, reasons.chain(own)),
+        };
         let preemption = match preemption {
             Outcome::Nominated(_) => return available,
             Outcome::Never => "not eligible due to preemptionPolicy=Never.".into(),
@@ -115,9 +144,12 @@ impl Diagnosis {
                 summary(self.nodes, [helpless, victimless].into_iter().filter(|(count, _)| *count > 0))
             }
         };
-        format!("{available} preemption: {preemption}")
+        format!("{available} {NO_CLAIMS}, preemption: {preemption}")
     }
 }
+
+/// What upstream's device allocation says before preemption does, since it comes first.
+const NO_CLAIMS: &str = "no new claims to deallocate";
 
 fn summary(nodes: usize, reasons: impl Iterator<Item = (usize, String)>) -> String {
     let mut reasons: Vec<_> = reasons.map(|(count, text)| format!("{count} {text}")).collect();

@@ -158,6 +158,7 @@ pub(crate) fn helps(pod: &Pod, event: Event<'_>) -> bool {
         Event::Gone(other) => {
             may_match(&pod.needs.anti_affinity.required, other) || may_match(&other.needs.anti_affinity.required, pod)
         }
+        Event::Object { .. } => false,
         Event::Node { old, new } => old.is_none_or(|old| old.labels != new.labels),
     }
 }

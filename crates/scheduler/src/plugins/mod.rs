@@ -3,7 +3,25 @@
 //! A rule may *filter* (a node will not do), *score* (how well it does, 0 to 100), and says which event may *help* a pod that
 //! it had rejected. Rules that look at the pod's needs and the node alone are worked out once for all equal pods
 //! ([`crate::class`]).
+//!
+//! Rules about other kinds than nodes and pods are [extensions](extension::Extension), for example
+//!
+//! ```text
+//! pub(crate) struct VolumeZone { objects: Objects }
+//! impl Extension for VolumeZone {
+//!     fn plugin(&self) -> Plugin { Plugin::VolumeZone }
+//!     fn prepare(..) -> Result<Option<Box<dyn Judge>>, Rejection>   // pod.volumes.is_empty() => Ok(None)
+//!     fn helps(..) -> bool                                          // Event::Object { kind: Kind::.., old, new }
+//! }
+//! ```
+//!
+//! To add one: write it in a file of its own here, add it to [`extension::all`], name it in [`Plugin`] (before the variants
+//! that only score) and in `Plugin::ALL`. What it reads is an
+//! [`Objects`](crate::objects::Objects) cache; what it needs of the pod is parsed in `pod.rs` (volumes of the pod are there
+//! as [`Pod::volumes`]). Rejections: [`Rejection::because`](crate::verdict::Rejection::because) with upstream's words, `hopeless`
+//! where upstream says `UnschedulableAndUnresolvable`.
 
+pub(crate) mod extension;
 pub(crate) mod image_locality;
 pub(crate) mod inter_pod_affinity;
 pub(crate) mod node_affinity;
@@ -14,7 +32,11 @@ pub(crate) mod node_unschedulable;
 pub(crate) mod pod_topology_spread;
 pub(crate) mod taint_toleration;
 
-use crate::{node::Node, pod::Pod};
+use std::sync::Arc;
+
+use client::Item;
+
+use crate::{node::Node, objects::Kind, pod::Pod};
 
 /// The best score of a node.
 pub(crate) const MAX_SCORE: i64 = 100;
@@ -27,8 +49,13 @@ pub(crate) enum Plugin {
     NodeAffinity,
     NodePorts,
     NodeResourcesFit,
+    VolumeRestrictions,
+    NodeVolumeLimits,
+    VolumeBinding,
+    VolumeZone,
     PodTopologySpread,
     InterPodAffinity,
+    DynamicResources,
 }
 
 /// Something happened that may let a pod fit that did not.
@@ -40,26 +67,38 @@ pub(crate) enum Event<'a> {
     Placed(&'a Pod),
     /// A pod has left its node.
     Gone(&'a Pod),
+    /// An object of another kind came, changed or (without `new`) went.
+    Object { kind: Kind, old: Option<&'a Item>, new: Option<&'a Item> },
 }
 
 impl Plugin {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 12] = [
         Self::NodeUnschedulable,
         Self::TaintToleration,
         Self::NodeAffinity,
         Self::NodePorts,
         Self::NodeResourcesFit,
+        Self::VolumeRestrictions,
+        Self::NodeVolumeLimits,
+        Self::VolumeBinding,
+        Self::VolumeZone,
         Self::PodTopologySpread,
         Self::InterPodAffinity,
+        Self::DynamicResources,
     ];
 
-    pub fn bit(self) -> u16 {
-        1 << self as u16
+    pub fn bit(self) -> u32 {
+        1 << self as u32
     }
 
-    /// Whether the event may turn this rule's rejection of the pod.
+    /// Whether the event may turn this rule's rejection of the pod. Extensions speak for themselves.
     fn helps(self, pod: &Pod, event: Event<'_>) -> bool {
         match self {
+            Self::VolumeRestrictions
+            | Self::NodeVolumeLimits
+            | Self::VolumeBinding
+            | Self::VolumeZone
+            | Self::DynamicResources => false,
             Self::NodeUnschedulable => node_unschedulable::helps(pod, event),
             Self::TaintToleration => taint_toleration::helps(pod, event),
             Self::NodeAffinity => node_affinity::helps(pod, event),
@@ -72,10 +111,14 @@ impl Plugin {
 }
 
 /// Whether the event may help a pod that these plugins (bits) rejected; one that no plugin rejected found no node at all.
-pub(crate) fn helps(plugins: u16, pod: &Pod, event: Event<'_>) -> bool {
+pub(crate) fn helps(plugins: u32, extensions: &[Arc<dyn extension::Extension>], pod: &Pod, event: Event<'_>) -> bool {
+    let rejected = |plugin: Plugin| plugins & plugin.bit() != 0;
     match plugins {
         0 => matches!(event, Event::Node { .. }),
-        _ => Plugin::ALL.iter().any(|plugin| plugins & plugin.bit() != 0 && plugin.helps(pod, event)),
+        _ => {
+            Plugin::ALL.iter().any(|plugin| rejected(*plugin) && plugin.helps(pod, event))
+                || extensions.iter().any(|it| rejected(it.plugin()) && it.helps(pod, event))
+        }
     }
 }
 

@@ -41,7 +41,7 @@ pub(crate) fn score(needs: &Needs, snapshot: &Snapshot, slot: Slot) -> i64 {
 pub(crate) fn helps(pod: &Pod, event: Event<'_>) -> bool {
     let room = |node: &Node, name: &str| node.allocatable(name);
     match event {
-        Event::Placed(_) => false,
+        Event::Placed(_) | Event::Object { .. } => false,
         // Any pod that leaves makes room for one more; what it had requested may be what is short.
         Event::Gone(_) => true,
         Event::Node { old, new } => {

@@ -169,6 +169,7 @@ pub(crate) fn helps(pod: &Pod, event: Event<'_>) -> bool {
     let hard = || pod.needs.spread.iter().filter(|constraint| constraint.hard);
     match event {
         Event::Placed(other) | Event::Gone(other) => hard().any(|constraint| constraint.counts(other, pod)),
+        Event::Object { .. } => false,
         Event::Node { old, new } => {
             let domains = |node: &Node| hard().map(|it| node.labels.get(&it.topology_key).map(str::to_owned)).collect();
             let now: Vec<Option<String>> = domains(new);
