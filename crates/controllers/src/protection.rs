@@ -43,12 +43,24 @@ pub(crate) async fn run_claims(env: Env) {
                 .filter(|pod| !pods::is_finished(pod) && !pod.node_name.is_empty());
             pods.filter_map(|item| all.parse(&item)).any(|pod| claims_of(&pod).iter().any(|name| **name == *key.name))
         };
-        if protected && !in_use() {
+        if protected && !in_use() && !used_lately(&env, &key).await? {
             remove_finalizer::<PersistentVolumeClaim>(&env, &claim, CLAIM_FINALIZER).await?;
         }
         Ok(None)
     };
     work.run(&env, 1, sync).await;
+}
+
+/// Whether the server, not just the cache, has a pod on a node that uses a claim.
+async fn used_lately(env: &Env, claim: &Key) -> Result<bool, crate::Error> {
+    let params = kube::api::ListParams::default();
+    let pods = env.api::<Pod>(&claim.namespace).list(&params).await?;
+    let placed = pods.items.iter().filter(|pod| {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+        node.is_some_and(|node| !node.is_empty()) && !matches!(phase, Some("Succeeded" | "Failed"))
+    });
+    Ok(placed.flat_map(claims_of).any(|name| *name == *claim.name))
 }
 
 /// Runs the protection of volumes, which claims are bound to.
@@ -70,7 +82,7 @@ pub(crate) async fn run_volumes(env: Env) {
 }
 
 /// The claims that a pod uses, those made for it included.
-fn claims_of(pod: &Pod) -> Vec<String> {
+pub(crate) fn claims_of(pod: &Pod) -> Vec<String> {
     let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     let name = |volume: &k8s_openapi::api::core::v1::Volume| match (&volume.persistent_volume_claim, &volume.ephemeral)
     {
@@ -81,7 +93,7 @@ fn claims_of(pod: &Pod) -> Vec<String> {
     volumes.filter_map(name).collect()
 }
 
-async fn add_finalizer<K: kube::Resource<DynamicType = ()>>(
+pub(crate) async fn add_finalizer<K: kube::Resource<DynamicType = ()>>(
     env: &Env,
     item: &client::Item,
     finalizer: &str,
@@ -96,7 +108,7 @@ async fn add_finalizer<K: kube::Resource<DynamicType = ()>>(
     Ok(None)
 }
 
-async fn remove_finalizer<K: kube::Resource<DynamicType = ()>>(
+pub(crate) async fn remove_finalizer<K: kube::Resource<DynamicType = ()>>(
     env: &Env,
     item: &client::Item,
     finalizer: &str,
