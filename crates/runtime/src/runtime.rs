@@ -137,6 +137,36 @@ impl Runtime {
         id: &str,
         socket: std::os::fd::OwnedFd,
     ) -> Result<()> {
+        let mut news = self.greet(sandbox, id, socket).await?;
+        let (runtime, sandbox, id) = (self.clone(), Arc::downgrade(sandbox), id.to_owned());
+        tokio::spawn(async move {
+            loop {
+                while let Some(News::Container(info)) = news.recv().await {
+                    runtime.container_changed(info);
+                }
+                let Some(sandbox) = sandbox.upgrade() else { return };
+                // A shim lets go of who does not keep up with it, and lives on.
+                let wanted = sandbox.shim.lock().is_none();
+                let again = if wanted { None } else { reach(&runtime.paths.sandbox_run(&id)).ok() };
+                news = match again {
+                    Some(socket) => match runtime.greet(&sandbox, &id, socket).await {
+                        Ok(news) => news,
+                        Err(_) => return runtime.shim_lost(&sandbox, &id).await,
+                    },
+                    None => return runtime.shim_lost(&sandbox, &id).await,
+                };
+            }
+        });
+        Ok(())
+    }
+
+    /// Hears how things stand.
+    async fn greet(
+        &self,
+        sandbox: &Arc<Sandbox>,
+        id: &str,
+        socket: std::os::fd::OwnedFd,
+    ) -> Result<mpsc::UnboundedReceiver<News>> {
         let (sender, mut news) = mpsc::unbounded_channel();
         let client = ShimClient::new(socket, sender)?;
         client.hello().await?;
@@ -152,19 +182,7 @@ impl Runtime {
             self.container_lost(container);
         }
         *sandbox.shim.lock() = Some(client);
-        let (runtime, sandbox, id) = (self.clone(), Arc::downgrade(sandbox), id.to_owned());
-        tokio::spawn(async move {
-            while let Some(message) = news.recv().await {
-                match message {
-                    News::Container(info) => runtime.container_changed(info),
-                    News::Gone => break,
-                }
-            }
-            if let Some(sandbox) = sandbox.upgrade() {
-                runtime.shim_lost(&sandbox, &id).await;
-            }
-        });
-        Ok(())
+        Ok(news)
     }
 
     fn container_changed(&self, info: ContainerInfo) {

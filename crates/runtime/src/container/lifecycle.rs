@@ -243,10 +243,17 @@ impl Runtime {
         if container.is_exited() {
             return Err(CriError::precondition(format!("container {id:?} is not running")));
         }
-        let (cgroup, wanted) = (self.hierarchies.at(&container.record.cgroup)?, resources.clone());
-        unblock(move || Ok(cgroup.apply(&wanted)?)).await?;
-        merge(&mut container.resources.lock(), resources);
-        Ok(())
+        let cgroup = self.hierarchies.at(&container.record.cgroup)?;
+        let path = self.paths.container(id).join("container.json");
+        unblock(move || {
+            let mut known = container.resources.lock();
+            cgroup.apply(&resources)?;
+            merge(&mut known, resources);
+            let mut record = container.record.clone();
+            record.config.linux.resources = known.clone();
+            Ok(save(&path, &record)?)
+        })
+        .await
     }
 }
 

@@ -26,7 +26,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{Flock, FlockArg};
 use oci_spec::image::ImageConfiguration;
@@ -87,6 +87,9 @@ struct LayerRecord {
     diff_id: String,
     size: u64,
 }
+
+/// What file systems' times may be coarse by, generously.
+const CLOCK_TICK: Duration = Duration::from_millis(100);
 
 /// The version of the form on disk that is written. Every earlier one is read.
 const FORMAT: u32 = 1;
@@ -268,7 +271,9 @@ impl Images {
         if self.state.read().read == Some(changed) {
             return Ok(());
         }
-        let mut state = State { read: Some(changed), ..State::default() };
+        // A change within the same tick of the directory's clock as this reading would not be seen by its time.
+        let settled = SystemTime::now().duration_since(changed).is_ok_and(|age| age > CLOCK_TICK);
+        let mut state = State { read: Some(changed).filter(|_| settled), ..State::default() };
         for path in self.entries("index")? {
             let Some(stem) = path.file_stem().and_then(|s| s.to_str()) else { continue };
             if path.extension().is_none_or(|e| e != "json") {

@@ -20,7 +20,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use oci_spec::runtime::Spec;
 
-use super::launch::{GO, Launch, Status};
+use super::launch::{GO, Launch, STATUS_MAX, Status};
 use super::sys::{self, Context, Error, Result};
 
 /// What the child gets.
@@ -51,7 +51,11 @@ pub fn run(creation: Creation) -> ! {
 
 /// Tells the shim, which may be gone.
 pub fn tell(status: &OwnedFd, message: &Status, fd: Option<&OwnedFd>) {
-    let text = serde_json::to_vec(message).expect("a status is plain data");
+    let mut text = serde_json::to_vec(message).expect("a status is plain data");
+    if let (Status::Failed(long), true) = (message, text.len() > STATUS_MAX) {
+        let short = Status::Failed(long.chars().take(STATUS_MAX / 8).collect());
+        text = serde_json::to_vec(&short).expect("a status is plain data");
+    }
     let fds: Vec<_> = fd.map(AsFd::as_fd).into_iter().collect();
     let _ = sys::send(status.as_fd(), &text, &fds);
 }

@@ -66,5 +66,8 @@ pub enum Status {
     Failed(String),
 }
 
+/// The most that a status may measure.
+pub const STATUS_MAX: usize = 16 << 10;
+
 /// The one byte that lets a created container go on.
 pub const GO: &[u8] = b"!";

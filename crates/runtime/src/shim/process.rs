@@ -89,6 +89,10 @@ impl Process {
         let argument_zero = self.args.first().context("no command specified")?;
         self.enter_working_directory()?;
         let program = look_up(argument_zero, path)?;
+        // Until the program runs, `/proc/self/exe` is the host's. The same file that was mounted for the container is its own.
+        if sys::place(&program) == sys::place("/proc/self/exe") {
+            return Err(Error(format!("exec: {argument_zero:?}: permission denied")));
+        }
 
         for (resource, soft, hard) in &self.rlimits {
             let limit = libc::rlimit { rlim_cur: *soft, rlim_max: *hard };

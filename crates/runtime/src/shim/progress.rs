@@ -6,7 +6,7 @@ use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use super::container::{Container, now};
-use super::launch::Status;
+use super::launch::{STATUS_MAX, Status};
 use super::protocol::{Message, Phase, Reply};
 use super::service::{Running, Service};
 use super::sys;
@@ -24,7 +24,7 @@ enum Told {
 
 fn told(socket: Option<&OwnedFd>) -> Told {
     let Some(socket) = socket else { return Told::Nothing };
-    let mut packet = vec![0; 16 << 10];
+    let mut packet = vec![0; STATUS_MAX];
     match sys::receive(socket.as_fd(), &mut packet) {
         Ok((0, _)) => Told::End,
         Ok((length, mut fds)) => match serde_json::from_slice(&packet[..length]) {

@@ -264,6 +264,19 @@ pub fn set_nonblocking(fd: &OwnedFd) -> Result<(), Errno> {
     fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop)
 }
 
+/// What a path leads to: the file, and the mount by which it is reached.
+pub fn place(path: &str) -> Option<[u64; 4]> {
+    let path = std::ffi::CString::new(path).ok()?;
+    // SAFETY: the name is NUL-terminated, and the kernel fills the structure, which is plain data.
+    unsafe {
+        let mut found: libc::statx = std::mem::zeroed();
+        let mask = libc::STATX_INO | libc::STATX_MNT_ID;
+        let result = libc::statx(libc::AT_FDCWD, path.as_ptr(), 0, mask, &mut found);
+        let device = [u64::from(found.stx_dev_major), u64::from(found.stx_dev_minor)];
+        (result == 0).then_some([device[0], device[1], found.stx_ino, found.stx_mnt_id])
+    }
+}
+
 /// Takes a descriptor out of the standard streams' places, where `/dev/null` takes its place.
 pub fn moved(fd: RawFd) -> Result<OwnedFd> {
     let null = std::fs::File::open("/dev/null").context("/dev/null")?;

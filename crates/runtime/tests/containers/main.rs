@@ -1,5 +1,6 @@
 //! Real containers, made by the runtime as a kubelet would. Needs root.
 
+mod faults;
 mod isolation;
 mod lives;
 mod world;

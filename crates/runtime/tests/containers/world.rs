@@ -31,7 +31,7 @@ impl Drop for World {
 
 /// Programs of busybox that the image has by name.
 const APPLETS: &str = "sh cat echo sleep id ls mknod dd mount umount hostname env true false kill head tail wc stty \
-                       tty ps touch rm mkdir grep nc seq yes unshare chroot chmod ln readlink stat test cut sort trap";
+                       tty ps touch rm mkdir grep nc seq yes unshare chroot chmod ln readlink stat test cut sort trap sed";
 
 /// Whether tests can run here; says so where they cannot.
 pub fn possible() -> bool {
