@@ -3,9 +3,12 @@
 pub mod binding;
 pub mod connect;
 pub mod eviction;
+pub mod forward;
+pub mod proxy;
 pub mod quota;
 pub mod reserve;
 pub mod review;
+pub mod rewrite;
 pub mod scale;
 pub mod services;
 pub mod token;
