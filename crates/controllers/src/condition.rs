@@ -3,6 +3,7 @@
 use k8s_openapi::{
     api::{
         apps::v1::{DaemonSetCondition, DeploymentCondition, ReplicaSetCondition, StatefulSetCondition},
+        autoscaling::v2::HorizontalPodAutoscalerCondition,
         batch::v1::JobCondition,
         core::v1::{NamespaceCondition, NodeCondition, PodCondition, ReplicationControllerCondition},
     },
@@ -72,6 +73,7 @@ conditions! {
     NamespaceCondition {},
     NodeCondition { last_heartbeat_time },
     PodCondition {},
+    HorizontalPodAutoscalerCondition {},
 }
 
 /// A condition that begins now.

@@ -1,6 +1,7 @@
 //! Which kinds the server has, for controllers that work on all of them.
 
 use http::{Request, header::ACCEPT};
+use parking_lot::Mutex;
 use serde::Deserialize;
 
 use crate::frame::Error;
@@ -53,6 +54,30 @@ impl ResourceKind {
 pub(crate) struct Discovered {
     pub kinds: Vec<ResourceKind>,
     pub failed: Vec<String>,
+}
+
+/// The kinds by group and name, asked for again when one is missing.
+pub(crate) struct Directory {
+    client: kube::Client,
+    known: Mutex<Vec<ResourceKind>>,
+}
+
+impl Directory {
+    pub fn new(client: kube::Client) -> Directory {
+        Directory { client, known: Mutex::default() }
+    }
+
+    /// The kind in the version that the server prefers; none if there is no such kind.
+    pub async fn find(&self, group: &str, kind: &str) -> Result<Option<ResourceKind>, Error> {
+        let is_meant = |known: &&ResourceKind| known.group == group && known.kind == kind;
+        if let Some(found) = self.known.lock().iter().find(is_meant) {
+            return Ok(Some(found.clone()));
+        }
+        let fresh = discover(&self.client).await?.kinds;
+        let found = fresh.iter().find(is_meant).cloned();
+        *self.known.lock() = fresh;
+        Ok(found)
+    }
 }
 
 #[derive(Deserialize)]

@@ -1,8 +1,11 @@
 //! The service side: which pods stand behind a Service, written as EndpointSlices and as Endpoints.
 
 pub(crate) mod legacy;
+pub(crate) mod mirror;
 mod slice;
 pub(crate) mod slices;
+mod spread;
+mod write;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,13 +13,16 @@ use client::{Cache, Change, Item, Key, WorkQueue};
 use k8s_openapi::{
     api::core::v1::{ObjectReference, Pod, Service, ServicePort},
     apimachinery::pkg::util::intstr::IntOrString,
+    jiff::Timestamp,
 };
 use parking_lot::Mutex;
 use serde::Deserialize;
 
-use crate::{pods, selector::Selector};
+use crate::{frame::Loop, pods, selector::Selector};
 
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 
 /// A pod as an endpoint, read from the cache without building all of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +35,8 @@ pub(super) struct Backend {
     pub hostname: String,
     pub subdomain: String,
     pub ready: bool,
+    /// Since when it has been ready or not.
+    pub since: Option<Timestamp>,
     pub terminating: bool,
     pub finished: bool,
     ports: Vec<NamedPort>,
@@ -87,9 +95,12 @@ struct RawAddress {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct RawCondition {
     r#type: String,
     status: String,
+    #[serde(default)]
+    last_transition_time: Option<Timestamp>,
 }
 
 impl Backend {
@@ -100,7 +111,7 @@ impl Backend {
         let is_sidecar = |container: &RawContainer| container.restart_policy.as_deref() == Some("Always");
         let containers = spec.containers.into_iter().chain(spec.init_containers.into_iter().filter(is_sidecar));
         let addresses: Vec<String> = status.pod_ips.into_iter().map(|address| address.ip).collect();
-        let ready = |condition: &RawCondition| condition.r#type == "Ready" && condition.status == "True";
+        let ready = status.conditions.iter().find(|condition| condition.r#type == "Ready");
         Some(Backend {
             namespace: item.namespace().to_owned(),
             name: item.name().to_owned(),
@@ -109,7 +120,8 @@ impl Backend {
             addresses: if addresses.is_empty() { status.pod_ip.into_iter().collect() } else { addresses },
             hostname: spec.hostname.unwrap_or_default(),
             subdomain: spec.subdomain.unwrap_or_default(),
-            ready: status.conditions.iter().any(ready),
+            ready: ready.is_some_and(|ready| ready.status == "True"),
+            since: ready.and_then(|ready| ready.last_transition_time),
             terminating: item.deleting,
             finished: pods::is_finished(item),
             ports: containers.flat_map(|container| container.ports).collect(),
@@ -189,6 +201,17 @@ struct Selectors(Mutex<BTreeMap<Arc<str>, ByName>>);
 type ByName = BTreeMap<Arc<str>, Selector>;
 
 impl Selectors {
+    /// A loop that queues every Service that changes, or of which a pod does.
+    fn watch(services: &Cache<Service>, pods: &Cache<Pod>) -> Loop {
+        let (selectors, all) = (Arc::new(Selectors::default()), services.clone());
+        let selecting = selectors.clone();
+        let work = Loop::new().on(services, move |change, queue| {
+            selectors.learn(&all, change);
+            queue.add(change.key.clone());
+        });
+        work.on(pods, move |change, queue| selecting.queue_selecting(change, queue))
+    }
+
     fn learn(&self, services: &Cache<Service>, change: &Change) {
         let Key { namespace, name } = &change.key;
         let service = change.new.as_ref().and_then(|item| services.parse(item)).filter(is_managed);

@@ -76,6 +76,7 @@ pub(crate) struct Env {
     pub caches: Caches,
     pub recorder: Recorder,
     pub root_ca: String,
+    pub authority: Option<crate::Authority>,
     pub shutdown: CancellationToken,
 }
 
@@ -104,7 +105,8 @@ impl Env {
     pub fn new(context: &Context, name: &str, shutdown: CancellationToken) -> Env {
         let client = (context.client_for)(name);
         let recorder = Recorder::new(client.clone(), name, "");
-        Env { client, caches: context.caches.clone(), recorder, root_ca: context.root_ca.clone(), shutdown }
+        let Context { caches, root_ca, authority, .. } = context.clone();
+        Env { client, caches, recorder, root_ca, authority, shutdown }
     }
 
     pub fn api<K>(&self, namespace: &str) -> Api<K>

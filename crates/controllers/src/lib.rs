@@ -5,6 +5,9 @@
 //! done, as a pure function, and does it. Controllers run only while the caller holds the leader's Lease; they keep nothing
 //! that a restart would miss.
 
+mod account_tokens;
+mod autoscaler;
+mod certificates;
 mod claim;
 mod cluster_role;
 mod condition;
@@ -24,6 +27,7 @@ mod owner;
 mod pod_gc;
 mod pods;
 mod protection;
+mod quota;
 mod replicaset;
 mod revisions;
 mod root_ca;
@@ -31,6 +35,7 @@ mod selector;
 mod service_account;
 mod statefulset;
 mod ttl_after_finished;
+mod volume;
 
 use std::sync::Arc;
 
@@ -51,6 +56,15 @@ pub struct Context {
     pub caches: Caches,
     /// The certificate authority, PEM, by which pods recognise the API server.
     pub root_ca: String,
+    /// The authority that signs certificates; without it requests stay unsigned.
+    pub authority: Option<Authority>,
+}
+
+/// A certificate authority, PEM.
+#[derive(Clone)]
+pub struct Authority {
+    pub certificate: String,
+    pub key: String,
 }
 
 type Start = fn(Env) -> BoxFuture<'static, ()>;
@@ -66,9 +80,15 @@ const ALL: &[(&str, Start)] = &[
     ("cronjob-controller", |env| cronjob::run(env).boxed()),
     ("daemon-set-controller", |env| daemonset::run(env).boxed()),
     ("statefulset-controller", |env| statefulset::run(env).boxed()),
+    ("horizontal-pod-autoscaler", |env| autoscaler::run(env).boxed()),
     ("disruption-controller", |env| disruption::run(env).boxed()),
     ("pvc-protection-controller", |env| protection::run_claims(env).boxed()),
     ("pv-protection-controller", |env| protection::run_volumes(env).boxed()),
+    ("persistent-volume-binder", |env| volume::binder::run(env).boxed()),
+    ("expand-controller", |env| volume::provision::run(env).boxed()),
+    ("ephemeral-volume-controller", |env| volume::ephemeral::run(env).boxed()),
+    ("attachdetach-controller", |env| volume::attach::run(env).boxed()),
+    ("volumeattributesclass-protection-controller", |env| volume::attributes::run(env).boxed()),
     ("clusterrole-aggregation-controller", |env| cluster_role::run(env).boxed()),
     ("ttl-after-finished-controller", |env| ttl_after_finished::run(env).boxed()),
     ("node-controller", |env| node::run(env).boxed()),
@@ -77,7 +97,13 @@ const ALL: &[(&str, Start)] = &[
     ("generic-garbage-collector", |env| garbage::run(env).boxed()),
     ("namespace-controller", |env| namespace::run(env).boxed()),
     ("service-account-controller", |env| service_account::run(env).boxed()),
+    ("tokens-controller", |env| account_tokens::run(env).boxed()),
     ("root-ca-cert-publisher", |env| root_ca::run(env).boxed()),
+    ("resourcequota-controller", |env| quota::run(env).boxed()),
+    ("certificate-controller", |env| certificates::approve(env).boxed()),
+    ("certificate-controller", |env| certificates::sign(env).boxed()),
+    ("certificate-controller", |env| certificates::clean(env).boxed()),
+    ("endpointslicemirroring-controller", |env| endpoints::mirror::run(env).boxed()),
 ];
 
 /// Runs every controller until `shutdown`.

@@ -148,6 +148,10 @@ async fn compose(
         client_for: Arc::new(client_for),
         caches: caches.clone(),
         root_ca: pki.authority.certificate.clone(),
+        authority: Some(controllers::Authority {
+            certificate: pki.authority.certificate.clone(),
+            key: pki.authority.key.clone(),
+        }),
     };
     tasks.spawn(controllers::run(context, shutdown.clone()));
     tasks.spawn(scheduler::run(

@@ -31,7 +31,8 @@ pub fn reserve(call: &Call, old: Option<&Value>, new: &mut Value, reservation: &
         return Ok(());
     }
     if call.kind.group.is_empty() && call.kind.plural == "resourcequotas" && new.is_object() {
-        return refresh(call, new);
+        // A status that a client writes stands until the controller has the quota counted again.
+        return if call.info.subresource.is_empty() { refresh(call, new) } else { Ok(()) };
     }
     let range = format!("/registry/resourcequotas/{}/", call.info.namespace);
     let page = call.server.store.list(&range, List::default()).map_err(store_error)?;
@@ -124,12 +125,9 @@ fn specified(name: &str, hard: &Amounts, quota: &Value, pod: &Value) -> Result<(
     Err(Status::forbidden("", "pods", metadata::text(pod, "name"), &why))
 }
 
-/// A new quota, or one whose limits change, is told what is used already.
+/// A quota that is written is told what is used at that revision, whatever its status said.
 fn refresh(call: &Call, quota: &mut Value) -> Result<(), Status> {
     let hard = amounts(&quota["spec"]["hard"]);
-    if amounts(&quota["status"]["hard"]) == hard {
-        return Ok(());
-    }
     let mut used: Amounts =
         hard.keys().map(|resource| (resource.clone(), Quantity::new(0, Format::DecimalSi))).collect();
     let catalog = call.server.catalog.load();

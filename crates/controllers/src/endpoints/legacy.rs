@@ -1,6 +1,6 @@
 //! The Endpoints controller, for clients that do not know EndpointSlices.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use client::Cache;
 use k8s_openapi::{
@@ -11,7 +11,7 @@ use kube::api::{DeleteParams, PostParams};
 
 use super::{Backend, HEADLESS_LABEL, Selectors, backends, families, is_headless, is_managed, publishes_not_ready};
 use crate::{
-    frame::{Env, Loop, Synced},
+    frame::{Env, Synced},
     owner::Named,
 };
 
@@ -29,20 +29,11 @@ pub(crate) async fn run(env: Env) {
         endpoints: env.caches.get(),
         env: env.clone(),
     };
-    let services = controller.services.clone();
-    let selectors = Arc::new(Selectors::default());
-    let selecting = selectors.clone();
-    let work = Loop::new()
-        .on(&controller.services, move |change, queue| {
-            selectors.learn(&services, change);
+    let work = Selectors::watch(&controller.services, &controller.pods).on(&controller.endpoints, |change, queue| {
+        if change.item().is_some_and(|item| item.labels.get(MANAGED_BY_LABEL) == Some(MANAGED_BY)) {
             queue.add(change.key.clone());
-        })
-        .on(&controller.pods, move |change, queue| selecting.queue_selecting(change, queue))
-        .on(&controller.endpoints, |change, queue| {
-            if change.item().is_some_and(|item| item.labels.get(MANAGED_BY_LABEL) == Some(MANAGED_BY)) {
-                queue.add(change.key.clone());
-            }
-        });
+        }
+    });
     work.run(&env, WORKERS, |key| controller.sync(key)).await;
 }
 

@@ -1,40 +1,19 @@
-//! From pods to slices: what the EndpointSlices of a Service should hold, and the fewest writes that get there.
-//! Functions of values.
+//! From pods to what the EndpointSlices of a Service should hold. Functions of values.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
-use k8s_openapi::{
-    api::{
-        core::v1::Service,
-        discovery::v1::{Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone},
-    },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+use k8s_openapi::api::{
+    core::v1::Service,
+    discovery::v1::{Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone},
 };
 
-use super::{Backend, HEADLESS_LABEL, families, is_headless, publishes_not_ready};
+use super::{
+    Backend, HEADLESS_LABEL, MANAGED_BY_LABEL, SERVICE_LABEL, families, is_headless, publishes_not_ready,
+    spread::{Group, Set, Writes, sorted},
+};
 use crate::owner::{Named, controller_reference};
 
-/// The most endpoints in one slice.
-const CAPACITY: usize = 100;
-pub(super) const SERVICE_LABEL: &str = "kubernetes.io/service-name";
-pub(super) const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 pub(super) const MANAGED_BY: &str = "endpointslice-controller.k8s.io";
-
-/// Endpoints of one family with the same ports.
-#[derive(Clone, Debug)]
-struct Group {
-    family: String,
-    ports: Vec<EndpointPort>,
-    endpoints: Vec<Endpoint>,
-}
-
-/// What is to be written.
-#[derive(Debug, Default)]
-pub(super) struct Writes {
-    pub create: Vec<EndpointSlice>,
-    pub update: Vec<EndpointSlice>,
-    pub delete: Vec<EndpointSlice>,
-}
 
 /// The writes that turn the slices that are into those that should be. `zone` gives a node's zone.
 pub(super) fn plan(
@@ -43,104 +22,16 @@ pub(super) fn plan(
     existing: Vec<EndpointSlice>,
     zone: impl Fn(&str) -> Option<String>,
 ) -> Writes {
-    let labels = labels(service);
-    let mut writes = Writes::default();
-    let mut rest = existing;
-    for group in groups(service, backends, zone) {
-        let is_ours = |slice: &EndpointSlice| {
-            slice.address_type == group.family && sorted(slice.ports.clone().unwrap_or_default()) == group.ports
-        };
-        let (mine, others) = rest.into_iter().partition(is_ours);
-        rest = others;
-        fill(service, &labels, group, mine, &mut writes);
-    }
-    // A slice that nobody needs any more takes the content of one that would be created.
-    for stale in rest {
-        match writes.create.iter().position(|new| new.address_type == stale.address_type) {
-            Some(at) => {
-                let new = writes.create.swap_remove(at);
-                writes.update.push(EndpointSlice { endpoints: new.endpoints, ports: new.ports, ..stale });
-            }
-            None => writes.delete.push(stale),
-        }
-    }
-    writes
-}
-
-/// Spreads a group's endpoints over its slices, changing as few of them as possible.
-fn fill(
-    service: &Service,
-    labels: &BTreeMap<String, String>,
-    group: Group,
-    existing: Vec<EndpointSlice>,
-    writes: &mut Writes,
-) {
-    let identity = |endpoint: &Endpoint| {
-        let uid = endpoint.target_ref.as_ref().and_then(|target| target.uid.clone());
-        (endpoint.addresses.clone(), uid)
+    let triggered = backends.iter().filter_map(|backend| backend.since).max();
+    let set = Set {
+        name: service.name().to_owned(),
+        namespace: service.namespace().to_owned(),
+        labels: labels(service),
+        annotations: BTreeMap::new(),
+        owner: controller_reference(service),
+        triggered: triggered.map(|at| at.to_string()),
     };
-    let order: Vec<_> = group.endpoints.iter().map(identity).collect();
-    let mut missing: HashMap<_, _> = order.iter().cloned().zip(group.endpoints).collect();
-    let mut slices: Vec<(EndpointSlice, Vec<Endpoint>, bool)> = Vec::new();
-    for slice in existing {
-        let before = slice.endpoints.clone().unwrap_or_default();
-        let kept: Vec<_> = before.iter().filter_map(|endpoint| missing.remove(&identity(endpoint))).collect();
-        let changed = kept != before || !has_metadata(&slice, service, labels);
-        slices.push((slice, kept, changed));
-    }
-    let mut missing: Vec<Endpoint> = order.iter().filter_map(|identity| missing.remove(identity)).collect();
-    // First into slices that are written anyhow, then into the fullest that takes all the rest, then into new ones.
-    for (_, kept, changed) in &mut slices {
-        if *changed && !kept.is_empty() {
-            let room = CAPACITY.saturating_sub(kept.len()).min(missing.len());
-            kept.extend(missing.drain(..room));
-        }
-    }
-    let fits = |kept: &[Endpoint]| kept.len() + missing.len() <= CAPACITY;
-    let fitting = slices.iter_mut().filter(|(_, kept, _)| fits(kept)).max_by_key(|(_, kept, _)| kept.len());
-    if let Some((_, kept, changed)) = fitting.filter(|_| !missing.is_empty()) {
-        kept.append(&mut missing);
-        *changed = true;
-    }
-    let mut fresh: Vec<Vec<Endpoint>> = missing.chunks(CAPACITY).map(<[Endpoint]>::to_vec).collect();
-    // There is always a slice, so that a Service without endpoints can be told from one that nobody looked at.
-    let mut keep_empty = fresh.is_empty() && slices.iter().all(|(_, kept, _)| kept.is_empty());
-    if slices.is_empty() && keep_empty {
-        fresh.push(Vec::new());
-    }
-    let ports = group.ports;
-    for (slice, endpoints, changed) in slices {
-        if endpoints.is_empty() && !std::mem::take(&mut keep_empty) {
-            writes.delete.push(slice);
-        } else if changed {
-            let new = EndpointSlice { endpoints: Some(endpoints), ..slice };
-            writes.update.push(with_metadata(new, service, labels));
-        }
-    }
-    for endpoints in fresh {
-        let new = EndpointSlice {
-            address_type: group.family.clone(),
-            ports: Some(ports.clone()),
-            endpoints: Some(endpoints),
-            metadata: ObjectMeta {
-                generate_name: Some(format!("{}-", service.name())),
-                namespace: Some(service.namespace().to_owned()),
-                ..ObjectMeta::default()
-            },
-        };
-        writes.create.push(with_metadata(new, service, labels));
-    }
-}
-
-fn has_metadata(slice: &EndpointSlice, service: &Service, labels: &BTreeMap<String, String>) -> bool {
-    let owned = crate::owner::controller_of(&slice.metadata).is_some_and(|owner| owner.uid == service.uid());
-    owned && slice.metadata.labels.as_ref() == Some(labels)
-}
-
-fn with_metadata(mut slice: EndpointSlice, service: &Service, labels: &BTreeMap<String, String>) -> EndpointSlice {
-    slice.metadata.labels = Some(labels.clone());
-    slice.metadata.owner_references = Some(vec![controller_reference(service)]);
-    slice
+    set.plan(groups(service, backends, zone), existing)
 }
 
 /// The Service's labels, and those by which slices are found.
@@ -155,11 +46,6 @@ fn labels(service: &Service) -> BTreeMap<String, String> {
     labels
 }
 
-fn sorted(mut ports: Vec<EndpointPort>) -> Vec<EndpointPort> {
-    ports.sort_by(|a, b| (&a.name, a.port, &a.protocol).cmp(&(&b.name, b.port, &b.protocol)));
-    ports
-}
-
 /// The endpoints by family and ports; at least one group a family.
 fn groups(service: &Service, backends: &[Backend], zone: impl Fn(&str) -> Option<String>) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
@@ -171,11 +57,11 @@ fn groups(service: &Service, backends: &[Backend], zone: impl Fn(&str) -> Option
             let endpoint = endpoint(service, backend, address, zone(&backend.node));
             match groups[first..].iter_mut().find(|group| group.ports == ports) {
                 Some(group) => group.endpoints.push(endpoint),
-                None => groups.push(Group { family: family.clone(), ports, endpoints: vec![endpoint] }),
+                None => groups.push(Group { family: family.clone(), ports, endpoints: vec![endpoint], lasting: true }),
             }
         }
         if groups.len() == first {
-            groups.push(Group { family, ports: Vec::new(), endpoints: Vec::new() });
+            groups.push(Group { family, ports: Vec::new(), endpoints: Vec::new(), lasting: true });
         }
     }
     groups

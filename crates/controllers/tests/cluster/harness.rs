@@ -46,8 +46,10 @@ impl Cluster {
             let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         });
         let key = KeyPair::generate().unwrap();
-        let certificate =
-            CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap().pem();
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap().pem();
+        let authority = controllers::Authority { certificate: certificate.clone(), key: key.serialize_pem() };
         let config = Config {
             store: Store::memory(),
             pki: Pki {
@@ -69,6 +71,7 @@ impl Cluster {
             client_for: Arc::new(move |name| client::connect(&endpoint, Identity::controller(name))),
             caches: caches.clone(),
             root_ca: "the root".to_owned(),
+            authority: Some(authority),
         };
         let shutdown = CancellationToken::new();
         tokio::spawn(controllers::run(context, shutdown.clone()));
