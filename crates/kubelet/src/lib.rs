@@ -27,4 +27,4 @@ mod server;
 mod volumes;
 
 pub use kubelet::{Config, Handle, Kubelet};
-pub use server::Server;
+pub use server::{Server, spdy, streaming};

@@ -54,18 +54,29 @@ pub async fn answer(
     let seen = observe::pod(&*context.runtime, &pod.uid, &Observed::default()).await.map_err(Refusal::internal)?;
     let sandbox =
         seen.ready_sandbox().ok_or_else(|| Refusal::not_found(format!("pod \"{}\" is not running", pod.name)))?;
-    let target = Target { runtime: context.runtime.clone(), sandbox: sandbox.id.clone(), pod: sandbox.id.clone() };
+    let ports: Vec<u16> =
+        // The kubelet's name of the parameter, and the API's.
+        ["port", "ports"]
+            .iter()
+            .filter_map(|name| query.get(*name))
+            .flatten()
+            .flat_map(|p| p.split(','))
+            .filter_map(|p| p.parse().ok())
+            .collect();
+    forwarded(context.runtime.clone(), sandbox.id.clone(), &ports, request)
+}
+
+/// Forwards to a sandbox. Only the older channels need to know the ports beforehand.
+pub fn forwarded(
+    runtime: Arc<dyn RuntimeService>,
+    sandbox: String,
+    ports: &[u16],
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Refusal> {
+    let target = Target { runtime, pod: sandbox.clone(), sandbox };
+    let ports = ports.to_vec();
     if upgrade::is_websocket(&request) {
         let upgrade = upgrade::websocket(request, &[TUNNEL, CHANNELS])?;
-        let ports: Vec<u16> =
-            // The kubelet's name of the parameter, and the API's.
-            ["port", "ports"]
-                .iter()
-                .filter_map(|name| query.get(*name))
-                .flatten()
-                .flat_map(|p| p.split(','))
-                .filter_map(|p| p.parse().ok())
-                .collect();
         if upgrade.protocol == CHANNELS && ports.is_empty() {
             return Err(Refusal::bad_request("query parameter \"port\" is required"));
         }

@@ -7,8 +7,9 @@ mod logs;
 mod multiplex;
 mod session;
 mod socket;
-mod spdy;
+pub mod spdy;
 mod stats;
+pub mod streaming;
 mod upgrade;
 
 use std::collections::HashMap;
@@ -29,7 +30,7 @@ use crate::context::Context;
 use crate::pods::manager::Pods;
 use crate::pods::pod::Pod;
 
-type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 type Query = HashMap<String, Vec<String>>;
 
 /// An answer that is not what was asked for.

@@ -102,13 +102,19 @@ pub async fn exec(
     let streams = Streams::parse(query)?;
     let cmd = query.get("command").cloned().unwrap_or_default();
     let id = running(context, pod, container).await?;
-    let runtime: Arc<dyn RuntimeService> = context.runtime.clone();
-    let start = async move {
-        let Streams { stdin, stdout, stderr, tty } = streams;
-        let request = ExecRequest { container_id: id, cmd, tty, stdin, stdout, stderr };
-        runtime.exec(request).await.map_err(|e| e.message)
-    };
-    answer(request, streams, start.boxed())
+    let Streams { stdin, stdout, stderr, tty } = streams;
+    let wanted = ExecRequest { container_id: id, cmd, tty, stdin, stdout, stderr };
+    executed(context.runtime.clone(), wanted, request)
+}
+
+pub fn executed(
+    runtime: Arc<dyn RuntimeService>,
+    wanted: ExecRequest,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Refusal> {
+    let ExecRequest { stdin, stdout, stderr, tty, .. } = wanted;
+    let start = async move { runtime.exec(wanted).await.map_err(|e| e.message) };
+    answer(request, Streams { stdin, stdout, stderr, tty }, start.boxed())
 }
 
 pub async fn attach(
@@ -130,6 +136,16 @@ pub async fn attach(
         runtime.attach(request).await.map_err(|e| e.message)
     };
     answer(request, streams, start.boxed())
+}
+
+pub fn attached(
+    runtime: Arc<dyn RuntimeService>,
+    wanted: AttachRequest,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Refusal> {
+    let AttachRequest { stdin, stdout, stderr, tty, .. } = wanted;
+    let start = async move { runtime.attach(wanted).await.map_err(|e| e.message) };
+    answer(request, Streams { stdin, stdout, stderr, tty }, start.boxed())
 }
 
 /// Switches to the protocol that the client asks for; the session runs there.
