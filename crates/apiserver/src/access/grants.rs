@@ -71,6 +71,9 @@ const GRANTS: &[Grant] = &[
     grant(NODES, "update,patch", "", "nodes/status,pods/status"),
     grant(NODES, "create", "", "pods/eviction,serviceaccounts/token"),
     grant(NODES, "get,update,patch", "", "persistentvolumeclaims/status"),
+    // Admission lets a node take its own finalizer off a volume, and nothing else.
+    grant(NODES, "patch", "", "persistentvolumes"),
+    grant(NODES, READ, "certificates.k8s.io", "clustertrustbundles"),
     grant(NODES, "create,patch,update", ",events.k8s.io", "events"),
     grant(NODES, "*", "coordination.k8s.io", "leases"),
     grant(NODES, READ, "discovery.k8s.io", "endpointslices"),

@@ -73,6 +73,8 @@ impl Chain {
             Box::new(pods::DefaultTolerationSeconds),
             Box::new(storage::StorageObjectInUseProtection),
             Box::new(storage::DefaultStorageClass),
+            Box::new(storage::PersistentVolumeClaimResize),
+            Box::new(storage::LocalVolumeRestriction),
             Box::new(storage::DefaultIngressClass),
         ])
     }

@@ -1,5 +1,8 @@
-//! StorageObjectInUseProtection, DefaultStorageClass and DefaultIngressClass.
+//! StorageObjectInUseProtection, PersistentVolumeClaimResize, LocalVolumeRestriction, DefaultStorageClass and
+//! DefaultIngressClass.
 
+use api::quantity::Quantity;
+use api::volume::{DEFAULT_CLASS, LOCAL_PATH_FINALIZER};
 use api::{Status, Value};
 use async_trait::async_trait;
 use serde_json::json;
@@ -15,13 +18,11 @@ pub struct StorageObjectInUseProtection;
 #[async_trait]
 impl Plugin for StorageObjectInUseProtection {
     fn handles(&self, attributes: &Attributes) -> bool {
-        attributes.operation == Operation::Create
-            && (attributes.is("", "persistentvolumes") || attributes.is("", "persistentvolumeclaims"))
+        attributes.operation == Operation::Create && finalizer(attributes).is_some()
     }
 
     async fn mutate(&self, attributes: &Attributes<'_>, _: Option<&Value>, object: &mut Value) -> Result<(), Status> {
-        let claim = attributes.is("", "persistentvolumeclaims");
-        let finalizer = if claim { "kubernetes.io/pvc-protection" } else { "kubernetes.io/pv-protection" };
+        let Some(finalizer) = finalizer(attributes) else { return Ok(()) };
         let list = &mut object["metadata"]["finalizers"];
         if !list.is_array() {
             *list = json!([]);
@@ -32,6 +33,80 @@ impl Plugin for StorageObjectInUseProtection {
             all.push(Value::from(finalizer));
         }
         Ok(())
+    }
+}
+
+fn finalizer(attributes: &Attributes) -> Option<&'static str> {
+    let table = [
+        ("", "persistentvolumeclaims", "kubernetes.io/pvc-protection"),
+        ("", "persistentvolumes", "kubernetes.io/pv-protection"),
+        ("storage.k8s.io", "volumeattributesclasses", "kubernetes.io/vac-protection"),
+    ];
+    table.iter().find(|(group, plural, _)| attributes.is(group, plural)).map(|(_, _, finalizer)| *finalizer)
+}
+
+/// A claim grows where its class lets it.
+pub struct PersistentVolumeClaimResize;
+
+#[async_trait]
+impl Plugin for PersistentVolumeClaimResize {
+    fn handles(&self, attributes: &Attributes) -> bool {
+        attributes.operation == Operation::Update && attributes.is("", "persistentvolumeclaims")
+    }
+
+    async fn validate(&self, attributes: &Attributes<'_>, old: Option<&Value>, claim: &Value) -> Result<(), Status> {
+        let size = |claim: &Value| match &claim["spec"]["resources"]["requests"]["storage"] {
+            Value::String(text) => Quantity::parse(text).ok(),
+            other => Quantity::parse(&other.to_string()).ok(),
+        };
+        let Some(old) = old.filter(|old| size(claim) > size(old)) else { return Ok(()) };
+        if old["status"]["phase"] != "Bound" {
+            return Err(attributes.forbidden(claim, "Only bound persistent volume claims can be expanded"));
+        }
+        let annotation = &old["metadata"]["annotations"]["volume.beta.kubernetes.io/storage-class"];
+        let class = annotation.as_str().or(old["spec"]["storageClassName"].as_str()).unwrap_or("");
+        let entry = attributes.call.server.store.get(&format!("/registry/storageclasses/{class}"));
+        let class = entry.map(|entry| parse(&entry.value)).transpose()?;
+        if class.is_some_and(|class| class["allowVolumeExpansion"] == true) {
+            return Ok(());
+        }
+        let why = "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support \
+                   resize";
+        Err(attributes.forbidden(claim, why))
+    }
+}
+
+/// A node may say that it has removed a local volume's data, and change nothing else of a volume.
+pub struct LocalVolumeRestriction;
+
+#[async_trait]
+impl Plugin for LocalVolumeRestriction {
+    fn handles(&self, attributes: &Attributes) -> bool {
+        attributes.operation == Operation::Update
+            && attributes.is("", "persistentvolumes")
+            && attributes.call.user.groups.iter().any(|group| group == "system:nodes")
+    }
+
+    async fn validate(&self, attributes: &Attributes<'_>, old: Option<&Value>, volume: &Value) -> Result<(), Status> {
+        // What is the same but for the finalizer and what every write changes.
+        let rest = |object: &Value| {
+            let mut rest = object.clone();
+            if let Some(metadata) = rest["metadata"].as_object_mut() {
+                metadata.remove("managedFields");
+                metadata.remove("resourceVersion");
+                let mut kept = metadata.remove("finalizers").unwrap_or(Value::Null);
+                if let Some(list) = kept.as_array_mut() {
+                    list.retain(|name| name != LOCAL_PATH_FINALIZER);
+                }
+                let none = kept.as_array().is_none_or(Vec::is_empty);
+                metadata.insert("finalizers".to_owned(), if none { Value::Null } else { kept });
+            }
+            rest
+        };
+        if old.is_some_and(|old| rest(old) == rest(volume)) {
+            return Ok(());
+        }
+        Err(attributes.forbidden(volume, format!("a node may remove the finalizer {LOCAL_PATH_FINALIZER} only")))
     }
 }
 
@@ -49,8 +124,7 @@ impl Plugin for DefaultStorageClass {
         if named || claim["metadata"]["annotations"].get("volume.beta.kubernetes.io/storage-class").is_some() {
             return Ok(());
         }
-        let marks = ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
-        if let Some(name) = default_of(&attributes.call.server, "/registry/storageclasses/", &marks)? {
+        if let Some(name) = default_of(&attributes.call.server, "/registry/storageclasses/", &DEFAULT_CLASS)? {
             claim["spec"]["storageClassName"] = Value::from(name);
         }
         Ok(())
