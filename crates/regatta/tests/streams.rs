@@ -53,6 +53,7 @@ fn kubectl_executes_attaches_follows_copies_forwards_and_debugs() {
     cluster.kubectl(&["wait", "pod/tool", "pod/again", "--for=condition=Ready", "--timeout=60s"]);
     exec(&cluster);
     terminal(&cluster);
+    resize(&cluster);
     attach(&cluster);
     copy(&cluster);
     forward(&cluster);
@@ -124,6 +125,25 @@ fn terminal(cluster: &Cluster) {
     for part in ["/dev/pts/", "30 90", "read word"] {
         assert!(output.contains(part), "{part:?} is not in {output:?}");
     }
+}
+
+/// A terminal that changes its size during a session changes it in the container.
+fn resize(cluster: &Cluster) {
+    let directory = tempfile::tempdir().expect("directory");
+    let seen = directory.path().join("seen");
+    let program = std::env::var("KUBECTL").unwrap_or_else(|_| "kubectl".to_owned());
+    let script = "size() { while [ \"$(stty size)\" != \"$1\" ]; do usleep 20000; done; echo is $1; }; size \"20 70\"; size \"40 100\"";
+    let line = format!(
+        "stty rows 20 cols 70; (until grep -q 'is 20 70' {seen}; do sleep 0.05; done; stty rows 40 cols 100 </dev/tty) & \
+         {program} exec -it tool -c main -- timeout 30 sh -c '{script}'",
+        seen = seen.display()
+    );
+    let mut command = cluster.machine.command("script");
+    command.env("KUBECONFIG", cluster.data.join("kubeconfig.yaml")).env("TERM", "xterm");
+    command.args(["-qefc", &line]).arg(&seen);
+    let (output, error, code) = fed(&mut command, b"");
+    assert_eq!(code, Some(0), "{} {error}", text(&output));
+    assert!(text(&output).contains("is 40 100"), "{}", text(&output));
 }
 
 fn attach(cluster: &Cluster) {
