@@ -110,9 +110,7 @@ pub trait Strategy: Send + Sync {
 
     /// What a create may not set (normally `status`) is dropped; initial state is set.
     fn prepare_create(&self, object: &mut Value, _context: &Context) {
-        if let Some(map) = object.as_object_mut() {
-            map.remove("status");
-        }
+        clear_status(object);
     }
 
     /// What an update of the main resource may not touch (normally `status`) is put back from `old`.
@@ -193,6 +191,13 @@ pub trait Strategy: Send + Sync {
 pub struct Plain;
 
 impl Strategy for Plain {}
+
+/// Empties the status of a new object, where its kind has one.
+pub fn clear_status(object: &mut Value) {
+    if let Some(status) = object.get_mut("status") {
+        *status = Value::Object(serde_json::Map::new());
+    }
+}
 
 /// Puts a top-level field of `new` back as it is in `old`.
 pub fn keep(old: &Value, new: &mut Value, field: &str) {

@@ -19,6 +19,14 @@ pub fn by_kind(api_version: &str, kind: &str) -> Option<&'static Struct> {
     Some(builtin::KINDS[place].2)
 }
 
+/// Every `apiVersion` and `kind` whose objects are of that struct.
+pub fn kinds_of(of: &'static Struct) -> impl Iterator<Item = (&'static str, &'static str)> {
+    builtin::KINDS
+        .iter()
+        .filter(move |(.., known)| std::ptr::eq(*known, of))
+        .map(|(version, kind, _)| (*version, *kind))
+}
+
 // What the generated file is written in.
 
 const fn t(text: &'static str) -> Text {

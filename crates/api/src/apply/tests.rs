@@ -228,7 +228,8 @@ fn applying_creates_merges_and_takes_away_what_is_no_longer_applied() {
     let third = applied(Some(&second), spec(json!([{"name": "b", "image": "1"}])), "me", T3).expect("no conflict");
     assert_eq!(
         third["spec"],
-        json!({"replicas": 1, "template": {"spec": {"restartPolicy": "Always", "containers": [{"name": "side", "image": "s"}, {"name": "b", "image": "1"}]}}})
+        json!({"replicas": 1, "strategy": {}, "template": {"metadata": {}, "spec": {"restartPolicy": "Always", "containers": [
+            {"name": "side", "image": "s", "resources": {}}, {"name": "b", "image": "1", "resources": {}}]}}})
     );
     assert_eq!(third["metadata"]["labels"], json!({"by": "other"}));
     let times: Vec<&Value> =
@@ -266,7 +267,7 @@ fn conflicts_name_every_field_and_owner_and_force_takes_them() {
 
     // Forced: the other loses what differs and shares what does not.
     let forced = apply(Some(&first), &config, &ctx("Deployment", "me", T2), true).expect("forced");
-    assert_eq!(forced["spec"], json!({"replicas": 2, "minReadySeconds": 5, "paused": true}));
+    assert_eq!(forced["spec"], json!({"replicas": 2, "minReadySeconds": 5, "paused": true, "strategy": {}}));
     assert_eq!(
         owners(&forced),
         [
@@ -278,7 +279,7 @@ fn conflicts_name_every_field_and_owner_and_force_takes_them() {
     let nothing =
         with(&deployment(json!({})), |config| drop(config.as_object_mut().expect("an object").remove("spec")));
     let dropped = apply(Some(&forced), &nothing, &ctx("Deployment", "me", T3), false).expect("no conflict");
-    assert_eq!(dropped["spec"], json!({"minReadySeconds": 5, "paused": true}));
+    assert_eq!(dropped["spec"], json!({"minReadySeconds": 5, "paused": true, "strategy": {}}));
     assert_eq!(
         owners(&dropped),
         [owner("one", "Update", json!({"f:spec": {"f:minReadySeconds": {}, "f:paused": {}}}))]

@@ -3,7 +3,7 @@
 
 use serde_json::Number;
 
-use super::{Any, Field, MAX_STRICT_ERRORS, Path, Struct, Type, format_micro, format_seconds, parse_time};
+use super::{Any, Field, MAX_STRICT_ERRORS, Path, Struct, StructRef, Type, format_micro, format_seconds, parse_time};
 use crate::quantity::Quantity;
 use crate::{Map, Status, Value, table};
 
@@ -83,6 +83,9 @@ impl Walk {
                 self.keep_zeros || !is_absent(value, field)
             }
         });
+        if !self.keep_zeros {
+            complete(map, schema);
+        }
         result
     }
 
@@ -157,9 +160,23 @@ impl Walk {
     }
 }
 
-/// Whether the value says as much as its absence: the zero of a type that is no pointer. Upstream omits most of them; structs that
-/// it always writes (`resources: {}`) go too, so that an object that passed through a typed client is still the same. Those that other
-/// clients rely on stay.
+/// Adds what upstream writes out though nobody gave it: structs that are no pointers (`resources: {}`, `status: {}`). One with required
+/// fields is left out, since its zero would be no object that anybody could read.
+fn complete(map: &mut Map<String, Value>, schema: &Struct) {
+    for field in schema.fields.iter().filter(|field| !field.required && !field.pointer) {
+        if let Type::Object(StructRef::Static(inner)) = &field.ty
+            && !inner.fields.iter().any(|field| field.required)
+            && !map.contains_key(&*field.name)
+        {
+            let mut empty = Map::new();
+            complete(&mut empty, inner);
+            map.insert(field.name.to_string(), Value::Object(empty));
+        }
+    }
+}
+
+/// Whether the value says as much as its absence: the zero of a type that is no pointer and that upstream omits. Structs it never
+/// omits.
 pub(crate) fn is_absent(value: &Value, field: &Field) -> bool {
     if field.required || field.pointer {
         return false;
@@ -170,9 +187,6 @@ pub(crate) fn is_absent(value: &Value, field: &Field) -> bool {
         (Value::String(text), Type::String | Type::Bytes) => text.is_empty(),
         (Value::Array(items), Type::List(..)) => items.is_empty(),
         (Value::Object(map), Type::Map(..)) => map.is_empty(),
-        (Value::Object(map), Type::Object(_)) => {
-            map.is_empty() && !matches!(&*field.name, "metadata" | "spec" | "status" | "podSelector" | "loadBalancer")
-        }
         (Value::Number(n), Type::IntOrString) => n.as_i64() == Some(0),
         (Value::String(text), Type::Quantity) => text == "0",
         _ => false,
@@ -305,7 +319,7 @@ mod tests {
         for (given, expected, unknown) in [
             (
                 json!({"containers": [{"name": "c", "image": "i", "bad": 1, "ports": [{"x": {}}]}], "nodeSelector": {"a": null}, "foo": 1}),
-                json!({"containers": [{"name": "c", "image": "i", "ports": [{}]}], "nodeSelector": {"a": ""}}),
+                json!({"containers": [{"name": "c", "image": "i", "ports": [{}], "resources": {}}], "nodeSelector": {"a": ""}}),
                 vec!["spec.containers[0].bad", "spec.containers[0].ports[0].x", "spec.foo"],
             ),
             (
@@ -315,7 +329,7 @@ mod tests {
             ),
             (
                 json!({"containers": [{"name": "c", "resources": {}, "securityContext": {}}]}),
-                json!({"containers": [{"name": "c", "securityContext": {}}]}),
+                json!({"containers": [{"name": "c", "resources": {}, "securityContext": {}}]}),
                 vec![],
             ),
             (
@@ -326,7 +340,9 @@ mod tests {
         ] {
             let mut object = pod(given);
             let found = checked(&mut object).expect("right types");
-            assert_eq!(object, pod(expected));
+            let mut wanted = pod(expected);
+            wanted["status"] = json!({});
+            assert_eq!(object, wanted);
             let unknown: Vec<String> = unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
             assert_eq!(found.unknown, unknown);
         }

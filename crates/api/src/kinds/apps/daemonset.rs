@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::kind::{Context, Kind, Strategy, keep};
+use crate::kind::{Context, Kind, Strategy, clear_status, keep};
 use crate::kinds::access::{at, fill, fill_text, has, section, text};
 use crate::kinds::builder::Builder;
 use crate::kinds::pods::{cells, template};
@@ -55,9 +55,7 @@ impl Strategy for DaemonSet {
     }
 
     fn prepare_create(&self, object: &mut Value, _context: &Context) {
-        if let Some(map) = object.as_object_mut() {
-            map.remove("status");
-        }
+        clear_status(object);
         set_generation(object, 1);
     }
 

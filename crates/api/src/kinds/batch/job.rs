@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::kind::{Context, Kind, Strategy};
-use crate::kinds::access::{at, each_mut, fill, fill_text, flag, has, list, number, remove, section, text};
+use crate::kind::{Context, Kind, Strategy, clear_status};
+use crate::kinds::access::{at, each_mut, fill, fill_text, flag, has, list, number, section, text};
 use crate::kinds::builder::Builder;
 use crate::kinds::pods::{cells, template};
 use crate::print::{self, AGE, Cell, NAME, duration, seconds};
@@ -83,7 +83,7 @@ impl Strategy for Job {
     }
 
     fn prepare_create(&self, object: &mut Value, _context: &Context) {
-        remove(object, "status");
+        clear_status(object);
         if !flag(object, "spec.manualSelector") {
             generate_selector(object);
         }

@@ -4,8 +4,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use crate::kind::{Context, Kind, Strategy, keep};
-use crate::kinds::access::{at, keep_at, list, remove, section, text};
+use crate::kind::{Context, Kind, Strategy, clear_status, keep};
+use crate::kinds::access::{at, keep_at, list, section, text};
 use crate::kinds::builder::Builder;
 use crate::print::{self, AGE, Cell, NAME, duration};
 use crate::validation::{Errors, Path};
@@ -81,7 +81,7 @@ struct CertificateSigningRequest;
 impl Strategy for CertificateSigningRequest {
     /// Who asks is what the server knows of the caller, never what the object says.
     fn prepare_create(&self, object: &mut Value, context: &Context) {
-        remove(object, "status");
+        clear_status(object);
         if let Some(spec) = section(object, "spec") {
             for field in ["uid", "extra"] {
                 spec.remove(field);
