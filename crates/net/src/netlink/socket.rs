@@ -2,10 +2,13 @@
 
 use super::Message;
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt, socket,
+    sockopt,
 };
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
 
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
@@ -39,6 +42,28 @@ impl Socket {
     /// To links, addresses, routes and neighbours.
     pub fn route() -> nix::Result<Socket> {
         Socket::open(SockProtocol::NetlinkRoute)
+    }
+
+    /// Is told of every change of a link.
+    pub fn link_changes() -> nix::Result<Socket> {
+        let socket = Socket::route()?;
+        bind(socket.fd.as_raw_fd(), &NetlinkAddr::new(0, libc::RTMGRP_LINK as u32))?;
+        Ok(socket)
+    }
+
+    /// Waits until the kernel tells something, or a signal comes; `false` when it did not within `patience`.
+    pub fn told(&mut self, patience: Duration) -> nix::Result<bool> {
+        let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) => Ok(false),
+            Ok(_) => match self.receive() {
+                // More was told than the socket holds.
+                Ok(_) | Err(Errno::ENOBUFS) => Ok(true),
+                Err(errno) => Err(errno),
+            },
+            Err(Errno::EINTR) => Ok(true),
+            Err(errno) => Err(errno),
+        }
     }
 
     /// To nftables and connection tracking.

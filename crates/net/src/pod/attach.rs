@@ -7,7 +7,9 @@ use nix::sched::{CloneFlags, setns};
 use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
 
+const PATIENCE: Duration = Duration::from_millis(500);
 const INTERFACE: &str = "eth0";
 const LOOPBACK: u32 = 1;
 
@@ -24,9 +26,9 @@ pub struct Wire {
 impl Wire {
     /// Makes the pair, unless it is there, and sets both ends up. The calling thread is left in the pod's namespace.
     pub fn connect(&self, netns: &File) -> Result<(), Failure> {
-        let mut host = Socket::route()?;
+        let (mut host, mut host_changes) = (Socket::route()?, Socket::link_changes()?);
         setns(netns, CloneFlags::CLONE_NEWNET)?;
-        let mut pod = Socket::route()?;
+        let (mut pod, mut pod_changes) = (Socket::route()?, Socket::link_changes()?);
         if link::find(&mut pod, INTERFACE)?.is_none_or(|found| found.mac != self.pod_mac) {
             // A pair of this name belongs to an earlier sandbox with the same address that died half way.
             host.run(vec![link::delete(&self.link)])?;
@@ -48,6 +50,22 @@ impl Wire {
             inside.push(link::route(pod_end, link::everything(*address), Some(*gateway), None));
         }
         host.run(outside)?;
-        pod.run(inside)
+        pod.run(inside)?;
+        until_running(&mut host, &mut host_changes, &self.link)?;
+        until_running(&mut pod, &mut pod_changes, INTERFACE)
     }
+}
+
+/// Waits until the link carries packets, so that a pod's first one is not lost. A kernel that takes longer than `PATIENCE` is
+/// not waited for: what is lost then is sent again by its sender.
+fn until_running(socket: &mut Socket, changes: &mut Socket, name: &str) -> Result<(), Failure> {
+    let deadline = Instant::now() + PATIENCE;
+    while link::find(socket, name)?.is_some_and(|found| !found.running) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || !changes.told(left)? {
+            tracing::warn!(link = name, "the pod's link is not running yet");
+            break;
+        }
+    }
+    Ok(())
 }

@@ -16,6 +16,8 @@ const VETH_PEER: u16 = 1;
 const INET_CONF: u16 = 1;
 /// `IPV4_DEVCONF_ROUTE_LOCALNET` of linux/ip.h.
 const ROUTE_LOCALNET: u16 = 26;
+/// `IF_OPER_UP` of linux/if.h.
+const OPERATIONAL: u8 = 6;
 const CREATE: i32 = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
 
 /// A hardware address.
@@ -138,6 +140,8 @@ pub struct Link {
     pub name: String,
     pub index: u32,
     pub mac: Mac,
+    /// Whether it carries packets, which it does a moment after both ends were set up: until then the kernel drops them.
+    pub running: bool,
 }
 
 impl Link {
@@ -150,6 +154,7 @@ impl Link {
             name: String::from_utf8_lossy(name.strip_suffix(b"\0").unwrap_or(name)).into_owned(),
             index: u32::from_ne_bytes(index),
             mac: mac.unwrap_or_default(),
+            running: attribute(attributes, libc::IFLA_OPERSTATE) == Some(&[OPERATIONAL]),
         })
     }
 }
