@@ -3,9 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1;
+
+use crate::eviction;
 use crate::pods::memory::Failure;
 use crate::pods::pod::Pod;
-use crate::resources::{self, Amounts};
+use crate::resources::{self, Amounts, Qos};
 
 /// A port of the node that a pod publishes: protocol, address, port.
 type Port = (String, String, i32);
@@ -22,12 +25,13 @@ pub struct Ledger {
     allocatable: Amounts,
     labels: BTreeMap<String, String>,
     shares: BTreeMap<String, Share>,
+    pressures: Vec<&'static str>,
 }
 
 impl Ledger {
     /// A node that has this to give and these labels.
     pub fn new(allocatable: Amounts, labels: BTreeMap<String, String>) -> Ledger {
-        Ledger { allocatable, labels, shares: BTreeMap::new() }
+        Ledger { allocatable, labels, shares: BTreeMap::new(), pressures: Vec::new() }
     }
 
     /// Takes the pod in, or says why not. A pod that is in already stays; one that `runs` is never refused.
@@ -37,10 +41,39 @@ impl Ledger {
         }
         let share = Share { requests: counted(pod), ports: ports(pod) };
         if !runs {
+            self.bears(pod)?;
             self.fits(pod, &share)?;
         }
         self.shares.insert(pod.uid.clone(), share);
         Ok(())
+    }
+
+    /// What the node runs short of, as its conditions name it; gives what it was before.
+    pub fn set_pressures(&mut self, pressures: Vec<&'static str>) -> Vec<&'static str> {
+        std::mem::replace(&mut self.pressures, pressures)
+    }
+
+    pub fn pressures(&self) -> &[&'static str] {
+        &self.pressures
+    }
+
+    /// A node that runs short takes critical pods; one that only lacks memory also those that asked for theirs or that tolerate it.
+    fn bears(&self, pod: &Pod) -> Result<(), Failure> {
+        if self.pressures.is_empty() || eviction::is_critical(pod) {
+            return Ok(());
+        }
+        if self.pressures == ["MemoryPressure"] {
+            let tolerated = |t: &v1::Toleration| {
+                let key = t.key.as_deref().unwrap_or_default();
+                matches!(key, "" | "node.kubernetes.io/memory-pressure")
+                    && matches!(t.effect.as_deref(), None | Some("" | "NoSchedule"))
+            };
+            if Qos::of(pod) != Qos::BestEffort || pod.spec().tolerations.iter().flatten().any(tolerated) {
+                return Ok(());
+            }
+        }
+        let message = format!("The node had condition: [{}]. ", self.pressures.join(" "));
+        Err(refusal("Evicted", &message))
     }
 
     pub fn release(&mut self, uid: &str) {
@@ -119,5 +152,29 @@ mod tests {
         assert_eq!(outcome(&pod("c", "1m", 80), false), Some("NodePorts".to_owned()));
         assert_eq!(outcome(&pod("d", "600m", 80), true), None);
         assert_eq!(outcome(&pod("d", "600m", 80), false), None);
+    }
+
+    #[test]
+    fn a_node_that_runs_short_refuses_by_what_it_lacks() {
+        let allocatable = Amounts::from([("cpu".to_owned(), 9000), ("pods".to_owned(), 9)]);
+        let mut ledger = Ledger::new(allocatable, BTreeMap::new());
+        let effort = |uid: &str, cpu: &str, priority: i32| {
+            let object = serde_json::json!({"metadata": {"uid": uid}, "spec": {"priority": priority, "containers": [
+                {"name": "c", "resources": {"requests": {"cpu": cpu}}}]}});
+            Pod::new(serde_json::from_value(object).unwrap())
+        };
+        let mut number = 0;
+        let mut outcome = |pressures: &[&'static str], cpu: &str, priority: i32| {
+            number += 1;
+            ledger.set_pressures(pressures.to_vec());
+            ledger.admit(&effort(&number.to_string(), cpu, priority), false).err().map_or(String::new(), |f| f.message)
+        };
+        assert_eq!(outcome(&[], "0", 0), "");
+        assert_eq!(outcome(&["MemoryPressure"], "1m", 0), "");
+        let refused = "Pod was rejected: The node had condition: [MemoryPressure]. ";
+        assert_eq!(outcome(&["MemoryPressure"], "0", 0), refused);
+        assert_eq!(outcome(&["DiskPressure"], "0", 2_000_000_000), "");
+        let refused = "Pod was rejected: The node had condition: [DiskPressure MemoryPressure]. ";
+        assert_eq!(outcome(&["DiskPressure", "MemoryPressure"], "1m", 0), refused);
     }
 }

@@ -1,21 +1,18 @@
-//! Image garbage collection: when the disk fills up, images that nothing uses go, the longest unused first.
+//! Image garbage collection: images that nothing has used for too long go, and when the disk fills up, those that nothing uses,
+//! the longest unused first.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::events::EventType;
 use jiff::{SignedDuration, Timestamp};
-use runtime::cri::{ContainerFilter, Image, ImageFilter, ImageService, ImageSpec, RuntimeService};
+use runtime::cri::{ContainerFilter, Image, ImageFilter, ImageSpec};
 
+use crate::context::Context;
 use crate::node::facts;
 
 const EVERY: Duration = Duration::from_secs(300);
-/// Per cent of the disk in use at which collection begins, and down to which it goes.
-const HIGH: u64 = 85;
-const LOW: u64 = 80;
-/// An image is kept this long at least.
-const AGE_MIN: SignedDuration = SignedDuration::from_secs(120);
 
 /// When an image was first seen here and last seen in use.
 #[derive(Clone, Copy, Debug)]
@@ -24,30 +21,85 @@ struct Record {
     used: Timestamp,
 }
 
-/// Looks at the disk that holds `data` every five minutes, for ever.
-pub async fn images(runtime: Arc<dyn RuntimeService>, images: Arc<dyn ImageService>, data: PathBuf) {
-    let mut records = BTreeMap::new();
+/// What is known of the images, kept from look to look.
+#[derive(Debug, Default)]
+pub struct Records(BTreeMap<String, Record>);
+
+/// Looks at the images and their disk every five minutes, for ever.
+pub async fn images(context: Arc<Context>) {
+    let high = context.configuration.image_gc_high_threshold_percent;
+    let low = context.configuration.image_gc_low_threshold_percent;
+    let mut failing = false;
     loop {
-        let all = images.list_images(&ImageFilter::default()).await;
-        let containers = runtime.list_containers(&ContainerFilter::default()).await;
-        if let (Ok(all), Ok(containers)) = (all, containers) {
-            let used: BTreeSet<String> =
-                containers.into_iter().flat_map(|c| [c.image.image, c.image_ref, c.image_id]).collect();
-            note(&mut records, &all, &used, Timestamp::now());
-            let (size, free) = facts::disk(&data);
+        if let Some((all, used)) = list(&context).await {
+            let now = Timestamp::now();
+            let old = {
+                let mut records = context.image_records.lock();
+                note(&mut records.0, &all, &used, now);
+                records.aged(&all, &used, context.configuration.image_maximum_gc_age.0, now)
+            };
+            remove(&context, old).await;
+            let (size, free) = facts::disk(&context.data);
             let in_use = size.saturating_sub(free);
-            if size > 0 && in_use * 100 >= size * HIGH {
-                let wanted = in_use.saturating_sub(size * LOW / 100);
-                for id in choose(&records, &all, &used, wanted, Timestamp::now()) {
-                    tracing::info!(image = id, "removing an image to free disk space");
-                    let spec = ImageSpec { image: id, ..Default::default() };
-                    if let Err(error) = images.remove_image(&spec).await {
-                        tracing::warn!(image = spec.image, %error, "an image cannot be removed");
-                    }
+            if size > 0 && high < 100 && in_use * 100 >= size * high {
+                let wanted = in_use.saturating_sub(size * low / 100);
+                let least = context.configuration.image_minimum_gc_age.0;
+                let chosen = choose(&context.image_records.lock().0, &all, &used, wanted, least, now);
+                let freed = remove(&context, chosen).await;
+                if freed < wanted && !std::mem::replace(&mut failing, true) {
+                    let message = format!(
+                        "Failed to garbage collect required amount of images. Attempted to free {wanted} bytes, but only \
+                         found {freed} bytes eligible to free."
+                    );
+                    context.tell_of_node(EventType::Warning, "FreeDiskSpaceFailed", message);
                 }
+            } else {
+                failing = false;
             }
         }
         tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// Removes every image that nothing uses, whatever its age.
+pub async fn remove_unused(context: &Context) {
+    let Some((all, used)) = list(context).await else { return };
+    let spare = all.iter().filter(|image| !image.pinned && !is_used(image, &used));
+    let chosen = spare.map(|image| (image.id.clone(), image.size)).collect();
+    remove(context, chosen).await;
+}
+
+/// All images, and the names and ids of those that containers use.
+async fn list(context: &Context) -> Option<(Vec<Image>, BTreeSet<String>)> {
+    let all = context.images.list_images(&ImageFilter::default()).await.ok()?;
+    let containers = context.runtime.list_containers(&ContainerFilter::default()).await.ok()?;
+    Some((all, containers.into_iter().flat_map(|c| [c.image.image, c.image_ref, c.image_id]).collect()))
+}
+
+/// Removes images; gives the bytes that this freed.
+async fn remove(context: &Context, images: Vec<(String, u64)>) -> u64 {
+    let mut freed = 0;
+    for (id, size) in images {
+        tracing::info!(image = id, "removing an image that nothing uses");
+        let spec = ImageSpec { image: id, ..Default::default() };
+        match context.images.remove_image(&spec).await {
+            Ok(()) => freed += size,
+            Err(error) => tracing::warn!(image = spec.image, %error, "an image cannot be removed"),
+        }
+    }
+    freed
+}
+
+impl Records {
+    /// The images that have been unused for longer than `most`; none where that is zero.
+    fn aged(&self, images: &[Image], used: &BTreeSet<String>, most: Duration, now: Timestamp) -> Vec<(String, u64)> {
+        let most = SignedDuration::try_from(most).unwrap_or(SignedDuration::MAX);
+        let old = |image: &&Image| {
+            let record = self.0.get(&image.id);
+            record.is_some_and(|r| now.duration_since(r.used.max(r.detected)) > most)
+        };
+        let spare = images.iter().filter(|i| !most.is_zero() && !i.pinned && !is_used(i, used)).filter(old);
+        spare.map(|image| (image.id.clone(), image.size)).collect()
     }
 }
 
@@ -71,9 +123,11 @@ fn choose(
     images: &[Image],
     used: &BTreeSet<String>,
     wanted: u64,
+    least: Duration,
     now: Timestamp,
-) -> Vec<String> {
-    let old = |image: &&Image| records.get(&image.id).is_some_and(|r| now.duration_since(r.detected) >= AGE_MIN);
+) -> Vec<(String, u64)> {
+    let least = SignedDuration::try_from(least).unwrap_or(SignedDuration::MAX);
+    let old = |image: &&Image| records.get(&image.id).is_some_and(|r| now.duration_since(r.detected) >= least);
     let mut spare: Vec<_> = images.iter().filter(|i| !i.pinned && !is_used(i, used)).filter(old).collect();
     spare.sort_by_key(|image| records.get(&image.id).map(|r| (r.used, r.detected)));
     let mut freed = 0;
@@ -82,7 +136,7 @@ fn choose(
         freed += image.size;
         more
     });
-    needed.map(|image| image.id.clone()).collect()
+    needed.map(|image| (image.id.clone(), image.size)).collect()
 }
 
 #[cfg(test)]
@@ -103,7 +157,15 @@ mod tests {
         for (wanted, expected) in
             [(0, vec![]), (5, vec!["older"]), (11, vec!["older", "old"]), (99, vec!["older", "old"])]
         {
-            assert_eq!(choose(&records, &images, &used, wanted, at(210)), expected, "{wanted}");
+            let chosen = choose(&records, &images, &used, wanted, Duration::from_secs(120), at(210));
+            assert_eq!(chosen.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), expected, "{wanted}");
         }
+        let aged = |most, second| {
+            let aged = Records(records.clone()).aged(&images, &used, Duration::from_secs(most), at(second));
+            aged.into_iter().map(|(id, _)| id).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(aged(0, 9999), "");
+        assert_eq!(aged(150, 260), "old older");
+        assert_eq!(aged(150, 240), "older");
     }
 }

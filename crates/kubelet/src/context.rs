@@ -1,19 +1,24 @@
 //! What every part of the kubelet works with.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use client::Recorder;
 use client::events::EventType;
+use k8s_openapi::api::core::v1;
 use parking_lot::Mutex;
 use runtime::cri::{ImageService, RuntimeService};
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Ledger;
+use crate::collect::Records;
+use crate::config::Configuration;
 use crate::dns::ClusterDns;
 use crate::objects::Objects;
 use crate::pods::pod::Pod;
 use crate::pods::status::Host;
+use crate::stats::{Rates, Readings};
 use crate::volumes::Volumes;
 
 /// Shared by all pod workers and the node's server.
@@ -34,6 +39,16 @@ pub struct Context {
     pub logs: PathBuf,
     pub node_memory: i64,
     pub ledger: Mutex<Ledger>,
+    pub configuration: Arc<Configuration>,
+    /// The kubelet's own directory; its disk is the node's.
+    pub data: PathBuf,
+    pub readings: Arc<Readings>,
+    pub image_records: Mutex<Records>,
+    pub rates: Rates,
+    /// Pods that were evicted, by signal.
+    pub evictions: Mutex<BTreeMap<&'static str, u64>>,
+    /// Probes by container, kind and result.
+    pub probed: Mutex<BTreeMap<ProbeKey, u64>>,
     /// Cancelled when the kubelet ends.
     pub stopping: CancellationToken,
 }
@@ -49,6 +64,21 @@ impl Context {
         self.logs.join(format!("{}_{}_{}", pod.namespace, pod.name, pod.uid))
     }
 
+    /// An event about the node itself.
+    pub fn tell_of_node(&self, kind: EventType, reason: &str, message: String) {
+        let about = v1::ObjectReference {
+            kind: Some("Node".to_owned()),
+            name: Some(self.node_name.clone()),
+            uid: Some(self.node_name.clone()),
+            ..Default::default()
+        };
+        self.recorder.record(about, kind, reason, message);
+    }
+
+    pub fn count_eviction(&self, signal: &'static str) {
+        *self.evictions.lock().entry(signal).or_default() += 1;
+    }
+
     /// Tells the user of something that went as it should.
     pub fn tell(&self, pod: &Pod, container: Option<&str>, reason: &str, message: String) {
         self.recorder.record(pod.reference(container), EventType::Normal, reason, message);
@@ -58,4 +88,15 @@ impl Context {
     pub fn warn(&self, pod: &Pod, container: Option<&str>, reason: &str, message: String) {
         self.recorder.record(pod.reference(container), EventType::Warning, reason, message);
     }
+}
+
+/// What a probe's outcome is counted under; in the order of the metric's labels.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProbeKey {
+    pub container: String,
+    pub namespace: String,
+    pub pod: String,
+    pub pod_uid: String,
+    pub kind: &'static str,
+    pub result: &'static str,
 }

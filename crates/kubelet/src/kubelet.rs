@@ -14,16 +14,20 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::admission::Ledger;
 use crate::collect;
+use crate::config::Configuration;
 use crate::context::Context;
 use crate::dns::ClusterDns;
+use crate::eviction;
 use crate::logs;
+use crate::node::resources::{Machine, kept_back};
 use crate::node::{self, Node, facts};
 use crate::objects::Objects;
 use crate::pods::manager::Pods;
 use crate::pods::status::Host;
 use crate::resources;
 use crate::server::Server;
-use crate::volumes::{Tokens, Volumes};
+use crate::stats::Rates;
+use crate::volumes::{Made, Tokens, Volumes, local_path};
 
 /// What a kubelet is made of.
 pub struct Config {
@@ -46,7 +50,7 @@ pub struct Config {
     pub cluster_dns: Vec<IpAddr>,
     /// `cluster.local`.
     pub cluster_domain: String,
-    pub max_pods: u32,
+    pub configuration: Configuration,
     /// The port of the HTTPS server, if the binary serves one.
     pub port: Option<u16>,
 }
@@ -87,19 +91,22 @@ impl Kubelet {
         std::fs::create_dir_all(&pods_dir)?;
         std::fs::create_dir_all(&logs_dir)?;
         let ips: Vec<_> = config.node_ips.iter().map(ToString::to_string).collect();
+        let thresholds = config.configuration.thresholds().map_err(std::io::Error::other)?;
+        let machine = Machine::measure(&config.data_dir);
+        let max_pods = config.configuration.max_pods;
+        let kept = kept_back(&config.configuration, &thresholds, &machine.capacity(max_pods));
         let node = Node {
             name: config.node_name.clone(),
             ips: ips.clone(),
             labels: config.labels,
             taints: config.taints,
-            max_pods: config.max_pods,
-            data: config.data_dir.clone(),
+            machine,
+            max_pods,
+            kept,
             port: config.port,
-            runtime: config.runtime.clone(),
-            images: config.images.clone(),
             client: config.client.clone(),
         };
-        let allocatable = resources::amounts(Some(&node.capacity()));
+        let allocatable = resources::amounts(Some(&node.allocatable()));
         let ledger = Ledger::new(allocatable.clone(), node.all_labels());
         let runtime_name = config.runtime.version().await.map_or_else(|_| "regatta".to_owned(), |v| v.runtime_name);
         let stopping = CancellationToken::new();
@@ -113,6 +120,7 @@ impl Kubelet {
                 images: config.images.clone(),
                 root: pods_dir,
                 allocatable,
+                made: Made::default(),
             },
             node_name: config.node_name,
             client: config.client,
@@ -129,20 +137,31 @@ impl Kubelet {
             logs: logs_dir,
             node_memory: facts::memory(),
             ledger: Mutex::new(ledger),
+            configuration: Arc::new(config.configuration),
+            data: config.data_dir,
+            readings: Arc::default(),
+            image_records: Mutex::default(),
+            rates: Rates::default(),
+            evictions: Mutex::default(),
+            probed: Mutex::default(),
             stopping: stopping.clone(),
         });
         let (ready_sender, ready) = watch::channel(false);
         let changed = Arc::new(Notify::new());
         context.spawn(node::renew(context.client.clone(), context.node_name.clone()));
-        context.spawn(node.run(ready_sender, changed.clone()));
+        context.spawn(node.run(context.clone(), ready_sender, changed.clone()));
+        let (root, persistent) = (context.volumes.root.clone(), config.caches.get());
+        context.spawn(local_path::serve(context.client.clone(), context.node_name.clone(), root, persistent));
         context.spawn(logs::rotate(context.runtime.clone()));
-        context.spawn(collect::images(context.runtime.clone(), context.images.clone(), config.data_dir.clone()));
+        context.spawn(collect::images(context.clone()));
         let (pods, source) = tokio::sync::oneshot::channel();
         let serving = context.clone();
         context.spawn(Pods::run(serving, config.pods, |started| {
             let _ = pods.send(started);
         }));
         let pods = source.await.map_err(std::io::Error::other)?;
+        let manager = eviction::Manager::new(context.clone(), pods.clone(), thresholds, changed.clone());
+        context.spawn(manager.run());
         let server = Server::new(context, pods);
         Ok(Handle { ready, server, changed, _running: Arc::new(stopping.drop_guard()) })
     }

@@ -8,9 +8,11 @@
 
 mod admission;
 mod collect;
+mod config;
 mod containers;
 mod context;
 mod dns;
+mod eviction;
 mod fields;
 mod hooks;
 mod images;
@@ -24,7 +26,9 @@ mod probes;
 mod resources;
 mod sandbox;
 mod server;
+mod stats;
 mod volumes;
 
+pub use config::{ConfigError, Configuration};
 pub use kubelet::{Config, Handle, Kubelet};
-pub use server::{Server, spdy, streaming};
+pub use server::{Keys, Server, spdy, streaming};

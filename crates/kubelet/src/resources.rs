@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use api::quantity::Quantity;
+pub use api::quantity::Quantity;
 use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use runtime::cri::LinuxContainerResources;
@@ -82,6 +82,12 @@ pub fn pod_requests(pod: &Pod) -> Amounts {
     let mut sum = effective(pod, requests);
     add(&mut sum, &amounts(pod.spec().overhead.as_ref()));
     sum
+}
+
+/// A pod's limit of one resource, where it has one.
+pub fn limit_of(pod: &Pod, name: &str) -> Option<Quantity> {
+    let format = if name == "cpu" { api::quantity::Format::DecimalSi } else { api::quantity::Format::BinarySi };
+    effective(pod, limits).get(name).map(|amount| Quantity::new(*amount, format))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,37 +1,32 @@
 //! The node's own object and lease: registered once, then written when something changed, every five minutes otherwise.
 
+mod conditions;
 pub mod facts;
 mod lease;
+pub mod resources;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::events::EventType;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
-use runtime::cri::{ImageFilter, ImageService, RuntimeService};
-use serde_json::json;
+use runtime::cri::{ImageFilter, StatusResponse};
+use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
-use crate::pods::status::whole_seconds;
+use crate::context::Context;
+use crate::resources::Amounts;
+use resources::{Machine, Shown};
 
 pub use lease::renew;
 
-/// How often an unchanged status is written anyway.
-const REPORT: Duration = Duration::from_secs(300);
-/// How often it is looked for changes that nothing announces, such as a disk that fills up.
-const LOOK: Duration = Duration::from_secs(60);
 /// How often a runtime or an API that is not ready yet is asked again.
 const STARTING: Duration = Duration::from_millis(100);
-/// Images that a status lists at most.
-const IMAGES_MAX: usize = 50;
-/// Free space below which a disk is under pressure, in parts of a hundred.
-const DISK_FREE_MIN: u64 = 5;
 
 /// The node as it is configured.
 #[derive(Clone)]
@@ -40,12 +35,12 @@ pub struct Node {
     pub ips: Vec<String>,
     pub labels: BTreeMap<String, String>,
     pub taints: Vec<v1::Taint>,
+    pub machine: Machine,
     pub max_pods: u32,
-    pub data: PathBuf,
+    /// What of the capacity is no pod's.
+    pub kept: Amounts,
     /// The port of the kubelet's HTTPS server, if it has one.
     pub port: Option<u16>,
-    pub runtime: Arc<dyn RuntimeService>,
-    pub images: Arc<dyn ImageService>,
     pub client: kube::Client,
 }
 
@@ -70,24 +65,19 @@ impl Node {
         labels
     }
 
-    pub fn capacity(&self) -> BTreeMap<String, Quantity> {
-        let (disk, _) = facts::disk(&self.data);
-        [
-            ("cpu", facts::cpus().to_string()),
-            ("memory", format!("{}Ki", facts::memory() / 1024)),
-            ("pods", self.max_pods.to_string()),
-            ("ephemeral-storage", format!("{}Ki", disk / 1024)),
-            ("hugepages-1Gi", "0".to_owned()),
-            ("hugepages-2Mi", "0".to_owned()),
-        ]
-        .map(|(name, text)| (name.to_owned(), Quantity(text)))
-        .into()
+    pub fn capacity(&self) -> Shown {
+        self.machine.capacity(self.max_pods)
+    }
+
+    pub fn allocatable(&self) -> Shown {
+        resources::allocatable(&self.capacity(), &self.kept)
     }
 
     /// Registers the node and keeps its status true. `ready` turns true when the API shows it Ready.
-    pub async fn run(self, ready: watch::Sender<bool>, changed: Arc<Notify>) {
+    pub async fn run(self, context: Arc<Context>, ready: watch::Sender<bool>, changed: Arc<Notify>) {
+        context.tell_of_node(EventType::Normal, "Starting", "Starting kubelet.".to_owned());
         let mut known = loop {
-            match self.register().await {
+            match self.register(&context).await {
                 Ok(node) => break node.status.unwrap_or_default(),
                 Err(error) => {
                     tracing::debug!(%error, "the node cannot be registered yet");
@@ -95,14 +85,17 @@ impl Node {
                 }
             }
         };
+        self.tell(&context, &v1::NodeStatus::default(), &known);
         let mut written: Option<tokio::time::Instant> = None;
         loop {
-            let status = self.status(&known).await;
-            let is_ready = condition(&status, "Ready").is_some_and(|c| c.status == "True");
-            let due = written.is_none_or(|at| at.elapsed() >= REPORT);
-            if due || differ(&known, &status) {
-                match self.write(&status).await {
+            let told = self.told(&known).await;
+            let status = self.status(&context, &told).await;
+            let is_ready = conditions::find(&status, "Ready").is_some_and(|c| c.status == "True");
+            let due = written.is_none_or(|at| at.elapsed() >= context.configuration.node_status_report_frequency.0);
+            if due || differ(&told, &status) {
+                match self.write(&told, &status).await {
                     Ok(()) => {
+                        self.tell(&context, &known, &status);
                         known = status;
                         written = Some(tokio::time::Instant::now());
                         ready.send_if_modified(|was| std::mem::replace(was, is_ready) != is_ready);
@@ -110,7 +103,8 @@ impl Node {
                     Err(error) => tracing::warn!(%error, "writing the node's status failed"),
                 }
             }
-            let pause = if is_ready && written.is_some() { LOOK } else { STARTING };
+            let look = context.configuration.node_status_update_frequency.0;
+            let pause = if is_ready && written.is_some() { look } else { STARTING };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = changed.notified() => {}
@@ -118,7 +112,22 @@ impl Node {
         }
     }
 
-    async fn register(&self) -> kube::Result<v1::Node> {
+    /// What the API shows, or what it was last told where it does not answer. A node that is gone is registered again.
+    async fn told(&self, known: &v1::NodeStatus) -> v1::NodeStatus {
+        match self.api().get_opt(&self.name).await {
+            Ok(Some(node)) => node.status.unwrap_or_default(),
+            Ok(None) | Err(_) => known.clone(),
+        }
+    }
+
+    fn tell(&self, context: &Context, before: &v1::NodeStatus, after: &v1::NodeStatus) {
+        for reason in conditions::events(before, after) {
+            let message = format!("Node {} status is now: {reason}", self.name);
+            context.tell_of_node(EventType::Normal, reason, message);
+        }
+    }
+
+    async fn register(&self, context: &Context) -> kube::Result<v1::Node> {
         let api = self.api();
         let labels = self.all_labels();
         if let Some(node) = api.get_opt(&self.name).await? {
@@ -141,109 +150,87 @@ impl Node {
                 taints: (!self.taints.is_empty()).then(|| self.taints.clone()),
                 ..Default::default()
             }),
-            status: Some(self.status(&v1::NodeStatus::default()).await),
+            status: Some(self.status(context, &v1::NodeStatus::default()).await),
         };
         api.create(&PostParams::default(), &node).await
     }
 
-    async fn write(&self, status: &v1::NodeStatus) -> kube::Result<()> {
+    async fn write(&self, told: &v1::NodeStatus, status: &v1::NodeStatus) -> kube::Result<()> {
         let mut value = json!({ "status": status });
-        // These lists merge by key; the whole is meant.
-        for list in ["addresses"] {
-            if let Some(items) = value["status"][list].as_array_mut() {
-                items.insert(0, json!({"$patch": "replace"}));
+        // Lists merge by key and maps too; the whole is meant.
+        if let Some(items) = value["status"]["addresses"].as_array_mut() {
+            items.insert(0, json!({"$patch": "replace"}));
+        }
+        for (name, before, after) in
+            [("capacity", &told.capacity, &status.capacity), ("allocatable", &told.allocatable, &status.allocatable)]
+        {
+            let gone = before.iter().flatten().filter(|(key, _)| after.as_ref().is_none_or(|a| !a.contains_key(*key)));
+            for (key, _) in gone {
+                value["status"][name][key] = Value::Null;
             }
         }
         self.api().patch_status(&self.name, &PatchParams::default(), &Patch::Strategic(value)).await.map(|_| ())
     }
 
-    async fn status(&self, last: &v1::NodeStatus) -> v1::NodeStatus {
-        let version = self.runtime.version().await.ok();
+    /// The status as it should be shown, given what is shown.
+    async fn status(&self, context: &Context, last: &v1::NodeStatus) -> v1::NodeStatus {
+        let version = context.runtime.version().await.ok();
         let version = version.map(|v| format!("{}://{}", v.runtime_name, v.runtime_version)).unwrap_or_default();
         let addresses = self.ips.iter().map(|ip| ("InternalIP", ip)).chain([("Hostname", &self.name)]);
         let addresses = addresses.map(|(kind, text)| v1::NodeAddress { type_: kind.to_owned(), address: text.clone() });
-        let capacity = self.capacity();
-        let daemon_endpoints = self.port.map(|port| v1::NodeDaemonEndpoints {
-            kubelet_endpoint: Some(v1::DaemonEndpoint { port: i32::from(port) }),
-        });
+        let mut capacity = self.capacity();
+        capacity.extend(resources::foreign(last.capacity.as_ref(), &capacity));
+        let runtime = conditions::runtime(&*context.runtime).await;
+        let pressures = context.ledger.lock().pressures().to_vec();
+        let (runtime_handlers, features) = match context.runtime.status().await {
+            Ok(status) => abilities(&status),
+            Err(_) => (last.runtime_handlers.clone(), last.features.clone()),
+        };
         v1::NodeStatus {
             addresses: Some(addresses.collect()),
-            allocatable: Some(capacity.clone()),
+            allocatable: Some(resources::allocatable(&capacity, &self.kept)),
             capacity: Some(capacity),
-            conditions: Some(self.conditions(last).await),
-            daemon_endpoints,
-            images: self.listed_images().await,
+            conditions: Some(conditions::compute(&pressures, &runtime, last, Timestamp::now())),
+            daemon_endpoints: self.port.map(|port| v1::NodeDaemonEndpoints {
+                kubelet_endpoint: Some(v1::DaemonEndpoint { port: i32::from(port) }),
+            }),
+            images: listed_images(context).await,
             node_info: Some(facts::system_info(version)),
+            runtime_handlers,
+            features,
             ..Default::default()
         }
     }
-
-    async fn listed_images(&self) -> Option<Vec<v1::ContainerImage>> {
-        let mut images = self.images.list_images(&ImageFilter::default()).await.ok()?;
-        images.sort_by_key(|image| std::cmp::Reverse(image.size));
-        images.truncate(IMAGES_MAX);
-        let listed = images.into_iter().map(|image| v1::ContainerImage {
-            names: Some(image.repo_digests.into_iter().chain(image.repo_tags).collect()),
-            size_bytes: i64::try_from(image.size).ok(),
-        });
-        Some(listed.collect())
-    }
-
-    async fn conditions(&self, last: &v1::NodeStatus) -> Vec<v1::NodeCondition> {
-        let now = Time(whole_seconds(Timestamp::now()));
-        let runtime = match self.runtime.status().await {
-            Ok(status) => {
-                let broken = status.conditions.into_iter().filter(|c| !c.status);
-                let broken: Vec<_> = broken
-                    .map(|c| {
-                        let what = if c.r#type == "NetworkReady" {
-                            "container runtime network not ready"
-                        } else {
-                            "container runtime not ready"
-                        };
-                        format!("{what}: {}=false reason:{} message:{}", c.r#type, c.reason, c.message)
-                    })
-                    .collect();
-                if broken.is_empty() { Ok(()) } else { Err(broken.join("; ")) }
-            }
-            Err(error) => Err(format!("container runtime is down: {error}")),
-        };
-        let (disk, free) = facts::disk(&self.data);
-        let full = disk > 0 && free * 100 / disk < DISK_FREE_MIN;
-        let mut conditions = vec![
-            fact("MemoryPressure", false, "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-            if full {
-                fact("DiskPressure", true, "KubeletHasDiskPressure", "kubelet has disk pressure")
-            } else {
-                fact("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure")
-            },
-            fact("PIDPressure", false, "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-            match runtime {
-                Ok(()) => fact("Ready", true, "KubeletReady", "kubelet is posting ready status"),
-                Err(why) => fact("Ready", false, "KubeletNotReady", &why),
-            },
-        ];
-        for new in &mut conditions {
-            let old = condition(last, &new.type_).filter(|old| old.status == new.status);
-            new.last_transition_time = old.and_then(|o| o.last_transition_time.clone()).or_else(|| Some(now.clone()));
-            new.last_heartbeat_time = Some(now.clone());
-        }
-        conditions
-    }
 }
 
-fn fact(kind: &str, value: bool, reason: &str, message: &str) -> v1::NodeCondition {
-    v1::NodeCondition {
-        type_: kind.to_owned(),
-        status: if value { "True" } else { "False" }.to_owned(),
-        reason: Some(reason.to_owned()),
-        message: Some(message.to_owned()),
-        ..Default::default()
-    }
+/// What the runtime can do, handler by handler and as a whole.
+fn abilities(status: &StatusResponse) -> (Option<Vec<v1::NodeRuntimeHandler>>, Option<v1::NodeFeatures>) {
+    let handlers = status.runtime_handlers.iter().map(|handler| v1::NodeRuntimeHandler {
+        name: Some(handler.name.clone()).filter(|name| !name.is_empty()),
+        features: Some(v1::NodeRuntimeHandlerFeatures {
+            recursive_read_only_mounts: Some(handler.recursive_read_only_mounts),
+            user_namespaces: Some(handler.user_namespaces),
+        }),
+    });
+    let handlers: Vec<_> = handlers.collect();
+    let features = v1::NodeFeatures { supplemental_groups_policy: Some(status.supplemental_groups_policy) };
+    (Some(handlers).filter(|list| !list.is_empty()), Some(features))
 }
 
-fn condition<'a>(status: &'a v1::NodeStatus, kind: &str) -> Option<&'a v1::NodeCondition> {
-    status.conditions.iter().flatten().find(|c| c.type_ == kind)
+/// The largest images, as many as are wanted.
+async fn listed_images(context: &Context) -> Option<Vec<v1::ContainerImage>> {
+    /// Names of one image at most.
+    const NAMES_MAX: usize = 5;
+    let mut images = context.images.list_images(&ImageFilter::default()).await.ok()?;
+    images.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
+    if let Ok(most) = usize::try_from(context.configuration.node_status_max_images) {
+        images.truncate(most);
+    }
+    let listed = images.into_iter().map(|image| v1::ContainerImage {
+        names: Some(image.repo_digests.into_iter().chain(image.repo_tags).take(NAMES_MAX).collect()),
+        size_bytes: i64::try_from(image.size).ok(),
+    });
+    Some(listed.collect())
 }
 
 /// Whether anything but the heartbeat changed.
@@ -256,8 +243,9 @@ fn differ(a: &v1::NodeStatus, b: &v1::NodeStatus) -> bool {
         if let Some(conditions) = &mut bare.conditions {
             conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
         }
-        // Others write these.
-        (bare.addresses, bare.capacity, bare.conditions, bare.images, bare.node_info)
+        // What others write is not compared.
+        let own = (bare.addresses, bare.capacity, bare.allocatable, bare.conditions, bare.images);
+        (own, bare.node_info, bare.daemon_endpoints, bare.runtime_handlers, bare.features)
     };
     bare(a) != bare(b)
 }

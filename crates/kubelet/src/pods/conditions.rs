@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::memory::Memory;
 use super::observed::Observed;
 use super::pod::{Pod, Role};
 use super::status::whole_seconds;
@@ -12,6 +13,7 @@ use super::status::whole_seconds;
 pub fn compute(
     pod: &Pod,
     seen: &Observed,
+    memory: &Memory,
     status: &v1::PodStatus,
     last: &v1::PodStatus,
     now: Timestamp,
@@ -34,6 +36,19 @@ pub fn compute(
     let names: Vec<_> = own.iter().map(|(name, _)| *name).collect();
     let foreign = before.iter().filter(|c| !names.contains(&c.type_.as_str())).map(|c| (*c).clone());
     let mut all: Vec<_> = foreign.collect();
+    let told = |c: &v1::PodCondition| c.type_ == "DisruptionTarget" && c.status == "True";
+    if let Some(why) = memory.disruption.as_ref().filter(|_| !all.iter().any(told)) {
+        all.retain(|c| c.type_ != "DisruptionTarget");
+        all.push(v1::PodCondition {
+            type_: "DisruptionTarget".to_owned(),
+            status: "True".to_owned(),
+            reason: Some("TerminationByKubelet".to_owned()),
+            message: Some(why.clone()),
+            last_transition_time: Some(Time(whole_seconds(now))),
+            observed_generation: pod.object.metadata.generation,
+            ..Default::default()
+        });
+    }
     all.extend(own.into_iter().map(|(name, verdict)| {
         let value = if verdict.status { "True" } else { "False" };
         let old = before.iter().find(|c| c.type_ == name);

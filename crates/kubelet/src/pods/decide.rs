@@ -184,7 +184,8 @@ fn alive(container: &Container) -> bool {
 /// What is left of the pod's grace period since it began to stop.
 fn remaining_grace(pod: &Pod, memory: &Memory, now: Timestamp) -> i64 {
     let spent = memory.stop_began.map_or(0, |began| now.duration_since(began).as_secs());
-    if pod.deletion().is_some() && pod.grace() == 0 { 0 } else { (pod.grace() - spent).max(1) }
+    let grace = memory.grace_max.map_or(pod.grace(), |most| most.min(pod.grace()));
+    if pod.deletion().is_some() && grace == 0 { 0 } else { (grace - spent).max(1) }
 }
 
 fn run(pod: &Pod, seen: &Observed, memory: &Memory, now: Timestamp, decision: &mut Decision) {

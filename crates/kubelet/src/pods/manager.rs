@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::pod::Pod;
 use super::worker::{Input, Worker};
 use crate::context::Context;
+use crate::eviction::Eviction;
 use crate::labels;
 use crate::objects::{Kind, references};
 
@@ -42,6 +43,11 @@ impl Pods {
         let entries = self.entries.lock();
         let named = entries.values().map(|e| &e.pod).filter(|p| p.namespace == namespace && p.name == name);
         named.min_by_key(|p| p.deletion().is_some()).cloned()
+    }
+
+    /// Ends a pod for the node's sake.
+    pub fn evict(&self, uid: &str, eviction: Eviction) {
+        self.send(uid, Input::Evict(eviction));
     }
 
     /// Serves until the sources end, which they do not: the pods of `cache` on this node, the runtime's events and the

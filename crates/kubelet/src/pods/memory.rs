@@ -111,6 +111,10 @@ pub struct Failure {
 pub struct Memory {
     /// Admission's refusal, a passed deadline or an eviction.
     pub failure: Option<Failure>,
+    /// Why the node ends the pod, where the condition `DisruptionTarget` is to say so.
+    pub disruption: Option<String>,
+    /// Seconds that an evicted pod gets at most to stop.
+    pub grace_max: Option<i64>,
     pub volumes: Step,
     pub sandbox: Step,
     pub containers: BTreeMap<String, Starts>,

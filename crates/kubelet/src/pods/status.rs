@@ -63,7 +63,7 @@ pub fn compute(
         ephemeral_container_statuses: statuses(&[Role::Ephemeral]),
         ..last.clone()
     };
-    status.conditions = Some(conditions::compute(pod, seen, &status, last, now));
+    status.conditions = Some(conditions::compute(pod, seen, memory, &status, last, now));
     status
 }
 

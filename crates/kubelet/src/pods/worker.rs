@@ -20,6 +20,7 @@ use super::pod::{Pod, Role};
 use super::{status, sync};
 use crate::containers::observe;
 use crate::context::Context;
+use crate::eviction::Eviction;
 use crate::fields::Addresses;
 use crate::images;
 use crate::probes::{Finding, Probing, Subject};
@@ -43,6 +44,8 @@ pub enum Input {
     /// An object that the pod shows has changed.
     Objects,
     Probe(Finding),
+    /// The node cannot keep the pod.
+    Evict(Eviction),
 }
 
 /// What a finished job brings.

@@ -1,15 +1,19 @@
 //! The kubelet's HTTP server: health, pods, logs, exec, attach, port-forward and numbers, with the paths and parameters of
-//! upstream's. It serves streams that others accept: pipes in memory, or TLS connections whose peer has been checked.
+//! upstream's. It serves pipes in memory, whose other end is the API server, and the HTTPS port, where every request is checked.
 
+mod access;
 mod channels;
 mod forward;
+mod https;
 mod logs;
+mod metrics;
 mod multiplex;
+mod node_logs;
 mod session;
 mod socket;
 pub mod spdy;
-mod stats;
 pub mod streaming;
+mod summary;
 mod upgrade;
 
 use std::collections::HashMap;
@@ -23,6 +27,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use runtime::cri::{ContainerFilter, ContainerState, PodSandboxFilter};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -31,6 +36,8 @@ use crate::pods::manager::Pods;
 use crate::pods::pod::Pod;
 
 pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+pub use https::Keys;
+
 type Query = HashMap<String, Vec<String>>;
 
 /// An answer that is not what was asked for.
@@ -96,6 +103,26 @@ impl Server {
                 Ok(text(StatusCode::OK, "ok".into()))
             }
             ["pods"] => Ok(self.list_pods()),
+            ["runningpods"] => self.list_running().await,
+            ["configz"] => Ok(as_json(&json!({"kubeletconfig": &*self.context.configuration}))),
+            ["stats"] | ["stats", "summary"] => summary::answer(&self.context, &self.pods, &query).await,
+            ["metrics"] => metrics::own(&self.context, &self.pods).await,
+            ["metrics", "resource"] => metrics::resource(&self.context).await,
+            ["metrics", "cadvisor"] => metrics::cadvisor(&self.context).await,
+            ["metrics", "probes"] => Ok(metrics::probes(&self.context)),
+            ["logs", ..] if !self.context.configuration.enable_system_log_handler => {
+                Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, "logs endpoint is disabled.\n".into()))
+            }
+            ["logs", ..] => node_logs::answer(&unescape_path(&parts[1..].join("/")), &query).await,
+            ["run" | "exec" | "attach" | "portForward" | "containerLogs" | "checkpoint", ..]
+                if !self.context.configuration.enable_debugging_handlers =>
+            {
+                Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.\n".into()))
+            }
+            ["run", namespace, pod, .., container] if parts.len() <= 5 => {
+                session::run_to_end(&self.context, &*self.pod(namespace, pod)?, container, &query, request.method())
+                    .await
+            }
             ["containerLogs", namespace, pod, container] => {
                 logs::answer(&self.context, &*self.pod(namespace, pod)?, container, &query).await
             }
@@ -109,8 +136,6 @@ impl Server {
             ["portForward", namespace, pod, ..] if parts.len() <= 4 => {
                 forward::answer(&self.context, &*self.pod(namespace, pod)?, &query, request).await
             }
-            ["stats", "summary"] => stats::summary(&self.context).await,
-            ["metrics", ..] => stats::metrics(&self.context, &self.pods).await,
             _ => Err(Refusal::not_found("404 page not found")),
         }
     }
@@ -118,7 +143,27 @@ impl Server {
     fn pod(&self, namespace: &str, name: &str) -> Result<Arc<Pod>, Refusal> {
         self.pods
             .named(namespace, name)
-            .ok_or_else(|| Refusal::not_found(format!("pod \"{name}_{namespace}\" not found")))
+            .ok_or_else(|| Refusal::not_found(format!("pod \"{name}_{namespace}\" does not exist")))
+    }
+
+    /// What the runtime runs, whatever the API says.
+    async fn list_running(&self) -> Result<Response<Body>, Refusal> {
+        let running = ContainerFilter { state: Some(ContainerState::Running), ..Default::default() };
+        let containers = self.context.runtime.list_containers(&running).await.map_err(Refusal::internal)?;
+        let sandboxes = self.context.runtime.list_pod_sandbox(&PodSandboxFilter::default()).await;
+        let items: Vec<_> = sandboxes
+            .map_err(Refusal::internal)?
+            .into_iter()
+            .filter_map(|sandbox| {
+                let own = containers.iter().filter(|c| c.pod_sandbox_id == sandbox.id);
+                let own: Vec<_> =
+                    own.map(|c| json!({"name": c.metadata.name, "image": c.image.image, "resources": {}})).collect();
+                let of = sandbox.metadata;
+                let metadata = json!({"name": of.name, "namespace": of.namespace, "uid": of.uid});
+                (!own.is_empty()).then(|| json!({"metadata": metadata, "spec": {"containers": own}, "status": {}}))
+            })
+            .collect();
+        Ok(as_json(&json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})))
     }
 
     fn list_pods(&self) -> Response<Body> {
@@ -153,6 +198,11 @@ fn parse_query(text: &str) -> Query {
         query.entry(unescape(name)).or_default().push(unescape(value));
     }
     query
+}
+
+/// Undoes the escapes of a path, where a plus is a plus.
+fn unescape_path(text: &str) -> String {
+    unescape(&text.replace('+', "%2B"))
 }
 
 /// Undoes the escapes of a query.

@@ -1,18 +1,19 @@
 //! `/exec` and `/attach`: a container's streams, carried by a WebSocket or by SPDY.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::{Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use runtime::cri::{AttachRequest, BoxRead, BoxWrite, ExecRequest, ExecSession, RuntimeService, TerminalSize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use super::channels::{self, Message};
-use super::{Body, Query, Refusal, flag, multiplex, socket, upgrade};
+use super::{Body, Query, Refusal, flag, full, multiplex, socket, upgrade};
 use crate::containers::observe;
 use crate::context::Context;
 use crate::pods::observed::Observed;
@@ -146,6 +147,33 @@ pub fn attached(
     let AttachRequest { stdin, stdout, stderr, tty, .. } = wanted;
     let start = async move { runtime.attach(wanted).await.map_err(|e| e.message) };
     answer(request, Streams { stdin, stdout, stderr, tty }, start.boxed())
+}
+
+/// `/run`: a command without streams of its own; all that it writes is the answer.
+pub async fn run_to_end(
+    context: &Context,
+    pod: &Pod,
+    container: &str,
+    query: &Query,
+    method: &Method,
+) -> Result<Response<Body>, Refusal> {
+    if *method != Method::POST {
+        return Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed".into()));
+    }
+    let command = query.get("cmd").and_then(|values| values.first()).map(String::as_str).unwrap_or_default();
+    let words: Vec<_> = command.split_whitespace().map(str::to_owned).collect();
+    let id = running(context, pod, container).await?;
+    let ended = context.runtime.exec_sync(&id, words.clone(), Duration::ZERO).await.map_err(Refusal::internal)?;
+    let written = [ended.stdout, ended.stderr].concat();
+    if ended.exit_code != 0 {
+        return Err(Refusal::internal(format!(
+            "command '{}' exited with {}: {}",
+            words.join(" "),
+            ended.exit_code,
+            String::from_utf8_lossy(&written)
+        )));
+    }
+    Ok(Response::new(full(written)))
 }
 
 /// Switches to the protocol that the client asks for; the session runs there.

@@ -94,7 +94,7 @@ impl Node {
             data_dir: self.data.path().to_owned(),
             cluster_dns: vec!["10.96.0.10".parse().unwrap()],
             cluster_domain: "cluster.local".into(),
-            max_pods: 110,
+            configuration: kubelet::Configuration::default(),
             port: None,
         })
         .await

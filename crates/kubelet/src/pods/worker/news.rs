@@ -35,6 +35,12 @@ impl Worker {
                 }
             }
             Input::Probe(finding) => self.probed(finding),
+            Input::Evict(eviction) if self.memory.failure.is_none() => {
+                self.memory.failure = Some(eviction.failure);
+                self.memory.disruption = eviction.disruption;
+                self.memory.grace_max = Some(eviction.grace);
+            }
+            Input::Evict(_) => {}
         }
         false
     }
