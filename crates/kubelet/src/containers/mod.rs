@@ -65,7 +65,7 @@ impl Makings<'_> {
             args: expanded(&spec.args),
             working_dir: spec.working_dir.clone().unwrap_or_default(),
             mounts,
-            devices: Vec::new(),
+            devices: mounts::devices(self)?,
             labels: labels::container(pod, self.member),
             annotations: labels::annotations(pod, self.member, self.attempt),
             log_path,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use runtime::cri::{ImageSpec, Mount, MountPropagation};
+use runtime::cri::{Device, ImageSpec, Mount, MountPropagation};
 
 use super::Makings;
 use super::env::Environment;
@@ -54,6 +54,12 @@ fn volume(makings: &Makings<'_>, env: &Environment, index: usize, mount: &v1::Vo
         (Some(sub), _) => sub.clone(),
         _ => String::new(),
     };
+    if Path::new(&sub).is_absolute() {
+        return Err(format!("error SubPath `{sub}` must not be an absolute path"));
+    }
+    if Path::new(&sub).components().any(|c| c == std::path::Component::ParentDir) {
+        return Err(format!("unable to provision SubPath `{sub}`: must not contain '..'"));
+    }
     let read_only = mount.read_only.unwrap_or(false);
     let recursive = mount.recursive_read_only.as_deref();
     let mut out = Mount {
@@ -82,8 +88,25 @@ fn volume(makings: &Makings<'_>, env: &Environment, index: usize, mount: &v1::Vo
             let path = if sub.is_empty() { path.clone() } else { sub_path(makings, path, &sub, index, mount)? };
             out.host_path = path.to_string_lossy().into_owned();
         }
+        Source::Device { .. } => {
+            return Err(format!("volume {:?} is a block device and cannot be mounted into container", mount.name));
+        }
     }
     Ok(out)
+}
+
+/// The block volumes of the container.
+pub fn devices(makings: &Makings<'_>) -> Result<Vec<Device>, String> {
+    let wanted = makings.member.spec.volume_devices.iter().flatten();
+    let one = |wanted: &v1::VolumeDevice| match makings.volumes.sources.get(&wanted.name) {
+        Some(Source::Device { path, read_only }) => Ok(Device {
+            container_path: wanted.device_path.clone(),
+            host_path: path.to_string_lossy().into_owned(),
+            permissions: if *read_only { "r" } else { "mrw" }.to_owned(),
+        }),
+        _ => Err(format!("cannot find block volume {:?} to pass into container", wanted.name)),
+    };
+    wanted.map(one).collect()
 }
 
 /// Pins a path below a volume by a mount of its own, so that a link put there later cannot lead out of the volume.
@@ -94,9 +117,6 @@ fn sub_path(
     index: usize,
     mount: &v1::VolumeMount,
 ) -> Result<PathBuf, String> {
-    if Path::new(sub).is_absolute() || Path::new(sub).components().any(|c| c == std::path::Component::ParentDir) {
-        return Err(format!("invalid subPath {sub:?}"));
-    }
     let failed = |error: &dyn std::fmt::Display| {
         format!(
             "failed to prepare subPath for volumeMount {:?} of container {:?}: {error}",
@@ -139,19 +159,23 @@ fn sub_path(
     Ok(target)
 }
 
-/// Makes the missing directories of a sub-path, never through a link that leads out of the volume.
+/// Makes the missing directories of a sub-path with the volume's own mode, never through a link that leads out of the volume.
 fn make_below(volume: &fs::File, sub: &str) -> nix::Result<()> {
     let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
     let mut at = openat2(volume, ".", OpenHow::new().flags(OFlag::O_DIRECTORY | OFlag::O_CLOEXEC).resolve(resolve))?;
+    let mode = volume.metadata().map_or(0o755, |meta| meta.permissions().mode() & 0o7777);
     let mut done = PathBuf::new();
     for part in Path::new(sub).components() {
         done.push(part);
         let how = || OpenHow::new().flags(OFlag::O_DIRECTORY | OFlag::O_CLOEXEC).resolve(resolve);
         at = match openat2(volume, &done, how()) {
             Err(nix::errno::Errno::ENOENT) => {
-                let mode = nix::sys::stat::Mode::from_bits_truncate(0o755);
+                let mode = nix::sys::stat::Mode::from_bits_truncate(mode);
                 nix::sys::stat::mkdirat(&at, part.as_os_str(), mode)?;
-                openat2(volume, &done, how())?
+                let made = openat2(volume, &done, how())?;
+                // The umask has no say in it.
+                nix::sys::stat::fchmod(&made, mode)?;
+                made
             }
             found => found?,
         };

@@ -1,25 +1,34 @@
 //! A pod's volumes: what is on disk or mounted for them before its containers start, and kept up to date afterwards.
 //!
 //! Everything of one pod is below `<root>/pods/<uid>/volumes/<plugin>/<name>`, as upstream lays it out. Preparing is idempotent:
-//! it is how a restarted kubelet takes over, and how changed objects reach running pods.
+//! it is how a restarted kubelet takes over. What shows API objects is looked at again whenever those change; all else is made
+//! once, so that what containers did to it since stays.
 
+mod block;
 mod claim;
 mod empty_dir;
 mod host_path;
+pub mod local_path;
 mod mounts;
+mod nfs;
+mod ownership;
 mod payload;
+mod persistent;
 mod tokens;
+mod trust;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
+use parking_lot::Mutex;
 use runtime::cri::{ImageService, ImageSpec};
 
 pub use mounts::{bind, unmount_below};
+pub use ownership::Ownership;
 pub use payload::{File, Payload};
 pub use tokens::Tokens;
 
@@ -35,6 +44,8 @@ pub enum Source {
     Path { path: PathBuf, read_only: bool },
     /// The content of an image.
     Image { reference: String },
+    /// A block device of the node.
+    Device { path: PathBuf, read_only: bool },
 }
 
 /// The volumes of a pod, ready to be mounted.
@@ -55,27 +66,18 @@ pub struct Volumes {
     /// `<data>/pods`.
     pub root: PathBuf,
     pub allocatable: Amounts,
+    pub made: Made,
 }
 
-/// Who owns the files that are made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ownership {
-    pub fs_group: Option<u32>,
-    /// The user of all containers, if they agree on one.
-    pub user: Option<u32>,
-}
+/// The volumes that are made once, of all pods by uid and name.
+pub type Made = Arc<Mutex<HashMap<(String, String), Source>>>;
 
-impl Ownership {
-    fn of(pod: &Pod) -> Ownership {
-        let whole = pod.spec().security_context.as_ref();
-        let mut users = pod.members.iter().map(|m| {
-            m.spec.security_context.as_ref().and_then(|s| s.run_as_user).or(whole.and_then(|w| w.run_as_user))
-        });
-        let first = users.next().flatten();
-        let user = if users.all(|user| user == first) { first } else { None };
-        let id = |id: i64| u32::try_from(id).ok();
-        Ownership { fs_group: whole.and_then(|w| w.fs_group).and_then(id), user: user.and_then(id) }
-    }
+/// One volume of a pod, and what it is made by.
+struct Makings<'a> {
+    volumes: &'a Volumes,
+    pod: &'a Pod,
+    volume: &'a v1::Volume,
+    ownership: Ownership,
 }
 
 /// The directory of all that a pod has on disk.
@@ -88,10 +90,10 @@ impl Volumes {
     pub async fn prepare(&self, pod: &Pod, addresses: &Addresses) -> Result<Prepared, String> {
         let ownership = Ownership::of(pod);
         let volumes = pod.spec().volumes.iter().flatten();
-        let one = |volume| self.one(pod, volume, addresses, ownership);
         let done = futures::future::try_join_all(volumes.map(|volume| async move {
-            let done = one(volume).await;
-            done.map_err(|error| format!("MountVolume.SetUp failed for volume {:?} : {error}", volume.name))
+            let makings = Makings { volumes: self, pod, volume, ownership };
+            let (source, refresh_at) = makings.make(addresses).await?;
+            Ok::<_, String>((volume.name.clone(), source, refresh_at))
         }));
         let mut prepared = Prepared::default();
         for (name, source, refresh_at) in done.await? {
@@ -101,75 +103,118 @@ impl Volumes {
         Ok(prepared)
     }
 
-    async fn one(
-        &self,
-        pod: &Pod,
-        volume: &v1::Volume,
-        addresses: &Addresses,
-        ownership: Ownership,
-    ) -> Result<(String, Source, Option<Timestamp>), String> {
-        let name = volume.name.clone();
-        let dir = |plugin: &str| {
-            pod_dir(&self.root, &pod.uid).join("volumes").join(format!("kubernetes.io~{plugin}")).join(&name)
-        };
-        let writable = |path| Source::Path { path, read_only: false };
-        if let Some(source) = &volume.empty_dir {
-            let (path, source) = (dir("empty-dir"), source.clone());
-            let made = path.clone();
-            blocking(move || empty_dir::prepare(&made, &source, ownership)).await?;
-            return Ok((name, writable(path), None));
-        }
-        if let Some(source) = &volume.host_path {
-            let source = source.clone();
-            let path = blocking(move || host_path::prepare(&source)).await?;
-            return Ok((name, writable(path), None));
-        }
-        if let Some(source) = &volume.image {
-            let reference = source.reference.clone().unwrap_or_default();
-            self.image(&reference, source.pull_policy.as_deref()).await?;
-            return Ok((name, Source::Image { reference }, None));
-        }
-        let claim = volume.persistent_volume_claim.as_ref().map(|c| (c.claim_name.clone(), c.read_only));
-        let claim = claim.or_else(|| volume.ephemeral.as_ref().map(|_| (format!("{}-{name}", pod.name), None)));
-        if let Some((claim, read_only)) = claim {
-            let path = claim::resolve(&self.client, &pod.namespace, &claim).await?;
-            return Ok((name, Source::Path { path, read_only: read_only.unwrap_or(false) }, None));
-        }
-        let (payload, plugin, refresh_at) = self.payload(pod, volume, addresses, ownership).await?;
-        let in_memory = matches!(plugin, "secret" | "projected");
-        let path = dir(plugin);
-        let made = path.clone();
+    /// Unmounts and removes all that the pod has on disk. Idempotent.
+    pub async fn tear_down(&self, uid: &str) -> Result<(), String> {
+        let dir = pod_dir(&self.root, uid);
+        self.tokens.forget(uid);
         blocking(move || {
+            block::detach_below(&dir)?;
+            mounts::unmount_below(&dir)?;
+            // Nothing is removed through a mount that stayed.
+            if let Some(point) = mounts::mounted_below(&dir)?.first() {
+                return Err(std::io::Error::other(format!("{} is still mounted", point.display())));
+            }
+            match std::fs::remove_dir_all(&dir) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            }
+        })
+        .await?;
+        self.made.lock().retain(|(pod, _), _| pod != uid);
+        Ok(())
+    }
+}
+
+impl Makings<'_> {
+    /// The directory of the volume below the pod's.
+    fn dir(&self, plugin: &str, name: &str) -> PathBuf {
+        let volumes = pod_dir(&self.volumes.root, &self.pod.uid).join("volumes");
+        volumes.join(format!("kubernetes.io~{plugin}")).join(name)
+    }
+
+    /// The volume, and when it is to be looked at again.
+    async fn make(&self, addresses: &Addresses) -> Result<(Source, Option<Timestamp>), String> {
+        let key = (self.pod.uid.clone(), self.volume.name.clone());
+        let known = self.volumes.made.lock().get(&key).cloned();
+        if let Some(source) = known {
+            return Ok((source, None));
+        }
+        let failed = |error: String| set_up_failed(&self.volume.name, &error);
+        if let Some(source) = self.make_once().await? {
+            self.volumes.made.lock().insert(key, source.clone());
+            return Ok((source, None));
+        }
+        let (payload, plugin, refresh_at) = self.payload(addresses).await.map_err(failed)?;
+        let in_memory = matches!(plugin, "secret" | "projected");
+        let (path, ownership) = (self.dir(plugin, &self.volume.name), self.ownership);
+        let made = path.clone();
+        let write = blocking(move || {
             if in_memory {
                 mounts::tmpfs(&made, None)?;
             }
             writer::write(&made, &payload, ownership)
-        })
-        .await?;
-        Ok((name, Source::Path { path, read_only: true }, refresh_at))
+        });
+        write.await.map_err(failed)?;
+        Ok((Source::Path { path, read_only: true }, refresh_at))
+    }
+
+    /// A volume that does not change once it is made; none for one that shows API objects.
+    async fn make_once(&self) -> Result<Option<Source>, String> {
+        let volume = self.volume;
+        let failed = |error: String| set_up_failed(&volume.name, &error);
+        let writable = |path| Some(Source::Path { path, read_only: false });
+        if let Some(source) = &volume.empty_dir {
+            let path = self.dir("empty-dir", &volume.name);
+            let (made, ownership) = (path.clone(), self.ownership);
+            let medium = empty_dir::Medium::of(source, self.pod, &self.volumes.allocatable).map_err(failed)?;
+            blocking(move || empty_dir::prepare(&made, medium, ownership)).await.map_err(failed)?;
+            return Ok(writable(path));
+        }
+        if let Some(source) = &volume.host_path {
+            let source = source.clone();
+            return blocking(move || host_path::prepare(&source)).await.map(writable).map_err(failed);
+        }
+        if let Some(source) = &volume.nfs {
+            let share = nfs::Share::new(source, &[]);
+            let path = self.dir("nfs", &volume.name);
+            let made = path.clone();
+            blocking(move || nfs::mount(&share, &made)).await.map_err(failed)?;
+            return Ok(Some(Source::Path { path, read_only: source.read_only.unwrap_or(false) }));
+        }
+        if let Some(source) = &volume.image {
+            let reference = source.reference.clone().unwrap_or_default();
+            self.image(&reference, source.pull_policy.as_deref()).await.map_err(failed)?;
+            return Ok(Some(Source::Image { reference }));
+        }
+        if volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
+            return self.claimed().await.map(Some);
+        }
+        Ok(None)
     }
 
     /// Sees that the image of an image volume is present.
     async fn image(&self, reference: &str, policy: Option<&str>) -> Result<(), String> {
+        let images = &self.volumes.images;
         let spec = ImageSpec { image: reference.to_owned(), ..Default::default() };
-        let present = self.images.image_status(&spec).await.map_err(|e| e.message)?.is_some();
+        let present = images.image_status(&spec).await.map_err(|e| e.message)?.is_some();
         match policy {
             Some("Never") if !present => Err(format!("image {reference:?} is not present with pull policy of Never")),
-            Some("Always") => self.images.pull_image(spec, None, None).await.map(|_| ()).map_err(|e| e.message),
+            Some("Always") => images.pull_image(spec, None, None).await.map(|_| ()).map_err(|e| e.message),
             _ if present => Ok(()),
-            _ => self.images.pull_image(spec, None, None).await.map(|_| ()).map_err(|e| e.message),
+            _ => images.pull_image(spec, None, None).await.map(|_| ()).map_err(|e| e.message),
         }
     }
 
     /// The files of a volume that shows API objects.
-    async fn payload(
-        &self,
-        pod: &Pod,
-        volume: &v1::Volume,
-        addresses: &Addresses,
-        ownership: Ownership,
-    ) -> Result<(Payload, &'static str, Option<Timestamp>), String> {
-        let makings = payload::Makings { volumes: self, pod, addresses, ownership, volume: &volume.name };
+    async fn payload(&self, addresses: &Addresses) -> Result<(Payload, &'static str, Option<Timestamp>), String> {
+        let volume = self.volume;
+        let makings = payload::Makings {
+            volumes: self.volumes,
+            pod: self.pod,
+            addresses,
+            ownership: self.ownership,
+            volume: &volume.name,
+        };
         let mut out = Payload::new();
         if let Some(s) = &volume.config_map {
             let mode = s.default_mode.unwrap_or(0o644);
@@ -189,22 +234,13 @@ impl Volumes {
             let refresh_at = makings.projected(s, &mut out).await?;
             return Ok((out, "projected", refresh_at));
         }
-        Err("the volume's type is not supported by this node".to_owned())
+        Err(format!("no volume plugin matched name: {}", volume.name))
     }
+}
 
-    /// Unmounts and removes all that the pod has on disk. Idempotent.
-    pub async fn tear_down(&self, uid: &str) -> Result<(), String> {
-        let dir = pod_dir(&self.root, uid);
-        self.tokens.forget(uid);
-        blocking(move || {
-            mounts::unmount_below(&dir)?;
-            match std::fs::remove_dir_all(&dir) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            }
-        })
-        .await
-    }
+/// What a pod is told when a volume cannot be made.
+fn set_up_failed(volume: &str, error: &str) -> String {
+    format!("MountVolume.SetUp failed for volume {volume:?} : {error}")
 }
 
 /// File system work that may block, off the threads that serve everybody.

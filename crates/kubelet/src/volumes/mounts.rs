@@ -18,6 +18,38 @@ pub fn tmpfs(dir: &Path, size: Option<i64>) -> io::Result<()> {
     Ok(())
 }
 
+/// Mounts huge pages of a size at `dir`.
+pub fn hugetlbfs(dir: &Path, page_size: &str) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    let options = format!("pagesize={page_size}");
+    mount(Some("nodev"), dir, Some("hugetlbfs"), MsFlags::empty(), Some(options.as_str()))?;
+    Ok(())
+}
+
+/// Mount options as `mount(8)` knows them: those that are flags, and the file system's own.
+pub fn options(all: &[String]) -> (MsFlags, Vec<String>) {
+    const FLAGS: &[(&str, MsFlags)] = &[
+        ("ro", MsFlags::MS_RDONLY),
+        ("nosuid", MsFlags::MS_NOSUID),
+        ("nodev", MsFlags::MS_NODEV),
+        ("noexec", MsFlags::MS_NOEXEC),
+        ("sync", MsFlags::MS_SYNCHRONOUS),
+        ("noatime", MsFlags::MS_NOATIME),
+        ("nodiratime", MsFlags::MS_NODIRATIME),
+        ("relatime", MsFlags::MS_RELATIME),
+        ("strictatime", MsFlags::MS_STRICTATIME),
+    ];
+    let (mut flags, mut rest) = (MsFlags::empty(), Vec::new());
+    for option in all.iter().flat_map(|text| text.split(',')) {
+        match FLAGS.iter().find(|(name, _)| *name == option) {
+            Some((_, flag)) => flags |= *flag,
+            None if matches!(option, "rw" | "defaults" | "") => {}
+            None => rest.push(option.to_owned()),
+        }
+    }
+    (flags, rest)
+}
+
 /// Mounts `source` at `target`, which must exist and be of the same sort.
 pub fn bind(source: &Path, target: &Path) -> io::Result<()> {
     mount(Some(source), target, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1;
 
-use super::{Ownership, Volumes};
+use super::{Ownership, Volumes, trust};
 use crate::fields::{self, Addresses};
 use crate::pods::pod::Pod;
 use crate::resources;
+
+/// How soon what is not watched is looked at again.
+const LOOK_AGAIN: SignedDuration = SignedDuration::from_secs(50);
 
 /// A file's content, mode and, where it is not root, its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +48,7 @@ impl Makings<'_> {
         };
         let text = map.data.unwrap_or_default().into_iter().map(|(key, text)| (key, text.into_bytes()));
         let binary = map.binary_data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0));
-        select(text.chain(binary).collect(), items, optional, mode, out)
+        select(text.chain(binary).collect(), items, optional, mode, "config", out)
     }
 
     pub async fn secret(
@@ -61,7 +64,7 @@ impl Makings<'_> {
             return if optional { Ok(()) } else { Err(format!("secret {name:?} not found")) };
         };
         let data = secret.data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0)).collect();
-        select(data, items, optional, mode, out)
+        select(data, items, optional, mode, "secret", out)
     }
 
     pub fn downward(
@@ -104,10 +107,15 @@ impl Makings<'_> {
             } else if let Some(s) = &source.service_account_token {
                 let (token, at) = self.volumes.tokens.get(&self.volumes.client, self.pod, self.volume, s).await?;
                 // Whoever runs the pod may read its token, and nobody else may where that can be told.
-                let Ownership { fs_group, user } = self.ownership;
+                let Ownership { fs_group, user, .. } = self.ownership;
                 let mode = if fs_group.is_some() || user.is_some() { 0o600 } else { mode as u32 };
                 out.insert(s.path.clone(), File { data: token.into_bytes(), mode, user });
                 refresh_at = Some(refresh_at.map_or(at, |r| r.min(at)));
+            } else if let Some(s) = &source.cluster_trust_bundle {
+                let data = trust::bundle(&self.volumes.client, s).await?.into_bytes();
+                out.insert(s.path.clone(), File { data, mode: mode as u32, user: None });
+                let again = Timestamp::now() + LOOK_AGAIN;
+                refresh_at = Some(refresh_at.map_or(again, |r| r.min(again)));
             } else {
                 return Err("a projected source's type is not supported by this node".to_owned());
             }
@@ -122,6 +130,7 @@ fn select(
     items: Option<&[v1::KeyToPath]>,
     optional: bool,
     mode: i32,
+    what: &str,
     out: &mut Payload,
 ) -> Result<(), String> {
     let Some(items) = items.filter(|items| !items.is_empty()) else {
@@ -140,5 +149,5 @@ fn select(
             None => missing.push(item.key.as_str()),
         }
     }
-    if missing.is_empty() { Ok(()) } else { Err(format!("references non-existent config key: {}", missing.join(", "))) }
+    if missing.is_empty() { Ok(()) } else { Err(format!("references non-existent {what} key: {}", missing.join(", "))) }
 }

@@ -32,8 +32,8 @@ pub fn write(dir: &Path, payload: &Payload, ownership: Ownership) -> io::Result<
     for (path, file) in payload {
         place(&fresh, path, file, ownership)?;
     }
-    own(&fresh, true, ownership)?;
-    own(dir, true, ownership)?;
+    ownership.own(&fresh, true)?;
+    ownership.own(dir, true)?;
     let next = dir.join(NEXT);
     let _ = fs::remove_file(&next);
     symlink(&name, &next)?;
@@ -60,7 +60,7 @@ fn place(root: &Path, path: &str, file: &File, ownership: Ownership) -> io::Resu
         if !parent.is_dir() {
             fs::create_dir(parent)?;
             fs::set_permissions(parent, fs::Permissions::from_mode(0o755))?;
-            own(parent, true, ownership)?;
+            ownership.own(parent, true)?;
         }
     }
     fs::write(&target, &file.data)?;
@@ -68,15 +68,7 @@ fn place(root: &Path, path: &str, file: &File, ownership: Ownership) -> io::Resu
     if let Some(user) = file.user {
         chown(&target, Some(user), None)?;
     }
-    own(&target, false, ownership)
-}
-
-/// Gives a file to the pod's group, readable to it.
-fn own(path: &Path, dir: bool, ownership: Ownership) -> io::Result<()> {
-    let Some(group) = ownership.fs_group else { return Ok(()) };
-    chown(path, None, Some(group))?;
-    let mode = fs::metadata(path)?.permissions().mode() | if dir { 0o2550 } else { 0o440 };
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+    ownership.own(&target, true)
 }
 
 fn same(dir: &Path, payload: &Payload) -> bool {
