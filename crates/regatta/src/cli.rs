@@ -45,7 +45,7 @@ pub struct Up {
     /// Directory that keeps everything of the cluster
     #[arg(long, default_value = DATA_DIR)]
     pub data_dir: PathBuf,
-    /// File to write the administrator's kubeconfig to [default: kubeconfig.yaml in the data directory]
+    /// File to write the administrator's kubeconfig to [default: kubeconfig.yaml in the data directory, or as at the last start]
     #[arg(long)]
     pub kubeconfig: Option<PathBuf>,
     /// Address to serve the API on
@@ -68,9 +68,27 @@ pub struct Up {
     pub registries: Option<PathBuf>,
     /// Run in the background; returns when the cluster is ready
     #[arg(long)]
+    /// Socket of another container runtime to use, as unix:///run/containerd/containerd.sock [default: the built-in one]
+    #[arg(long, value_name = "URL")]
+    pub container_runtime_endpoint: Option<String>,
+    /// Where that runtime looks for plugins of the pod network
+    #[arg(long, default_value = "/opt/cni/bin")]
+    pub cni_bin_dir: PathBuf,
+    /// Where that runtime looks for configurations of the pod network
+    #[arg(long, default_value = "/etc/cni/net.d")]
+    pub cni_conf_dir: PathBuf,
+    /// The kubelet's configuration: a KubeletConfiguration of kubelet.config.k8s.io/v1beta1
+    #[arg(long, value_name = "FILE")]
+    pub kubelet_config: Option<PathBuf>,
+    /// Directory of *.conf files laid over it in the order of their names
+    #[arg(long, value_name = "DIR")]
+    pub kubelet_config_dir: Option<PathBuf>,
     pub detach: bool,
 }
 
+    /// The process in the background, which tells the one before it how its start ends
+    #[arg(long, hide = true, conflicts_with = "detach")]
+    pub detached: bool,
 #[derive(Args)]
 pub struct Down {
     #[command(flatten)]

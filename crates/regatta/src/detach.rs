@@ -1,7 +1,7 @@
 //! `regatta up --detach`: the same command in a session of its own, with its output in the data directory.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
@@ -22,9 +22,11 @@ pub fn up(options: &Up) -> Result<()> {
         .append(true)
         .open(&path)
         .with_context(|| format!("cannot write {}; choose another directory with --data-dir", path.display()))?;
-    let start = log.metadata()?.len();
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("regatta").args(std::env::args_os().skip(1).filter(|argument| argument != "--detach"));
+    command
+        .arg0("regatta")
+        .args(std::env::args_os().skip(1).filter(|argument| argument != "--detach"))
+        .arg("--detached");
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -32,19 +34,33 @@ pub fn up(options: &Up) -> Result<()> {
         .process_group(0)
         .spawn()
         .context("cannot start the background process")?;
-    let output = child.stdout.take().context("the background process has no output")?;
-    // The line that says that the cluster is ready; the end of the output means that it never will be.
-    let mut line = String::new();
-    BufReader::new(output).read_line(&mut line)?;
-    if !line.is_empty() {
-        print!("{line}");
-        return Ok(());
+    let mut output = child.stdout.take().context("the background process has no output")?;
+    // What it says ends with the line that says that the cluster is ready; the end of the output means that it never will be.
+    let (mut said, mut part) = (Vec::new(), [0; 4096]);
+    loop {
+        let count = output.read(&mut part)?;
+        said.extend_from_slice(&part[..count]);
+        let text = String::from_utf8_lossy(&said);
+        if text.starts_with(READY) && text.ends_with('\n') {
+            print!("{text}");
+            return Ok(());
+        }
+        if count == 0 {
+            break;
+        }
     }
     let status = child.wait()?;
-    let text = std::fs::read(&path).unwrap_or_default();
-    let said = String::from_utf8_lossy(&text[usize::try_from(start)?.min(text.len())..]).into_owned();
-    match said.lines().last().and_then(|line| line.strip_prefix("regatta: ")) {
-        Some(reason) => bail!("{reason}"),
-        None => bail!("the cluster ended at once ({status}); see {}", path.display()),
+    match String::from_utf8_lossy(&said).trim() {
+        "" => bail!("the cluster ended at once ({status}); see {}", path.display()),
+        reason => bail!("{reason}"),
     }
+}
+
+/// How the line begins that says that the cluster is ready.
+pub const READY: &str = "Regatta is ready";
+
+/// Tells who waits for the start why there is none; the log may be on a disk that is full.
+pub fn tell(error: &anyhow::Error) {
+    // Nobody listens any more once the cluster was ready.
+    let _ = writeln!(std::io::stdout(), "{error:#}");
 }

@@ -52,7 +52,12 @@ fn run(command: Command) -> Result<()> {
         Command::Up(options) if options.detach => detach::up(&options),
         Command::Up(options) => {
             log();
-            runtime()?.block_on(up::up(options))
+            let detached = options.detached;
+            let ended = runtime()?.block_on(up::up(options));
+            if let (true, Err(error)) = (detached, &ended) {
+                detach::tell(error);
+            }
+            ended
         }
         Command::Down(options) => runtime()?.block_on(down::down(&options.place.data_dir, options.purge)),
         Command::Status(place) => runtime()?.block_on(status::status(&place.data_dir)),

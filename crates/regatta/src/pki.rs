@@ -32,6 +32,8 @@ pub struct Pair {
 pub struct Pki {
     pub authority: Pair,
     pub serving: Pair,
+    /// What the node's kubelet serves with.
+    pub kubelet: Pair,
     /// `kubernetes-admin` of `system:masters`: what the kubeconfig file holds.
     pub admin: Pair,
     /// Signs service account tokens (PKCS #8).
@@ -71,6 +73,12 @@ impl Pki {
         };
         Ok(Pki {
             serving: folder.signed("apiserver", subject("kube-apiserver", None, true, dns), &authority)?,
+            kubelet: {
+                let node = names.first().map_or("localhost", String::as_str);
+                let names = names.iter().cloned().chain(["localhost".to_owned()]).collect();
+                let subject = subject(&format!("system:node:{node}"), Some("system:nodes"), true, names);
+                folder.signed("kubelet", subject, &authority)?
+            },
             admin: folder.signed(
                 "admin",
                 subject("kubernetes-admin", Some("system:masters"), false, Vec::new()),

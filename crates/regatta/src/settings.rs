@@ -53,7 +53,13 @@ pub fn settle(options: &Up, data: &DataDir, previous: Option<&Settings>) -> Resu
             SERVICE_CIDR,
         )?,
         node_name: fixed("node-name", options.node_name.clone(), previous.map(|p| &p.node_name), &node_default)?,
-        kubeconfig: absolute(options.kubeconfig.clone().unwrap_or_else(|| data.join("kubeconfig.yaml")))?,
+        kubeconfig: absolute(
+            options
+                .kubeconfig
+                .clone()
+                .or_else(|| previous.map(|p| p.kubeconfig.clone()).filter(|path| !path.as_os_str().is_empty()))
+                .unwrap_or_else(|| data.join("kubeconfig.yaml")),
+        )?,
         https_port: options.https_port,
         registries: options.registries.clone().map(absolute).transpose()?,
         server: String::new(),
@@ -151,6 +157,9 @@ mod tests {
         for (args, part) in [
             (vec!["--cluster-cidr", "10.0.0.0/8", "--service-cidr", "10.1.0.0/16"], "overlap"),
             (vec!["--cluster-cidr", "10.1.0.0/30"], "too small"),
+        let elsewhere = plan(&["--kubeconfig", "/nowhere/config"], Some(&first.settings)).expect("plan");
+        let kept = plan(&[], Some(&elsewhere.settings)).expect("plan");
+        assert_eq!(kept.settings.kubeconfig.to_str(), Some("/nowhere/config"));
             (vec!["--service-cidr", "10.1.0.0/30"], "between"),
             (vec!["--cluster-cidr", "fd00::/64"], "IPv4"),
             (vec!["--node-name", "A"], "RFC 1123"),

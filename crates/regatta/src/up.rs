@@ -31,6 +31,7 @@ use crate::{kubeconfig, preflight};
 /// The version of Kubernetes whose API is served.
 pub const KUBERNETES_VERSION: &str = "v1.36.0";
 
+const KUBELET_PORT: u16 = 10_250;
 const CLUSTER_DOMAIN: &str = "cluster.local";
 const NODE_PORTS: (u16, u16) = (30_000, 32_767);
 /// How long the parts may take to end.
@@ -45,6 +46,9 @@ pub async fn up(options: Up) -> Result<()> {
     preflight::check()?;
     let data = DataDir::at(&options.data_dir)?;
     let (hold, previous) = data.take()?;
+    let configuration =
+        kubelet::Configuration::load(options.kubelet_config.as_deref(), options.kubelet_config_dir.as_deref())
+            .context("the kubelet's configuration cannot be used")?;
     let plan = settle(&options, &data, previous.as_ref())?;
     let registries = match &plan.settings.registries {
         Some(file) => Registries::load(file)?,
@@ -57,7 +61,7 @@ pub async fn up(options: Up) -> Result<()> {
 
     let shutdown = CancellationToken::new();
     let parts = tokio::select! {
-        parts = compose(&data, &plan, &pki, registries, listener, shutdown.clone()) => parts?,
+        parts = compose(&data, &plan, &pki, registries, configuration, listener, shutdown.clone()) => parts?,
         () = signals.stop() => return Ok(()),
     };
     tokio::select! {
@@ -65,7 +69,8 @@ pub async fn up(options: Up) -> Result<()> {
         () = signals.stop() => return parts.stop(shutdown).await,
     }
     println!(
-        "Regatta is ready after {:.2} s; export KUBECONFIG={}",
+        "{} after {:.2} s; export KUBECONFIG={}",
+        crate::detach::READY,
         begin.elapsed().as_secs_f64(),
         plan.settings.kubeconfig.display()
     );
@@ -99,6 +104,7 @@ async fn compose(
     data: &DataDir,
     plan: &Plan,
     pki: &Pki,
+    configuration: kubelet::Configuration,
     registries: Registries,
     listener: TcpListener,
     shutdown: CancellationToken,
@@ -162,6 +168,7 @@ async fn compose(
     ));
 
     let ranges = vec![plan.service_cidr, plan.cluster_cidr];
+    let kubelet_listener = listen_for_kubelet(&configuration, plan).await?;
     names(&tasks, &endpoint, &caches, dns, ranges, &shutdown).await?;
     let node = net::proxy::Node {
         name: plan.settings.node_name.clone(),
@@ -179,14 +186,20 @@ async fn compose(
         taints: Vec::new(),
         client: client::connect(&endpoint, Identity::node(&plan.settings.node_name)),
         pods: caches.get(),
+    let keys = kubelet::Keys {
+        certificate: pki.kubelet.certificate.clone(),
+        key: pki.kubelet.key.clone(),
+        client_authority: pki.authority.certificate.clone(),
+    };
+    tasks.spawn(kubelet.server().serve_https(kubelet_listener, &keys, shutdown.clone())?);
         caches,
         runtime,
         images,
         data_dir: data.join("kubelet"),
         cluster_dns: vec![dns],
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
-        max_pods: 110,
-        port: None,
+        configuration,
+        port: Some(kubelet_listener.local_addr()?.port()),
     })
     .await?;
     let serving = kubelet.server().clone();
@@ -242,6 +255,18 @@ fn kubelet_dialer(node: String, door: Arc<OnceLock<Acceptor>>) -> apiserver::Kub
 
 async fn listen(address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
+/// The kubelet's port: the one that is configured, else the usual one, or any where another cluster of this machine has that.
+async fn listen_for_kubelet(configuration: &kubelet::Configuration, plan: &Plan) -> Result<TcpListener> {
+    let address = |port| SocketAddr::new(configuration.address.unwrap_or(plan.bind.ip()), port);
+    let wanted = address(configuration.port.unwrap_or(KUBELET_PORT));
+    match TcpListener::bind(wanted).await {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && configuration.port.is_none() => {
+            TcpListener::bind(address(0)).await.context("cannot listen for the kubelet")
+        }
+        bound => bound.with_context(|| format!("cannot listen on the kubelet's address {wanted}")),
+    }
+}
+
         std::io::ErrorKind::AddrInUse => {
             anyhow::anyhow!("port {} is in use by another program; choose another with --https-port", address.port())
         }
