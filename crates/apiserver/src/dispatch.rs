@@ -31,7 +31,7 @@ async fn other(server: &Server, request: Request, info: &RequestInfo) -> Result<
     let path = info.path.trim_end_matches('/');
     match path.split('/').nth(1).unwrap_or("") {
         "api" | "apis" => discovery::answer(server, &headers, path),
-        "openapi" => openapi::answer(server, &headers, path),
+        "openapi" => openapi::answer(server, &headers, path, &query),
         "healthz" | "livez" | "readyz" => Ok(health::answer(server, path, &query).await),
         "metrics" if path == "/metrics" => Ok(metrics::answer(server)),
         "version" if path == "/version" => Ok(discovery::version()),
@@ -75,6 +75,9 @@ async fn resource(server: Arc<Server>, mut request: Request, info: Arc<RequestIn
         kind,
         info,
     };
+    if special::metrics::serves(&call) {
+        return special::metrics::answer(&call).await;
+    }
     let sub = call.kind.subresource(&call.info.subresource);
     // A view is the object itself, seen from one side: status, approval, finalize.
     if sub.is_some_and(|s| s.kind != call.kind.kind) || !call.kind.has_verb("get") {
@@ -88,9 +91,9 @@ async fn resource(server: Arc<Server>, mut request: Request, info: Arc<RequestIn
         return Err(not_allowed());
     }
     match call.info.verb {
-        "get" => rest::read::get(&call),
+        "get" => rest::read::get(&call).await,
         "list" => rest::list::list(&call).await,
-        "watch" if !status => rest::watch::watch(call),
+        "watch" if !status => rest::watch::watch(call).await,
         "create" if !status && call.info.name.is_empty() => rest::create::create(&call).await,
         "update" if !call.info.name.is_empty() => rest::update::update(&call).await,
         "patch" if !call.info.name.is_empty() => rest::patch::patch(&call).await,

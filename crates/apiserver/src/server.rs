@@ -33,6 +33,7 @@ use crate::admission::Chain;
 use crate::catalog::Catalog;
 use crate::flow::Flow;
 use crate::metrics::Metrics;
+use crate::special::metrics::Samples;
 use crate::stack::{Next, stack};
 use crate::wire::Body;
 
@@ -96,6 +97,7 @@ pub struct Server {
     pub admission: Chain,
     pub metrics: Metrics,
     pub flow: Flow,
+    pub samples: Samples,
     pub ready: AtomicBool,
     /// Cancelled when the server shuts down: watches end, connections close when idle.
     pub stopping: CancellationToken,
@@ -129,12 +131,14 @@ impl ApiServer {
             admission: Chain::standard(),
             metrics: Metrics::default(),
             flow: Flow::default(),
+            samples: Samples::default(),
             ready: AtomicBool::new(false),
             stopping: CancellationToken::new(),
             config,
         });
         let stack = stack(&server);
         crate::bootstrap::run(&server).await.map_err(StartError::Bootstrap)?;
+        crate::flow::keeper::start(&server).await.map_err(StartError::Bootstrap)?;
         server.ready.store(true, Ordering::Release);
         Ok(ApiServer { server, stack, tls, connections: TaskTracker::new() })
     }

@@ -104,6 +104,7 @@ pub fn connect(endpoint: &Endpoint, identity: Identity) -> kube::Client {
         .pool_max_idle_per_host(IDLE_CONNECTIONS)
         .build(MemoryConnector { acceptor, identity: Arc::new(identity) });
     let service = ServiceBuilder::new()
+        .layer_fn(Counting)
         .map_request(move |mut request: Request<Body>| {
             let mut parts = std::mem::take(request.uri_mut()).into_parts();
             parts.scheme = Some(uri::Scheme::HTTP);
@@ -116,6 +117,36 @@ pub fn connect(endpoint: &Endpoint, identity: Identity) -> kube::Client {
         .map_err(BoxError::from)
         .service(http);
     kube::Client::new(service, "default")
+}
+
+/// Counts requests by method and code.
+#[derive(Clone)]
+struct Counting<S>(S);
+
+impl<S, B> Service<Request<Body>> for Counting<S>
+where
+    S: Service<Request<Body>, Response = http::Response<B>>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = futures::future::BoxFuture<'static, Result<S::Response, S::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let method = request.method().clone();
+        let answering = self.0.call(request);
+        Box::pin(async move {
+            let answered = answering.await;
+            if let Ok(answer) = &answered {
+                crate::metrics::request(method.as_str(), answer.status().as_u16());
+            }
+            answered
+        })
+    }
 }
 
 #[derive(Clone)]

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use correlate::{Correlator, Verdict};
 
 /// Events waiting to be written; more are dropped, since nothing may wait for them.
-const BACKLOG: usize = 1000;
+const BACKLOG: usize = 10_000;
 /// How often a failed write is tried again.
 const RETRIES: u32 = 12;
 const RETRY_DELAY: Duration = Duration::from_secs(10);

@@ -42,6 +42,11 @@ impl Identity {
         Identity::service_account("kube-system", name)
     }
 
+    /// A part of the control plane by its whole user name, or a controller by its service account's.
+    pub fn part(name: &str) -> Identity {
+        if name.starts_with("system:") { Identity::component(name) } else { Identity::controller(name) }
+    }
+
     /// The kubelet of a node.
     pub fn node(name: &str) -> Identity {
         Identity::new(format!("system:node:{name}"), ["system:nodes", AUTHENTICATED])

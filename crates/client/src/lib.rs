@@ -11,6 +11,7 @@ pub mod events;
 pub mod expectations;
 pub mod identity;
 pub mod lease;
+pub mod metrics;
 pub mod queue;
 
 pub use backoff::Backoff;

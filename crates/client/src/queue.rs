@@ -5,7 +5,7 @@ use std::{
     collections::{BinaryHeap, HashMap, HashSet, VecDeque},
     future::Future,
     hash::Hash,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -13,7 +13,10 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::backoff::exponential;
+use crate::{
+    backoff::exponential,
+    metrics::{self, QueueCounts},
+};
 
 /// The delay after an item's first failure; it doubles with each.
 const FIRST_DELAY: Duration = Duration::from_millis(5);
@@ -37,6 +40,8 @@ struct Shared<T> {
     state: Mutex<State<T>>,
     /// Tells one worker that an item is ready or that the earliest due time changed.
     notify: Notify,
+    /// None where nobody named the queue.
+    counts: Option<Arc<QueueCounts>>,
 }
 
 struct State<T> {
@@ -59,8 +64,19 @@ impl<T: Clone + Eq + Hash> Default for WorkQueue<T> {
     }
 }
 
+tokio::task_local! {
+    static NAME: String;
+}
+
+/// Runs a component; the queues that it makes count under its name.
+pub async fn named<F: Future>(name: &str, component: F) -> F::Output {
+    NAME.scope(name.to_owned(), component).await
+}
+
 impl<T: Clone + Eq + Hash> WorkQueue<T> {
+    /// An empty queue, which counts under the name of the component that makes it, see [`named`].
     pub fn new() -> WorkQueue<T> {
+        let counts = NAME.try_with(|name| metrics::queue(name)).ok();
         let state = State {
             ready: VecDeque::new(),
             dirty: HashSet::new(),
@@ -72,16 +88,22 @@ impl<T: Clone + Eq + Hash> WorkQueue<T> {
             failures: HashMap::new(),
             closed: false,
         };
-        WorkQueue { shared: Arc::new(Shared { state: Mutex::new(state), notify: Notify::new() }) }
+        WorkQueue { shared: Arc::new(Shared { state: Mutex::new(state), notify: Notify::new(), counts }) }
     }
 
     /// Makes an item ready now.
     pub fn add(&self, item: T) {
+        self.count(|counts| counts.adds.fetch_add(1, Ordering::Relaxed));
         let mut state = self.shared.state.lock();
         if state.add(item) {
+            self.count(|counts| counts.depth.store(state.ready.len() as i64, Ordering::Relaxed));
             drop(state);
             self.shared.notify.notify_one();
         }
+    }
+
+    fn count<R>(&self, count: impl FnOnce(&QueueCounts) -> R) {
+        self.shared.counts.as_deref().map(count);
     }
 
     /// Makes an item ready after a delay. Of several delays the earliest counts; an earlier [`add`](Self::add) does not
@@ -110,6 +132,7 @@ impl<T: Clone + Eq + Hash> WorkQueue<T> {
     /// Makes an item ready after its own delay, which doubles with each call from 5 ms to 1000 s until
     /// [`forget`](Self::forget).
     pub fn add_rate_limited(&self, item: T) {
+        self.count(|counts| counts.retries.fetch_add(1, Ordering::Relaxed));
         let mut state = self.shared.state.lock();
         let failures = state.failures.entry(item.clone()).or_insert(0);
         let delay = exponential(FIRST_DELAY, LONGEST_DELAY, *failures);
@@ -150,6 +173,10 @@ impl<T: Clone + Eq + Hash> WorkQueue<T> {
                 if let Some(item) = state.ready.pop_front() {
                     state.dirty.remove(&item);
                     state.processing.insert(item.clone());
+                    self.count(|counts| {
+                        counts.depth.store(state.ready.len() as i64, Ordering::Relaxed);
+                        counts.working.store(state.processing.len() as i64, Ordering::Relaxed);
+                    });
                     if !state.ready.is_empty() || !state.due.is_empty() {
                         // Passed on: this worker no longer waits for the next one.
                         self.shared.notify.notify_one();
@@ -171,6 +198,7 @@ impl<T: Clone + Eq + Hash> WorkQueue<T> {
     pub fn done(&self, item: &T) {
         let mut state = self.shared.state.lock();
         state.processing.remove(item);
+        self.count(|counts| counts.working.store(state.processing.len() as i64, Ordering::Relaxed));
         if state.dirty.contains(item) {
             state.ready.push_back(item.clone());
             drop(state);

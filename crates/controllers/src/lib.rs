@@ -29,6 +29,7 @@ mod pods;
 mod protection;
 mod quota;
 mod replicaset;
+mod resource_claim;
 mod revisions;
 mod root_ca;
 mod selector;
@@ -50,7 +51,8 @@ pub use frame::Error;
 #[derive(Clone)]
 pub struct Context {
     /// Gives a client with the identity of the controller of this name (`deployment-controller`), which upstream's
-    /// bootstrap roles know as the service account of that name in `kube-system`.
+    /// bootstrap roles know as the service account of that name in `kube-system`; or with the user's of a whole name
+    /// (`system:kube-controller-manager`).
     pub client_for: Arc<dyn Fn(&str) -> kube::Client + Send + Sync>,
     /// The caches that are shared with the rest of the process.
     pub caches: Caches,
@@ -68,6 +70,9 @@ pub struct Authority {
 }
 
 type Start = fn(Env) -> BoxFuture<'static, ()>;
+
+/// The identity of what upstream runs as the control plane itself.
+const CONTROL_PLANE: &str = "system:kube-controller-manager";
 
 /// Every controller by the name of its identity.
 const ALL: &[(&str, Start)] = &[
@@ -97,8 +102,9 @@ const ALL: &[(&str, Start)] = &[
     ("generic-garbage-collector", |env| garbage::run(env).boxed()),
     ("namespace-controller", |env| namespace::run(env).boxed()),
     ("service-account-controller", |env| service_account::run(env).boxed()),
-    ("tokens-controller", |env| account_tokens::run(env).boxed()),
+    (CONTROL_PLANE, |env| account_tokens::run(env).boxed()),
     ("root-ca-cert-publisher", |env| root_ca::run(env).boxed()),
+    ("resource-claim-controller", |env| resource_claim::run(env).boxed()),
     ("resourcequota-controller", |env| quota::run(env).boxed()),
     ("certificate-controller", |env| certificates::approve(env).boxed()),
     ("certificate-controller", |env| certificates::sign(env).boxed()),
@@ -108,7 +114,9 @@ const ALL: &[(&str, Start)] = &[
 
 /// Runs every controller until `shutdown`.
 pub async fn run(context: Context, shutdown: CancellationToken) {
-    let tasks = ALL.iter().map(|(name, start)| tokio::spawn(start(Env::new(&context, name, shutdown.clone()))));
+    let tasks = ALL.iter().map(|(name, start)| {
+        tokio::spawn(client::queue::named(name, start(Env::new(&context, name, shutdown.clone()))))
+    });
     for (ended, (name, _)) in join_all(tasks).await.into_iter().zip(ALL) {
         if let Err(error) = ended {
             tracing::error!(controller = name, %error, "a controller has failed");

@@ -1,6 +1,6 @@
 //! What the store asks of whatever keeps its entries: commit, current revision, and feeding the cache.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 
@@ -18,6 +18,29 @@ pub trait Backend: Send + Sync + 'static {
     /// The linearizable revision: no commit that was acknowledged before the call, by any server, is above it. The feed
     /// gets there without further writes (a backend that shares its sequence asks for a progress notification).
     fn current(&self) -> BoxFuture<'_, Result<u64, Error>>;
+
+    /// What it has done since it was opened.
+    fn stats(&self) -> Stats {
+        Stats::default()
+    }
+
+    /// Whether it can still take writes. One that cannot must be opened again.
+    fn is_writable(&self) -> bool {
+        true
+    }
+}
+
+/// What a backend has done since it was opened.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stats {
+    /// Transactions that were decided.
+    pub commits: u64,
+    /// Those among them that could not be made durable.
+    pub refused: u64,
+    /// Batches that were made durable.
+    pub batches: u64,
+    /// The time that this took.
+    pub writing: Duration,
 }
 
 /// Where a backend puts what it knows. The entries it has fed are also what it checks guards against.

@@ -30,7 +30,7 @@ mod watch;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-pub use backend::{Backend, Feed};
+pub use backend::{Backend, Feed, Stats};
 pub use embedded::OpenError;
 pub use entry::{Entry, Event, EventKind};
 pub use list::{List, Page, Snapshot};
@@ -72,6 +72,9 @@ pub enum Error {
     /// The backend could not make the change durable: it was not made, and the store still serves reads.
     #[error("the store refused the write: {0}")]
     Storage(String),
+    /// The writer ended by a defect. Reads are still served; writes are possible only after the store was opened again.
+    #[error("the store's writer has failed, a restart is needed: {0}")]
+    Failed(String),
     /// The store has been closed.
     #[error("the store is closed")]
     Closed,
@@ -173,6 +176,16 @@ impl Store {
     /// Every change of a range after a revision.
     pub fn watch(&self, prefix: &str, after_revision: u64) -> Result<Watch, Error> {
         Watch::new(self.0.cache.clone(), prefix, after_revision)
+    }
+
+    /// What the backend has done since it was opened.
+    pub fn stats(&self) -> Stats {
+        self.0.backend.stats()
+    }
+
+    /// Whether writes are possible at all; where not, only a restart helps.
+    pub fn is_writable(&self) -> bool {
+        self.0.backend.is_writable()
     }
 
     /// Forgets the history up to and including a revision.

@@ -5,6 +5,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
+
 /// Where a list goes on. Opaque to clients.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Continuation {
@@ -13,17 +15,31 @@ pub struct Continuation {
     pub rv: i64,
     /// The last key that was sent, without the range's prefix.
     pub start: String,
+    /// When the first page was read, in seconds since 1970.
+    #[serde(default)]
+    at: i64,
 }
 
+/// For how long a list can be continued consistently, as upstream's compaction interval. Whoever takes longer is told so even
+/// where the revision could still be read, so that clients need to know only one rule.
+const LIFE: i64 = 300;
+
 impl Continuation {
-    pub fn new(revision: i64, key: &str, prefix: &str) -> Self {
+    /// The place behind a key; `before` is the token of the page before, if that was not the first.
+    pub fn new(revision: i64, key: &str, prefix: &str, before: Option<&Continuation>) -> Self {
         let start = key.strip_prefix(prefix).unwrap_or(key).to_owned();
-        Continuation { v: "meta.k8s.io/v1".to_owned(), rv: revision, start }
+        let at = before.filter(|b| b.rv == revision).map_or_else(clock::seconds, |before| before.at);
+        Continuation { v: "meta.k8s.io/v1".to_owned(), rv: revision, start, at }
+    }
+
+    /// Whether it can be continued only without consistency.
+    pub fn is_old(&self) -> bool {
+        self.rv >= 0 && clock::seconds() - self.at > LIFE
     }
 
     /// The same place at whatever revision is newest then.
     pub fn inconsistent(&self) -> Self {
-        Continuation { v: self.v.clone(), rv: -1, start: self.start.clone() }
+        Continuation { v: self.v.clone(), rv: -1, start: self.start.clone(), at: self.at }
     }
 
     pub fn encode(&self) -> String {
@@ -54,8 +70,9 @@ mod tests {
 
     #[test]
     fn a_token_survives_its_way_and_nonsense_is_refused() {
-        let token = Continuation::new(7, "/registry/pods/a/b", "/registry/pods/");
+        let token = Continuation::new(7, "/registry/pods/a/b", "/registry/pods/", None);
         assert_eq!(token.start, "a/b");
+        assert!(!token.is_old() && Continuation { at: 0, ..Continuation::new(7, "k", "", None) }.is_old());
         assert_eq!(Continuation::decode(&token.encode()), Ok(token));
         for bad in [
             "",

@@ -147,7 +147,7 @@ pub async fn remove(call: &Call, name: &str, options: &DeleteOptions) -> Result<
         let entry = call.server.store.get(&key).ok_or_else(not_found)?;
         let old = call.parse(&entry)?;
         options.check(call, &old, entry.modified)?;
-        let attributes = Attributes { call, operation: Operation::Delete, subresource: "" };
+        let attributes = Attributes::new(call, Operation::Delete, "");
         call.server.admission.validate(&attributes, Some(&old), &old).await?;
         if let Some(deleted) = step(call, &key, &entry, &old, options).await? {
             return Ok(deleted);

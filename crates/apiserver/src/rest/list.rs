@@ -2,10 +2,8 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::time::Duration;
 
 use api::status::Reason;
-use api::validation::Errors;
 use api::{Status, Value};
 use bytes::Bytes;
 use flate2::Compression;
@@ -15,14 +13,13 @@ use serde_json::json;
 use store::{Entry, Snapshot};
 
 use super::continuation::Continuation;
+use super::options::{Options, fresh_enough};
 use super::select::Selection;
 use super::{Call, output, store_error, view};
 use crate::wire::{Body, Format, Response, View, answer};
 
 /// Answers larger than this are streamed, and compressed where the client allows it, as upstream's 128 KiB.
 const LARGE: usize = 128 * 1024;
-/// How long a list waits for a revision that is still to come.
-const PATIENCE: Duration = Duration::from_secs(3);
 const EXPIRED: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without \
 the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the \
 provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk \
@@ -53,7 +50,7 @@ pub async fn list(call: &Call) -> Result<Response, Status> {
         Err(Opening::Failed(status)) => return Err(status),
         Err(Opening::Expired(token)) => return Ok(expired(&token)),
     };
-    respond(call, &collect(call, &selection, &snapshot, after.as_deref(), limit))
+    respond(call, &collect(call, &selection, &snapshot, after.as_ref(), limit))
 }
 
 enum Opening {
@@ -68,98 +65,30 @@ impl From<Status> for Opening {
     }
 }
 
-/// The snapshot to read, and the key behind which to begin.
-async fn open(call: &Call, selection: &Selection, limit: usize) -> Result<(Snapshot, Option<String>), Opening> {
+/// The snapshot to read, and the token of the place at which to begin.
+async fn open(call: &Call, selection: &Selection, limit: usize) -> Result<(Snapshot, Option<Continuation>), Opening> {
     let store = &call.server.store;
-    let matching = call.query.get("resourceVersionMatch");
-    let asked = revision(call)?;
+    let options = Options::of(call, false)?;
     if let Some(token) = call.query.get("continue") {
-        if matching.is_some() {
-            return Err(invalid(
-                "resourceVersionMatch",
-                "Forbidden: resourceVersionMatch is forbidden when continue is provided",
-            )
-            .into());
-        }
-        if asked.is_some_and(|rv| rv != 0) {
+        if options.revision.is_some_and(|revision| revision != 0) {
             return Err(Status::bad_request("specifying resource version is not allowed when using continue").into());
         }
         let token = Continuation::decode(token)?;
-        let after = format!("{}{}", range_prefix(&selection.range), token.start);
         let at = u64::try_from(token.rv).ok();
+        if token.is_old() {
+            return Err(Opening::Expired(token.inconsistent().encode()));
+        }
         return match store.snapshot(&selection.range, at) {
-            Ok(snapshot) => Ok((snapshot, Some(after))),
-            Err(store::Error::Compacted { .. }) => Err(Opening::Expired(Continuation::inconsistent(&token).encode())),
+            Ok(snapshot) => Ok((snapshot, Some(token))),
+            Err(store::Error::Compacted { .. }) => Err(Opening::Expired(token.inconsistent().encode())),
             Err(error) => Err(store_error(error).into()),
         };
     }
-    let exact = match (matching, asked) {
-        (None, Some(rv)) => limit > 0 && rv > 0,
-        (None, None) | (Some("NotOlderThan"), Some(_)) => false,
-        (Some("Exact"), Some(rv)) if rv > 0 => true,
-        (Some("Exact"), Some(_)) => {
-            return Err(invalid(
-                "resourceVersionMatch",
-                "Forbidden: resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
-            )
-            .into());
-        }
-        (Some("Exact" | "NotOlderThan"), None) => {
-            return Err(invalid(
-                "resourceVersionMatch",
-                "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
-            )
-            .into());
-        }
-        (Some(other), _) => {
-            let why = format!("Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\", \"\"");
-            return Err(invalid("resourceVersionMatch", &why).into());
-        }
-    };
-    match asked {
-        None => {
-            store.fresh().await.map_err(store_error)?;
-        }
-        Some(rv) if rv > store.revision() => wait_for(call, rv).await?,
-        Some(_) => {}
-    }
-    let at = asked.filter(|_| exact);
+    fresh_enough(call, options.revision).await?;
+    // A page of a given revision is of exactly that one unless something else was asked for.
+    let exact = options.exact || (limit > 0 && call.query.get("resourceVersionMatch").is_none());
+    let at = options.revision.filter(|revision| exact && *revision > 0);
     Ok((store.snapshot(&selection.range, at).map_err(store_error)?, None))
-}
-
-/// Waits a little for a revision that another server may have made already.
-async fn wait_for(call: &Call, revision: u64) -> Result<(), Status> {
-    let store = &call.server.store;
-    let reached = tokio::time::timeout(PATIENCE, async {
-        while store.revision() < revision {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            if store.fresh().await.is_err() {
-                return;
-            }
-        }
-    });
-    if reached.await.is_err() || store.revision() < revision {
-        return Err(store_error(store::Error::Future { requested: revision, current: store.revision() }));
-    }
-    Ok(())
-}
-
-/// The `resourceVersion` parameter.
-pub fn revision(call: &Call) -> Result<Option<u64>, Status> {
-    let Some(text) = call.query.get("resourceVersion") else { return Ok(None) };
-    text.parse().map(Some).map_err(|_| {
-        invalid(
-            "resourceVersion",
-            &format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"),
-        )
-    })
-}
-
-/// A 422 about a list's options.
-pub fn invalid(field: &str, why: &str) -> Status {
-    let mut errors = Errors::default();
-    errors.push("FieldValueInvalid", field, why.to_owned());
-    errors.into_result("meta.k8s.io", "ListOptions", "").err().unwrap_or_else(|| Status::bad_request(why))
 }
 
 /// The range's keys begin with this.
@@ -167,8 +96,15 @@ fn range_prefix(range: &str) -> &str {
     &range[..range.rfind('/').map_or(0, |at| at + 1)]
 }
 
-fn collect(call: &Call, selection: &Selection, snapshot: &Snapshot, after: Option<&str>, limit: usize) -> Listed {
-    let mut rest = snapshot.iter_after(after).filter(|entry| selection.matches(call, entry));
+fn collect(
+    call: &Call,
+    selection: &Selection,
+    snapshot: &Snapshot,
+    token: Option<&Continuation>,
+    limit: usize,
+) -> Listed {
+    let after = token.map(|token| format!("{}{}", range_prefix(&selection.range), token.start));
+    let mut rest = snapshot.iter_after(after.as_deref()).filter(|entry| selection.matches(call, entry));
     let limit = if limit == 0 { usize::MAX } else { limit };
     let entries: Vec<Arc<Entry>> = rest.by_ref().take(limit).cloned().collect();
     // With selectors, what remains is not counted, as upstream.
@@ -176,7 +112,8 @@ fn collect(call: &Call, selection: &Selection, snapshot: &Snapshot, after: Optio
     let remaining = (more && !selection.filters()).then(|| 1 + rest.count());
     let last = entries.last().filter(|_| more);
     let continuation = last.map(|entry| {
-        Continuation::new(snapshot.revision().cast_signed(), &entry.key, range_prefix(&selection.range)).encode()
+        let prefix = range_prefix(&selection.range);
+        Continuation::new(snapshot.revision().cast_signed(), &entry.key, prefix, token).encode()
     });
     Listed { revision: snapshot.revision(), entries, continuation, remaining }
 }

@@ -7,6 +7,7 @@ pub mod index;
 pub mod input;
 pub mod list;
 pub mod metadata;
+pub mod options;
 pub mod output;
 pub mod patch;
 pub mod prepare;
@@ -225,6 +226,7 @@ pub fn store_error(error: store::Error) -> Status {
             });
             status
         }
+        store::Error::Failed(_) => Status::internal(error),
         store::Error::Closed => Status::new(Reason::ServiceUnavailable, "the server is shutting down"),
         other => Status::internal(other),
     }

@@ -8,7 +8,7 @@ use api::{Status, Value};
 use rand::Rng;
 
 use super::Call;
-use super::metadata::{self, keep, set, text};
+use super::metadata::{keep, set, text};
 use crate::admission::{Attributes, Operation};
 use crate::clock;
 
@@ -31,7 +31,7 @@ impl<'c> Change<'c> {
     }
 
     fn attributes(&self, operation: Operation) -> Attributes<'_> {
-        Attributes { call: self.call, operation, subresource: self.subresource }
+        Attributes::new(self.call, operation, self.subresource)
     }
 
     /// Records who changed what.
@@ -85,7 +85,9 @@ impl<'c> Change<'c> {
         kind.validate_create(object, &mut errors);
         errors.into_result(&kind.group, &kind.kind, text(object, "name"))?;
         safe_name(self.call, text(object, "name"))?;
-        server.admission.validate(&self.attributes(Operation::Create), None, object).await?;
+        let attributes = self.attributes(Operation::Create);
+        server.admission.validate(&attributes, None, object).await?;
+        warnings.extend(attributes.take_warnings());
         warnings.extend(kind.strategy.warnings(None, object));
         Ok(())
     }
@@ -125,18 +127,10 @@ impl<'c> Change<'c> {
         } else {
             kind.validate_subresource_update(self.subresource, old, new, &mut errors);
         }
-        if metadata::is_deleting(old) {
-            let before = metadata::finalizers(old);
-            let added: Vec<&str> = metadata::finalizers(new).into_iter().filter(|f| !before.contains(f)).collect();
-            if !added.is_empty() {
-                let why = format!(
-                    "no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"
-                );
-                errors.forbidden("metadata.finalizers", why);
-            }
-        }
         errors.into_result(&kind.group, &kind.kind, text(old, "name"))?;
-        server.admission.validate(&self.attributes(Operation::Update), Some(old), new).await?;
+        let attributes = self.attributes(Operation::Update);
+        server.admission.validate(&attributes, Some(old), new).await?;
+        warnings.extend(attributes.take_warnings());
         warnings.extend(kind.strategy.warnings(Some(old), new));
         Ok(())
     }

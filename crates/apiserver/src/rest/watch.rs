@@ -12,8 +12,9 @@ use serde_json::json;
 use store::{Entry, Event, EventKind, Watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::options::{Options, fresh_enough};
 use super::select::Selection;
-use super::{Call, list, output, store_error, view};
+use super::{Call, output, store_error, view};
 use crate::wire::{Body, Format, Response, View, answer};
 
 /// How often a bookmark is sent while nothing else is.
@@ -42,38 +43,17 @@ struct Watching {
 }
 
 /// Starts a watch.
-pub fn watch(call: Call) -> Result<Response, Status> {
+pub async fn watch(call: Call) -> Result<Response, Status> {
     let selection = Selection::new(&call)?;
     let query = &call.query;
     let bookmarks = query.flag("allowWatchBookmarks");
-    let asked = list::revision(&call)?;
-    let send_initial = query.has("sendInitialEvents").then(|| query.flag("sendInitialEvents"));
-    match (send_initial, query.get("resourceVersionMatch")) {
-        (None, None) | (Some(_), Some("NotOlderThan")) => {}
-        (None, Some(_)) => {
-            return Err(list::invalid(
-                "resourceVersionMatch",
-                "Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-            ));
-        }
-        (Some(_), _) => {
-            return Err(list::invalid(
-                "resourceVersionMatch",
-                "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-            ));
-        }
-    }
-    if send_initial == Some(true) && !bookmarks {
-        return Err(list::invalid(
-            "allowWatchBookmarks",
-            "Forbidden: sendInitialEvents requires setting allowWatchBookmarks to true",
-        ));
-    }
+    let Options { revision: asked, send_initial, .. } = Options::of(&call, true)?;
     let timeout = query.integer("timeoutSeconds")?.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0);
     let timeout = timeout.unwrap_or_else(|| LIFE + rand::rng().random_range(0..LIFE));
     let store = &call.server.store;
     let initially = send_initial.unwrap_or(asked.unwrap_or(0) == 0);
     let started = if initially {
+        fresh_enough(&call, asked).await?;
         let snapshot = store.snapshot(&selection.range, None).map_err(store_error)?;
         let there = snapshot.iter().filter(|entry| selection.matches(&call, entry)).cloned().collect();
         store.watch(&selection.range, snapshot.revision()).map(|watch| (there, snapshot.revision(), watch))
@@ -89,7 +69,7 @@ pub fn watch(call: Call) -> Result<Response, Status> {
     let watching = Watching {
         selection,
         initial,
-        announce_end: send_initial == Some(true),
+        announce_end: send_initial == Some(true) && bookmarks,
         bookmarks,
         next_bookmark: now + BOOKMARKS,
         deadline: now + Duration::from_secs(timeout),

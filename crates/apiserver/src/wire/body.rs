@@ -35,6 +35,15 @@ impl Body {
         Body::Stream(Box::pin(stream))
     }
 
+    /// A body that keeps something until it has been made, where it is one that takes its time.
+    pub fn held<G: Send + 'static>(self, guard: G) -> Self {
+        let Body::Stream(mut stream) = self else { return self };
+        Self::stream(futures::stream::poll_fn(move |cx| {
+            let _held = &guard;
+            stream.as_mut().poll_next(cx)
+        }))
+    }
+
     /// Reads a request's body whole. One that is larger than [`LIMIT`] is refused without being read to its end.
     pub async fn read(self) -> Result<Bytes, Status> {
         match self {
@@ -78,6 +87,12 @@ fn too_large() -> Status {
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
         Body::Full(bytes)
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Body::Full(text.into())
     }
 }
 

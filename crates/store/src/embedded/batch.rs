@@ -34,10 +34,12 @@ pub(super) fn run(mut durable: impl Durable, queue: &Queue, feed: &Feed) {
             _ = batch.decide(Txn::delete(key, modified));
         }
         let events = batch.events;
+        let began = Instant::now();
         let refused = match events.is_empty() {
             true => None,
             false => durable.write(&events).err(),
         };
+        note(queue, &refused, replies.len(), began.elapsed(), events.is_empty());
         match refused {
             None => {
                 expiries.note(&events);
@@ -53,6 +55,19 @@ pub(super) fn run(mut durable: impl Durable, queue: &Queue, feed: &Feed) {
         for (to, reply) in replies {
             // Whoever asked may have gone; the transaction stands.
             _ = to.send(reply);
+        }
+    }
+}
+
+fn note(queue: &Queue, refused: &Option<String>, transactions: usize, took: Duration, empty: bool) {
+    let mut stats = queue.stats.lock();
+    stats.commits += transactions as u64;
+    match refused {
+        Some(_) => stats.refused += transactions as u64,
+        None if empty => {}
+        None => {
+            stats.batches += 1;
+            stats.writing += took;
         }
     }
 }

@@ -6,13 +6,18 @@ mod disk;
 mod journal;
 mod queue;
 
-use std::{path::Path, sync::Arc, thread::JoinHandle};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::Arc,
+    thread::JoinHandle,
+};
 
 use futures::{FutureExt, future::BoxFuture};
 
 pub use directory::OpenError;
 
-use crate::{Backend, Committed, Error, Event, Feed, Txn};
+use crate::{Backend, Committed, Error, Event, Feed, Stats, Txn};
 use queue::Queue;
 
 /// Makes batches durable. A batch that is refused has left no trace.
@@ -48,7 +53,18 @@ impl Embedded {
         let queue = Arc::new(Queue::default());
         let writer = std::thread::Builder::new().name("store".into()).spawn({
             let (queue, feed) = (queue.clone(), feed.clone());
-            move || batch::run(durable, &queue, &feed)
+            move || {
+                let ended = catch_unwind(AssertUnwindSafe(|| batch::run(durable, &queue, &feed)));
+                if let Err(panic) = ended {
+                    let text = panic.downcast_ref::<String>().map(String::as_str);
+                    let why = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("unknown");
+                    tracing::error!(
+                        panic = why,
+                        "the store's writer has failed; nothing can be written until a restart"
+                    );
+                    queue.fail(why);
+                }
+            }
         })?;
         Ok(Self { feed, queue, writer: Some(writer) })
     }
@@ -67,10 +83,50 @@ impl Drop for Embedded {
 impl Backend for Embedded {
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed, Error>> {
         let reply = self.queue.push(txn);
-        async move { reply.await.unwrap_or(Err(Error::Closed)) }.boxed()
+        async move {
+            let lost = || {
+                if self.queue.has_failed() { Error::Failed("it took the transaction".into()) } else { Error::Closed }
+            };
+            reply.await.unwrap_or_else(|_| Err(lost()))
+        }
+        .boxed()
     }
 
     fn current(&self) -> BoxFuture<'_, Result<u64, Error>> {
         std::future::ready(Ok(self.feed.revision())).boxed()
+    }
+
+    fn stats(&self) -> Stats {
+        *self.queue.stats.lock()
+    }
+
+    fn is_writable(&self) -> bool {
+        !self.queue.has_failed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Op, Options, Store};
+
+    struct Defective;
+
+    impl Durable for Defective {
+        fn write(&mut self, _: &[Event]) -> Result<(), String> {
+            panic!("a defect")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_panics_is_named_and_reads_go_on() {
+        let start = |feed| Embedded::start(Defective, feed).expect("a thread");
+        let store = Store::with_backend(Options::default(), start);
+        for _ in 0..2 {
+            let txn = Txn { guards: Vec::new(), ops: vec![Op::put("/registry/pods/a", "x")] };
+            let refused = store.commit(txn).await;
+            assert!(matches!(refused, Err(Error::Failed(_))), "{refused:?}");
+        }
+        assert!(!store.is_writable() && store.get("/registry/pods/a").is_none());
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-use crate::{Committed, Error, Txn};
+use crate::{Committed, Error, Stats, Txn};
 
 pub(super) type Reply = Result<Committed, Error>;
 
@@ -19,12 +19,15 @@ pub(super) struct Request {
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
     pushed: Condvar,
+    pub(super) stats: Mutex<Stats>,
 }
 
 #[derive(Default)]
 struct Waiting {
     requests: Vec<Request>,
     closed: bool,
+    /// Why there is no writer any more, where that was a defect.
+    failed: Option<String>,
 }
 
 impl Queue {
@@ -32,7 +35,10 @@ impl Queue {
     pub(super) fn push(&self, txn: Txn) -> oneshot::Receiver<Reply> {
         let (reply, receiver) = oneshot::channel();
         let mut waiting = self.waiting.lock();
-        if !waiting.closed {
+        if let Some(why) = &waiting.failed {
+            // The receiver is at hand, so this arrives.
+            _ = reply.send(Err(Error::Failed(why.clone())));
+        } else if !waiting.closed {
             waiting.requests.push(Request { txn, reply });
             self.pushed.notify_one();
         }
@@ -43,6 +49,19 @@ impl Queue {
     pub(super) fn close(&self) {
         self.waiting.lock().closed = true;
         self.pushed.notify_one();
+    }
+
+    /// Refuses everything from now on, and what is waiting: the writer has ended by a defect.
+    pub(super) fn fail(&self, why: &str) {
+        let mut waiting = self.waiting.lock();
+        waiting.failed = Some(why.to_owned());
+        for request in std::mem::take(&mut waiting.requests) {
+            _ = request.reply.send(Err(Error::Failed(why.to_owned())));
+        }
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.waiting.lock().failed.is_some()
     }
 
     /// Everything that is waiting, as soon as that is something or the time has come; `None` at the end.
