@@ -33,6 +33,8 @@ pub enum Command {
         #[command(subcommand)]
         command: Image,
     },
+    /// Serve the built-in container runtime over CRI v1, without a cluster
+    Cri(crate::cri_server::Cri),
     /// A small application to try a cluster with
     Sample {
         #[command(subcommand)]
@@ -66,8 +68,6 @@ pub struct Up {
     /// Registries' mirrors, credentials and TLS settings, in the form of k3s's registries.yaml
     #[arg(long)]
     pub registries: Option<PathBuf>,
-    /// Run in the background; returns when the cluster is ready
-    #[arg(long)]
     /// Socket of another container runtime to use, as unix:///run/containerd/containerd.sock [default: the built-in one]
     #[arg(long, value_name = "URL")]
     pub container_runtime_endpoint: Option<String>,
@@ -83,12 +83,14 @@ pub struct Up {
     /// Directory of *.conf files laid over it in the order of their names
     #[arg(long, value_name = "DIR")]
     pub kubelet_config_dir: Option<PathBuf>,
+    /// Run in the background; returns when the cluster is ready
+    #[arg(long)]
     pub detach: bool,
-}
-
     /// The process in the background, which tells the one before it how its start ends
     #[arg(long, hide = true, conflicts_with = "detach")]
     pub detached: bool,
+}
+
 #[derive(Args)]
 pub struct Down {
     #[command(flatten)]

@@ -40,6 +40,10 @@ pub struct Settings {
     pub https_port: u16,
     pub server: String,
     pub registries: Option<PathBuf>,
+    /// Another runtime's, or empty for the built-in one.
+    pub container_runtime_endpoint: String,
+    pub cni_bin_dir: PathBuf,
+    pub cni_conf_dir: PathBuf,
 }
 
 /// The right to use a directory, held while the process lives.

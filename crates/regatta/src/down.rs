@@ -1,17 +1,14 @@
 //! `regatta down`: ends the process; with `--purge` also everything that the cluster made.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use runtime::Runtime;
-use runtime::images::{Images, Registries};
-use runtime::sandbox::NoNetwork;
 
+use crate::containers;
 use crate::data::DataDir;
 
 /// How long the server may take to stop.
@@ -57,7 +54,7 @@ async fn stop(data: &DataDir, pid: i32) -> Result<()> {
 async fn remove(data: &DataDir) -> Result<()> {
     let settings = data.marker()?.map(|m| m.settings).unwrap_or_default();
     let (hold, _) = data.take()?;
-    containers(data).await.context("cannot remove the containers")?;
+    containers::purge(data, &settings).await.context("cannot remove the containers")?;
     net::PodNetwork::purge(&data.id, &data.join("net")).context("cannot remove the network")?;
     unmount(&[data.run(), data.path.clone()])?;
     if !settings.kubeconfig.as_os_str().is_empty() {
@@ -77,27 +74,6 @@ async fn remove(data: &DataDir) -> Result<()> {
     let _ = std::fs::remove_dir("/run/regatta");
     drop(hold);
     println!("removed the cluster of {}", data.path.display());
-    Ok(())
-}
-
-/// Ends every container, in good order where the records can be read.
-async fn containers(data: &DataDir) -> Result<()> {
-    let images = Images::open(data.join("images"), Registries::default())?;
-    let config = runtime::Config::new(
-        &data.join("runtime"),
-        &data.run().join("runtime"),
-        &data.id,
-        images,
-        // Addresses and interfaces go all at once, afterwards.
-        Arc::new(NoNetwork),
-    );
-    match Runtime::open(config.clone()).await {
-        Ok(runtime) => runtime.purge().await?,
-        Err(error) => {
-            tracing::warn!(%error, "the containers' records cannot be used; removing by force");
-            runtime::sweep(&config)?;
-        }
-    }
     Ok(())
 }
 

@@ -2,6 +2,9 @@
 
 mod address;
 mod cli;
+mod cni;
+mod containers;
+mod cri_server;
 mod data;
 mod detach;
 mod down;
@@ -29,6 +32,9 @@ fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     if args.next().is_some_and(|first| first == "shim") {
         return runtime::shim::main(args);
+    }
+    if cni::is_plugin() {
+        return cni::plugin();
     }
     let cli = Cli::parse();
     match run(cli.command) {
@@ -62,6 +68,10 @@ fn run(command: Command) -> Result<()> {
         Command::Down(options) => runtime()?.block_on(down::down(&options.place.data_dir, options.purge)),
         Command::Status(place) => runtime()?.block_on(status::status(&place.data_dir)),
         Command::Image { place, command } => runtime()?.block_on(image::run(&place.data_dir, command)),
+        Command::Cri(options) => {
+            log();
+            runtime()?.block_on(cri_server::run(options))
+        }
         Command::Sample { command } => runtime()?.block_on(sample::run(command)),
     }
 }

@@ -11,6 +11,9 @@ use runtime::sandbox::{AttachRequest, Network};
 use crate::data::DataDir;
 use crate::settings::Plan;
 
+/// What every path that a pod's packets may take carries.
+pub const MTU: u32 = 1500;
+
 /// The network of this node. `dns` is the address at which the cluster's DNS is served.
 pub async fn open(data: &DataDir, plan: &Plan, dns: IpAddr) -> Result<net::PodNetwork> {
     let config = net::Config {
@@ -22,7 +25,7 @@ pub async fn open(data: &DataDir, plan: &Plan, dns: IpAddr) -> Result<net::PodNe
             services: vec![plan.service_cidr],
         },
         served: vec![dns],
-        mtu: 1500,
+        mtu: MTU,
     };
     tokio::task::spawn_blocking(move || net::PodNetwork::open(config)).await?.context("cannot set up the pod network")
 }

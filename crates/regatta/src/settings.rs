@@ -63,6 +63,15 @@ pub fn settle(options: &Up, data: &DataDir, previous: Option<&Settings>) -> Resu
         https_port: options.https_port,
         registries: options.registries.clone().map(absolute).transpose()?,
         server: String::new(),
+        // A pod's containers are in one runtime's hands for good.
+        container_runtime_endpoint: fixed(
+            "container-runtime-endpoint",
+            options.container_runtime_endpoint.clone(),
+            previous.map(|p| &p.container_runtime_endpoint),
+            "",
+        )?,
+        cni_bin_dir: absolute(options.cni_bin_dir.clone())?,
+        cni_conf_dir: absolute(options.cni_conf_dir.clone())?,
     };
     check_node_name(&settings.node_name)?;
     let cluster_cidr: IpNet = settings.cluster_cidr.parse().context("--cluster-cidr")?;
@@ -148,6 +157,9 @@ mod tests {
         assert_eq!(first.pod_cidr.to_string(), "10.9.0.0/24");
         let again = plan(&[], Some(&first.settings)).expect("plan");
         assert_eq!(again.settings, first.settings);
+        let elsewhere = plan(&["--kubeconfig", "/nowhere/config"], Some(&first.settings)).expect("plan");
+        let kept = plan(&[], Some(&elsewhere.settings)).expect("plan");
+        assert_eq!(kept.settings.kubeconfig.to_str(), Some("/nowhere/config"));
         let error = plan(&["--cluster-cidr", "10.8.0.0/16"], Some(&first.settings)).err().expect("refused");
         assert!(error.to_string().contains("was made with --cluster-cidr 10.9.0.0/16"), "{error}");
     }
@@ -157,9 +169,6 @@ mod tests {
         for (args, part) in [
             (vec!["--cluster-cidr", "10.0.0.0/8", "--service-cidr", "10.1.0.0/16"], "overlap"),
             (vec!["--cluster-cidr", "10.1.0.0/30"], "too small"),
-        let elsewhere = plan(&["--kubeconfig", "/nowhere/config"], Some(&first.settings)).expect("plan");
-        let kept = plan(&[], Some(&elsewhere.settings)).expect("plan");
-        assert_eq!(kept.settings.kubeconfig.to_str(), Some("/nowhere/config"));
             (vec!["--service-cidr", "10.1.0.0/30"], "between"),
             (vec!["--cluster-cidr", "fd00::/64"], "IPv4"),
             (vec!["--node-name", "A"], "RFC 1123"),

@@ -13,8 +13,7 @@ use client::{Acceptor, Caches, Endpoint, Identity};
 use futures::FutureExt;
 use ipnet::IpNet;
 use kubelet::Kubelet;
-use runtime::Runtime;
-use runtime::images::{Images, Registries};
+use runtime::images::Registries;
 use store::Store;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -26,13 +25,13 @@ use crate::data::DataDir;
 use crate::network::PodNetwork;
 use crate::pki::Pki;
 use crate::settings::{Plan, settle};
-use crate::{kubeconfig, preflight};
+use crate::{containers, kubeconfig, preflight};
 
 /// The version of Kubernetes whose API is served.
 pub const KUBERNETES_VERSION: &str = "v1.36.0";
 
-const KUBELET_PORT: u16 = 10_250;
 const CLUSTER_DOMAIN: &str = "cluster.local";
+const KUBELET_PORT: u16 = 10_250;
 const NODE_PORTS: (u16, u16) = (30_000, 32_767);
 /// How long the parts may take to end.
 const STOP: Duration = Duration::from_secs(5);
@@ -46,10 +45,10 @@ pub async fn up(options: Up) -> Result<()> {
     preflight::check()?;
     let data = DataDir::at(&options.data_dir)?;
     let (hold, previous) = data.take()?;
+    let plan = settle(&options, &data, previous.as_ref())?;
     let configuration =
         kubelet::Configuration::load(options.kubelet_config.as_deref(), options.kubelet_config_dir.as_deref())
             .context("the kubelet's configuration cannot be used")?;
-    let plan = settle(&options, &data, previous.as_ref())?;
     let registries = match &plan.settings.registries {
         Some(file) => Registries::load(file)?,
         None => Registries::default(),
@@ -104,8 +103,8 @@ async fn compose(
     data: &DataDir,
     plan: &Plan,
     pki: &Pki,
-    configuration: kubelet::Configuration,
     registries: Registries,
+    configuration: kubelet::Configuration,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<Parts> {
@@ -132,23 +131,14 @@ async fn compose(
     let endpoint = Endpoint::Memory(server.acceptor());
     let client_for = {
         let endpoint = endpoint.clone();
-        move |name: &str| client::connect(&endpoint, Identity::controller(name))
+        move |name: &str| client::connect(&endpoint, Identity::part(name))
     };
     let caches = Caches::new(client::connect(&endpoint, Identity::component("system:kube-controller-manager")));
     let dns = net::pod::dns_address(plan.service_cidr);
     let network = crate::network::open(data, plan, dns).await?;
 
-    let images = Images::open(data.join("images"), registries)?;
-    let runtime = Arc::new(
-        Runtime::open(runtime::Config::new(
-            &data.join("runtime"),
-            &data.run().join("runtime"),
-            &data.id,
-            images.clone(),
-            Arc::new(PodNetwork(network.clone())),
-        ))
-        .await?,
-    );
+    let attach = Arc::new(PodNetwork(network.clone()));
+    let containers = containers::open(data, &plan.settings, registries, attach, &tasks, &shutdown).await?;
 
     let context = controllers::Context {
         client_for: Arc::new(client_for),
@@ -168,7 +158,6 @@ async fn compose(
     ));
 
     let ranges = vec![plan.service_cidr, plan.cluster_cidr];
-    let kubelet_listener = listen_for_kubelet(&configuration, plan).await?;
     names(&tasks, &endpoint, &caches, dns, ranges, &shutdown).await?;
     let node = net::proxy::Node {
         name: plan.settings.node_name.clone(),
@@ -179,6 +168,7 @@ async fn compose(
     };
     tasks.spawn(until(shutdown.clone(), net::proxy::run(caches.clone(), network.nft(), node)));
 
+    let kubelet_listener = listen_for_kubelet(&configuration, plan).await?;
     let kubelet = Kubelet::run(kubelet::Config {
         node_name: plan.settings.node_name.clone(),
         node_ips: vec![plan.node_address],
@@ -186,15 +176,9 @@ async fn compose(
         taints: Vec::new(),
         client: client::connect(&endpoint, Identity::node(&plan.settings.node_name)),
         pods: caches.get(),
-    let keys = kubelet::Keys {
-        certificate: pki.kubelet.certificate.clone(),
-        key: pki.kubelet.key.clone(),
-        client_authority: pki.authority.certificate.clone(),
-    };
-    tasks.spawn(kubelet.server().serve_https(kubelet_listener, &keys, shutdown.clone())?);
         caches,
-        runtime,
-        images,
+        runtime: containers.runtime,
+        images: containers.images,
         data_dir: data.join("kubelet"),
         cluster_dns: vec![dns],
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
@@ -202,6 +186,12 @@ async fn compose(
         port: Some(kubelet_listener.local_addr()?.port()),
     })
     .await?;
+    let keys = kubelet::Keys {
+        certificate: pki.kubelet.certificate.clone(),
+        key: pki.kubelet.key.clone(),
+        client_authority: pki.authority.certificate.clone(),
+    };
+    tasks.spawn(kubelet.server().serve_https(kubelet_listener, &keys, shutdown.clone())?);
     let serving = kubelet.server().clone();
     // Only the API server of this process has the door, so who comes through it is known.
     let acceptor: Acceptor = Arc::new(move |stream, _| serving.accept(stream));
@@ -255,6 +245,16 @@ fn kubelet_dialer(node: String, door: Arc<OnceLock<Acceptor>>) -> apiserver::Kub
 
 async fn listen(address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            anyhow::anyhow!("port {} is in use by another program; choose another with --https-port", address.port())
+        }
+        std::io::ErrorKind::AddrNotAvailable => {
+            anyhow::anyhow!("this machine has no address {}; choose another with --bind-address", address.ip())
+        }
+        _ => anyhow::Error::new(error).context(format!("cannot listen on {address}")),
+    })
+}
+
 /// The kubelet's port: the one that is configured, else the usual one, or any where another cluster of this machine has that.
 async fn listen_for_kubelet(configuration: &kubelet::Configuration, plan: &Plan) -> Result<TcpListener> {
     let address = |port| SocketAddr::new(configuration.address.unwrap_or(plan.bind.ip()), port);
@@ -265,16 +265,6 @@ async fn listen_for_kubelet(configuration: &kubelet::Configuration, plan: &Plan)
         }
         bound => bound.with_context(|| format!("cannot listen on the kubelet's address {wanted}")),
     }
-}
-
-        std::io::ErrorKind::AddrInUse => {
-            anyhow::anyhow!("port {} is in use by another program; choose another with --https-port", address.port())
-        }
-        std::io::ErrorKind::AddrNotAvailable => {
-            anyhow::anyhow!("this machine has no address {}; choose another with --bind-address", address.ip())
-        }
-        _ => anyhow::Error::new(error).context(format!("cannot listen on {address}")),
-    })
 }
 
 /// The keys, with serving certificates for every name and address by which this machine is known.

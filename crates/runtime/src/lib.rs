@@ -21,6 +21,7 @@ mod shim_client;
 mod stats;
 mod streams;
 
+pub use cgroup::pods::PodCgroups;
 pub use config::Config;
 pub use purge::sweep;
 pub use runtime::Runtime;

@@ -270,13 +270,7 @@ impl Runtime {
 
     /// The pod's cgroup, always below the runtime's own.
     pub(crate) fn pod_cgroup(&self, config: &PodSandboxConfig) -> String {
-        let own = self.config.cgroup_parent.trim_matches('/');
-        let wanted = config.linux.cgroup_parent.trim_matches('/');
-        match wanted {
-            "" => format!("{own}/kubepods/pod{}", config.metadata.uid),
-            _ if wanted == own || wanted.starts_with(&format!("{own}/")) => wanted.to_owned(),
-            _ => format!("{own}/{wanted}"),
-        }
+        crate::cgroup::pods::path(&self.config.cgroup_parent, config)
     }
 
     /// Takes a shim out of the server's cgroups, so that what ends or limits the server does not hit it. On its own time:

@@ -276,6 +276,11 @@ pub fn succeed(command: &mut Command) -> Output {
 
 /// An image with Debian's static busybox and links for its applets, as `docker save` writes it.
 pub fn busybox_archive(path: &Path) {
+    archive(path, BUSYBOX, &["sh"]);
+}
+
+/// The same under another name, with another command.
+pub fn archive(path: &Path, name: &str, command: &[&str]) {
     let program = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|p| Path::new(p).exists()).expect("busybox");
     let applets = text(&succeed(Command::new(program).arg("--list")).stdout);
     let binary = std::fs::read(program).expect("busybox");
@@ -306,12 +311,12 @@ pub fn busybox_archive(path: &Path) {
     let config = serde_json::json!({
         "architecture": if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" },
         "os": "linux",
-        "config": {"Cmd": ["sh"], "Env": ["PATH=/bin"]},
+        "config": {"Cmd": command, "Env": ["PATH=/bin"]},
         "rootfs": {"type": "layers", "diff_ids": [runtime::images::digest_of(&layer)]},
     })
     .to_string();
     let manifest =
-        serde_json::json!([{"Config": "config.json", "RepoTags": [BUSYBOX], "Layers": ["layer.tar"]}]).to_string();
+        serde_json::json!([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]).to_string();
     let mut archive = tar::Builder::new(std::fs::File::create(path).expect("archive"));
     let contents: [(&str, &[u8]); 3] =
         [("layer.tar", &layer), ("config.json", config.as_bytes()), ("manifest.json", manifest.as_bytes())];

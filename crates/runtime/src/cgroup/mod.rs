@@ -4,6 +4,7 @@
 //! it is one directory.
 
 mod devices;
+pub mod pods;
 mod resources;
 mod stats;
 

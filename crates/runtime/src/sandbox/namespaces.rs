@@ -82,6 +82,11 @@ fn set_sysctl(name: &str, value: &str, own: CloneFlags) -> Result<()> {
         .map_err(|error| CriError::invalid(format!("failed to set sysctl {name}={value}: {error}")))
 }
 
+/// Raises the loopback interface of a network namespace.
+pub fn raise_loopback(namespace: &Path) -> io::Result<()> {
+    in_network(namespace, loopback_up)
+}
+
 fn loopback_up() -> io::Result<()> {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
     // SAFETY: the request is plain data and begins with the interface's name, which is shorter than its room.

@@ -1,0 +1,104 @@
+//! Whose hands the pods' containers are in: the built-in runtime's, or another's behind its CRI socket.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use runtime::cri::{CriError, ImageService, PodSandboxFilter, RuntimeService};
+use runtime::images::{Images, Registries};
+use runtime::sandbox::{Network, NoNetwork};
+use runtime::{PodCgroups, Runtime};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::cni::{self, Directories};
+use crate::data::{DataDir, Settings};
+
+/// The label by which pods of this cluster are told from others of the same remote runtime.
+const OWNER: &str = "regatta.dev/cluster";
+
+pub struct Containers {
+    pub runtime: Arc<dyn RuntimeService>,
+    pub images: Arc<dyn ImageService>,
+}
+
+/// The built-in runtime of a data directory.
+pub async fn built_in(
+    data: &DataDir,
+    registries: Registries,
+    network: Arc<dyn Network>,
+) -> Result<(Arc<Runtime>, Arc<Images>)> {
+    let images = Images::open(data.join("images"), registries)?;
+    let runtime = Runtime::open(config(data, images.clone(), network)).await?;
+    Ok((Arc::new(runtime), images))
+}
+
+fn config(data: &DataDir, images: Arc<Images>, network: Arc<dyn Network>) -> runtime::Config {
+    runtime::Config::new(&data.join("runtime"), &data.run().join("runtime"), &data.id, images, network)
+}
+
+async fn remote(data: &DataDir, endpoint: &str) -> Result<cri::Remote> {
+    let groups = PodCgroups::new(&format!("regatta-{}", data.id)).map_err(CriError::from)?;
+    Ok(cri::Remote::connect(endpoint).await?.owned_by(OWNER, &data.id, groups))
+}
+
+fn directories(settings: &Settings) -> Directories {
+    Directories { bin: settings.cni_bin_dir.clone(), conf: settings.cni_conf_dir.clone() }
+}
+
+fn socket(data: &DataDir) -> PathBuf {
+    data.run().join("cni.sock")
+}
+
+/// Opens the runtime that the settings name. Another's asks for pods' networks by plugins, which are answered from here.
+pub async fn open(
+    data: &DataDir,
+    settings: &Settings,
+    registries: Registries,
+    network: Arc<dyn Network>,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> Result<Containers> {
+    let endpoint = &settings.container_runtime_endpoint;
+    if endpoint.is_empty() {
+        let (runtime, images) = built_in(data, registries, network).await?;
+        return Ok(Containers { runtime, images });
+    }
+    std::fs::create_dir_all(data.run())?;
+    let (socket, shutdown) = (socket(data), shutdown.clone());
+    directories(settings).install(&data.id, &socket)?;
+    tasks.spawn(async move {
+        match shutdown.run_until_cancelled(cni::serve(socket, network)).await {
+            Some(Err(error)) => {
+                tracing::error!(error = format!("{error:#}"), "plugins of the pod network are not answered")
+            }
+            _ => tracing::debug!("plugins of the pod network are not answered any more"),
+        }
+    });
+    let remote = Arc::new(remote(data, endpoint).await?);
+    Ok(Containers { runtime: remote.clone(), images: remote })
+}
+
+/// Ends every container, in good order where the records can be read.
+pub async fn purge(data: &DataDir, settings: &Settings) -> Result<()> {
+    if !settings.container_runtime_endpoint.is_empty() {
+        // Addresses and interfaces go all at once, afterwards.
+        let _ = std::fs::remove_file(socket(data));
+        let runtime = remote(data, &settings.container_runtime_endpoint).await?;
+        for sandbox in runtime.list_pod_sandbox(&PodSandboxFilter::default()).await? {
+            runtime.stop_pod_sandbox(&sandbox.id).await.context("cannot stop a pod")?;
+            runtime.remove_pod_sandbox(&sandbox.id).await.context("cannot remove a pod")?;
+        }
+        directories(settings).remove(&data.id);
+    }
+    let images = Images::open(data.join("images"), Registries::default())?;
+    let config = config(data, images, Arc::new(NoNetwork));
+    match Runtime::open(config.clone()).await {
+        Ok(runtime) => runtime.purge().await?,
+        Err(error) => {
+            tracing::warn!(%error, "the containers' records cannot be used; removing by force");
+            runtime::sweep(&config)?;
+        }
+    }
+    Ok(())
+}
