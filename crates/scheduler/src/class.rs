@@ -4,8 +4,12 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     node::Node,
-    plugins::{node_affinity, node_unschedulable, taint_toleration},
+    plugins::{
+        Plugin, node_affinity, node_resources_balanced_allocation, node_resources_fit, node_unschedulable,
+        taint_toleration,
+    },
     pod::Needs,
+    profile::Profile,
     snapshot::{Slot, Snapshot},
     verdict::Rejection,
 };
@@ -13,11 +17,13 @@ use crate::{
 /// How many classes are kept before those that no pod uses are dropped.
 const KEPT: usize = 64;
 
-/// All pods with the same needs.
+/// All pods with the same needs, in one profile.
 pub(crate) struct Class {
     pub needs: Arc<Needs>,
-    /// The requests by column.
+    /// The requests that must fit, by column.
     pub requests: Vec<(usize, i64)>,
+    pub scored: Vec<node_resources_fit::Scored>,
+    pub compared: Vec<(usize, i64)>,
     rows: Vec<Row>,
 }
 
@@ -26,32 +32,46 @@ pub(crate) struct Class {
 pub(crate) struct Row {
     generation: u64,
     pub rejection: Option<Rejection>,
+    /// Whether the pod's own node affinity and its tolerations let it be there.
+    pub is_chosen: bool,
+    pub is_tolerated: bool,
     /// The raw scores of taints and node affinity.
     pub taints: i64,
     pub affinity: i64,
 }
 
 impl Row {
-    fn new(needs: &Needs, node: &Node, generation: u64) -> Self {
-        let filters = [node_unschedulable::filter, taint_toleration::filter, node_affinity::filter];
+    fn new(needs: &Needs, node: &Node, profile: &Profile, generation: u64) -> Self {
+        type Filter = fn(&Needs, &Node) -> Option<Rejection>;
+        let filters: [(Plugin, Filter); 2] = [
+            (Plugin::NodeUnschedulable, node_unschedulable::filter),
+            (Plugin::TaintToleration, taint_toleration::filter),
+        ];
+        let mut rejection =
+            filters.iter().filter(|(plugin, _)| profile.filters(*plugin)).find_map(|(_, filter)| filter(needs, node));
+        if profile.filters(Plugin::NodeAffinity) {
+            rejection = rejection.or_else(|| node_affinity::filter(needs, &profile.added_affinity, node));
+        }
         Self {
             generation,
-            rejection: filters.iter().find_map(|filter| filter(needs, node)),
+            rejection,
+            is_chosen: node_affinity::fits(&needs.node_affinity, node),
+            is_tolerated: taint_toleration::fits(needs, node),
             taints: taint_toleration::score(needs, node),
-            affinity: node_affinity::score(needs, node),
+            affinity: node_affinity::score(needs, &profile.added_affinity, node),
         }
     }
 }
 
 impl Class {
-    pub fn row(&mut self, snapshot: &Snapshot, slot: Slot, node: &Node) -> &Row {
+    pub fn row(&mut self, profile: &Profile, snapshot: &Snapshot, slot: Slot, node: &Node) -> &Row {
         let generation = snapshot.generation(slot);
         if self.rows.len() <= slot {
             self.rows.resize(snapshot.slots(), Row::default());
         }
         let row = &mut self.rows[slot];
         if row.generation != generation {
-            *row = Row::new(&self.needs, node, generation);
+            *row = Row::new(&self.needs, node, profile, generation);
         }
         row
     }
@@ -63,7 +83,7 @@ pub(crate) struct Classes(HashMap<usize, Class>);
 impl Classes {
     /// The class of some needs. Equal needs that are shared are one allocation, whose address tells them apart as long as
     /// the class holds it.
-    pub fn get(&mut self, needs: &Arc<Needs>, snapshot: &mut Snapshot) -> &mut Class {
+    pub fn get(&mut self, needs: &Arc<Needs>, profile: &Profile, snapshot: &mut Snapshot) -> &mut Class {
         let address = Arc::as_ptr(needs) as usize;
         if self.0.len() >= KEPT && !self.0.contains_key(&address) {
             // A class, and the parser that shares needs, hold one each.
@@ -73,8 +93,18 @@ impl Classes {
             }
         }
         self.0.entry(address).or_insert_with(|| {
-            let requests = needs.requests.iter().map(|(name, amount)| (snapshot.resource(name), *amount)).collect();
-            Class { needs: needs.clone(), requests, rows: Vec::new() }
+            let own = needs
+                .requests
+                .iter()
+                .filter(|(name, _)| !node_resources_fit::is_scalar(name) || !profile.fit.ignores(name));
+            let requests = own.map(|(name, amount)| (snapshot.resource(name), *amount)).collect();
+            Class {
+                requests,
+                scored: node_resources_fit::scored(needs, &profile.fit, snapshot),
+                compared: node_resources_balanced_allocation::compared(needs, &profile.balanced, snapshot),
+                needs: needs.clone(),
+                rows: Vec::new(),
+            }
         })
     }
 }

@@ -6,30 +6,33 @@ use rand::Rng;
 
 use crate::{
     class::{Class, Classes},
+    expression::Selector,
+    extender::{Extender, Filtered, Nodes},
     plugins::{
         Plugin,
         extension::{Extension, Judge, Reservation},
-        image_locality, inter_pod_affinity, node_ports, node_resources_balanced_allocation, node_resources_fit,
-        normalize, pod_topology_spread,
+        image_locality, inter_pod_affinity, node_declared_features, node_ports, node_resources_balanced_allocation,
+        node_resources_fit, normalize, pod_topology_spread,
     },
     pod::Pod,
+    profile::Profile,
     snapshot::{Slot, Snapshot},
     verdict::{Diagnosis, Rejection},
 };
 
 /// In smaller clusters every node is looked at.
 const SAMPLED_FROM: usize = 100;
-/// The weights of the scores, as upstream's defaults.
-const TAINTS: i64 = 3;
-const AFFINITY: i64 = 2;
-const SPREAD: i64 = 2;
-const NEAR: i64 = 2;
 
 /// What a decision may ask besides the snapshot.
 #[derive(Clone, Copy)]
 pub(crate) struct World<'a> {
     pub namespaces: inter_pod_affinity::Namespaces<'a>,
     pub extensions: &'a [Arc<dyn Extension>],
+    /// The pods with which a pod without constraints of its own is spread.
+    pub siblings: Option<&'a Selector>,
+    pub extenders: &'a [Arc<Extender>],
+    /// What extenders are told of nodes.
+    pub nodes: Nodes<'a>,
 }
 
 /// Where a pod goes, and what is held for it until it is bound.
@@ -41,14 +44,26 @@ pub(crate) struct Decision {
 /// What was taken for one pod, in the order in which it was.
 pub(crate) type Reservations = Vec<Box<dyn Reservation>>;
 
-/// What is kept between decisions.
-#[derive(Default)]
+/// What is kept between decisions for the pods of one profile.
 pub(crate) struct Decider {
+    pub profile: Arc<Profile>,
     classes: Classes,
     /// Where in the order of nodes the next decision begins, so that all get their turn.
     start: usize,
-    /// How many feasible nodes are enough, in per cent of all; 0 means as upstream adapts it to the size.
-    percentage: usize,
+}
+
+/// Why there is no decision.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    Unfit(Unfit),
+    /// An extender failed.
+    Broken(String),
+}
+
+impl From<Unfit> for Failure {
+    fn from(unfit: Unfit) -> Self {
+        Self::Unfit(unfit)
+    }
 }
 
 /// A pod fits nowhere.
@@ -68,15 +83,38 @@ fn enough(nodes: usize, percentage: usize) -> usize {
     (nodes * adapted / 100).max(SAMPLED_FROM)
 }
 
+/// What the snapshot has to keep for a pod, asked for before it is looked at.
+struct Plans {
+    spread: Option<pod_topology_spread::Plan>,
+    near: Option<inter_pod_affinity::Plan>,
+}
+
+impl Plans {
+    fn new(pod: &Pod, profile: &Profile, snapshot: &mut Snapshot, world: World<'_>) -> Self {
+        snapshot.trim();
+        let spread = || pod_topology_spread::Plan::new(pod, profile, world.siblings, snapshot);
+        let spread = takes_part(profile, Plugin::PodTopologySpread).then(spread).flatten();
+        let near = || inter_pod_affinity::Plan::new(&pod.needs, world.namespaces, snapshot);
+        let near = takes_part(profile, Plugin::InterPodAffinity).then(near).flatten();
+        Self { spread, near }
+    }
+}
+
+fn takes_part(profile: &Profile, plugin: Plugin) -> bool {
+    profile.filters(plugin) || profile.weight(plugin) > 0
+}
+
 impl Decider {
-    pub fn new(percentage: usize) -> Self {
-        Self { percentage, ..Self::default() }
+    pub fn new(profile: Arc<Profile>) -> Self {
+        Self { profile, classes: Classes::default(), start: 0 }
     }
 
     /// What speaks against one node.
     pub fn rejection(&mut self, pod: &Pod, snapshot: &mut Snapshot, slot: Slot, world: World<'_>) -> Option<Rejection> {
-        let class = self.classes.get(&pod.needs, snapshot);
-        match Against::new(pod, snapshot, world) {
+        let profile = self.profile.clone();
+        let plans = Plans::new(pod, &profile, snapshot, world);
+        let class = self.classes.get(&pod.needs, &profile, snapshot);
+        match Against::new(pod, &profile, &plans, class, snapshot, world) {
             Ok(mut against) => against.find(class, slot),
             Err(rejection) => Some(rejection),
         }
@@ -90,23 +128,123 @@ impl Decider {
         preferred: Option<Slot>,
         world: World<'_>,
         dice: &mut impl Rng,
-    ) -> Result<Decision, Unfit> {
-        let class = self.classes.get(&pod.needs, snapshot);
+    ) -> Result<Decision, Failure> {
+        let profile = self.profile.clone();
+        let plans = Plans::new(pod, &profile, snapshot, world);
+        let class = self.classes.get(&pod.needs, &profile, snapshot);
         let snapshot = &*snapshot;
-        let order = snapshot.order();
-        let mut against =
-            Against::new(pod, snapshot, world).map_err(|rejection| Unfit::everywhere(order.len(), &rejection))?;
+        let nodes = snapshot.order().len();
+        let everywhere = |rejection| Failure::Unfit(Unfit::everywhere(nodes, &rejection));
+        let extenders = || world.extenders.iter().filter(|it| it.is_interested(pod));
+        let mut against = Against::new(pod, &profile, &plans, class, snapshot, world).map_err(everywhere)?;
         if let Some(slot) = preferred.filter(|&slot| snapshot.node(slot).is_some())
             && against.find(class, slot).is_none()
+            && ask(extenders(), pod, vec![slot], snapshot, world.nodes)?.feasible == [slot]
         {
-            return against.reserve(slot).map_err(|rejection| Unfit::everywhere(order.len(), &rejection));
+            return against.reserve(slot).map_err(everywhere);
         }
-        let enough = enough(order.len(), self.percentage);
+        let Found { feasible, mut rejections, absent } = against.look(class, &mut self.start);
+        let Filtered { feasible, rejected } = ask(extenders(), pod, feasible, snapshot, world.nodes)?;
+        rejections.extend(rejected);
+        let slot = match feasible[..] {
+            [] => return Err(Unfit::new(nodes, &rejections, absent).into()),
+            [only] => only,
+            _ => {
+                let mut scores = scores(class, snapshot, &feasible, &mut against);
+                for more in extenders().filter_map(|it| it.prioritize(pod, &feasible, snapshot, world.nodes)) {
+                    scores.iter_mut().zip(more).for_each(|(score, more)| *score += more);
+                }
+                best(&feasible, &scores, dice)
+            }
+        };
+        against.reserve(slot).map_err(everywhere)
+    }
+}
+
+/// What the extenders leave of the feasible nodes, one after another.
+fn ask<'a>(
+    extenders: impl Iterator<Item = &'a Arc<Extender>>,
+    pod: &Pod,
+    feasible: Vec<Slot>,
+    snapshot: &Snapshot,
+    nodes: Nodes<'_>,
+) -> Result<Filtered, Failure> {
+    let mut all = Filtered { feasible, rejected: Vec::new() };
+    for extender in extenders {
+        if all.feasible.is_empty() {
+            break;
+        }
+        match extender.filter(pod, all.feasible.clone(), snapshot, nodes) {
+            Ok(Filtered { feasible, rejected }) => {
+                // Without a reason it is still the extender that would not have the node.
+                let silent = all.feasible.iter().filter(|slot| !feasible.contains(slot));
+                let silent = silent.filter(|slot| !rejected.iter().any(|(other, _)| other == *slot)).copied();
+                all.rejected.extend(silent.map(|slot| (slot, Rejection::because(Plugin::Extender, false, []))));
+                all.rejected.extend(rejected);
+                all.feasible = feasible;
+            }
+            Err(error) if extender.is_ignorable() => {
+                tracing::warn!(extender = extender.name(), error, "goes on without an extender");
+            }
+            Err(error) => return Err(Failure::Broken(error)),
+        }
+    }
+    Ok(all)
+}
+
+/// What became of the search.
+struct Found {
+    feasible: Vec<Slot>,
+    rejections: Vec<(Slot, Rejection)>,
+    /// Nodes that were not looked at, because the pod names others.
+    absent: usize,
+}
+
+/// All rules that filter, with what they know of the pods that are there.
+struct Against<'a> {
+    profile: &'a Profile,
+    snapshot: &'a Snapshot,
+    plans: &'a Plans,
+    hard: Option<pod_topology_spread::Hard<'a>>,
+    near: Option<inter_pod_affinity::Near<'a>>,
+    /// The extensions that the pod concerns, in the order of their plugins.
+    judges: Vec<(Plugin, Box<dyn Judge + 'a>)>,
+}
+
+impl<'a> Against<'a> {
+    fn new(
+        pod: &'a Pod,
+        profile: &'a Profile,
+        plans: &'a Plans,
+        class: &mut Class,
+        snapshot: &'a Snapshot,
+        world: World<'a>,
+    ) -> Result<Self, Rejection> {
+        let mut judges = Vec::new();
+        for extension in world.extensions.iter().filter(|it| profile.filters(it.plugin())) {
+            judges.extend(extension.prepare(pod, snapshot)?.map(|judge| (extension.plugin(), judge)));
+        }
+        let spread = plans.spread.as_ref().filter(|_| profile.filters(Plugin::PodTopologySpread));
+        let hard = spread.and_then(|plan| pod_topology_spread::Hard::prepare(plan, class, profile, snapshot));
+        let near = plans.near.as_ref();
+        let near = near.map(|plan| inter_pod_affinity::Near::prepare(plan, pod, profile, snapshot, world.namespaces));
+        Ok(Self { profile, snapshot, plans, hard, near, judges })
+    }
+
+    /// Looks at nodes until enough are feasible, beginning where the last search ended.
+    fn look(&mut self, class: &mut Class, start: &mut usize) -> Found {
+        let snapshot = self.snapshot;
+        let named = self.profile.filters(Plugin::NodeAffinity).then(|| class.needs.node_affinity.names()).flatten();
+        let named: Option<Vec<Slot>> =
+            named.map(|names| names.into_iter().filter_map(|name| snapshot.slot_of_node(name)).collect());
+        let all = snapshot.order().len();
+        let order = named.as_deref().unwrap_or(snapshot.order());
+        let enough = enough(order.len(), self.profile.percentage);
         let (mut feasible, mut rejections, mut seen) = (Vec::with_capacity(enough), Vec::new(), 0);
         for at in 0..order.len() {
-            let slot = order[(self.start + at) % order.len()];
+            let slot = order[(*start + at) % order.len()];
             seen += 1;
-            match against.find(class, slot) {
+            match self.find(class, slot) {
                 Some(rejection) => rejections.push((slot, rejection)),
                 None => feasible.push(slot),
             }
@@ -114,51 +252,44 @@ impl Decider {
                 break;
             }
         }
-        self.start = (self.start + seen) % order.len().max(1);
-        let slot = match feasible[..] {
-            [] => return Err(Unfit::new(order.len(), &rejections)),
-            [only] => only,
-            _ => {
-                let scores = scores(pod, class, snapshot, &feasible, &mut against);
-                best(&feasible, &scores, dice)
-            }
-        };
-        against.reserve(slot).map_err(|rejection| Unfit::everywhere(order.len(), &rejection))
-    }
-}
-
-/// All rules that filter, with what they know of the pods that are there.
-struct Against<'a> {
-    snapshot: &'a Snapshot,
-    spread: Option<pod_topology_spread::Hard<'a>>,
-    near: Option<inter_pod_affinity::Near<'a>>,
-    /// The extensions that the pod concerns.
-    judges: Vec<(Plugin, Box<dyn Judge + 'a>)>,
-}
-
-impl<'a> Against<'a> {
-    fn new(pod: &'a Pod, snapshot: &'a Snapshot, world: World<'a>) -> Result<Self, Rejection> {
-        let mut judges = Vec::new();
-        for extension in world.extensions {
-            judges.extend(extension.prepare(pod, snapshot)?.map(|judge| (extension.plugin(), judge)));
+        let absent = all - order.len();
+        if absent == 0 {
+            *start = (*start + seen) % all.max(1);
         }
-        let spread = pod_topology_spread::Hard::prepare(pod, snapshot);
-        let near = inter_pod_affinity::Near::prepare(pod, snapshot, world.namespaces);
-        Ok(Self { snapshot, spread, near, judges })
+        Found { feasible, rejections, absent }
     }
 
     /// The first rule's rejection of a node.
     fn find(&mut self, class: &mut Class, slot: Slot) -> Option<Rejection> {
+        let (profile, snapshot) = (self.profile, self.snapshot);
         // The order of nodes has only slots that have one.
-        let node = self.snapshot.node(slot)?;
-        if let Some(rejection) = &class.row(self.snapshot, slot, node).rejection {
+        let node = snapshot.node(slot)?;
+        if let Some(rejection) = &class.row(profile, snapshot, slot, node).rejection {
             return Some(rejection.clone());
         }
-        node_ports::filter(&class.needs, self.snapshot, slot)
-            .or_else(|| node_resources_fit::filter(&class.requests, self.snapshot, slot))
-            .or_else(|| self.judges.iter_mut().find_map(|(_, judge)| judge.filter(slot, node)))
-            .or_else(|| self.spread.as_ref()?.filter(node))
-            .or_else(|| self.near.as_ref()?.filter(node))
+        let is_on = |plugin| profile.filters(plugin);
+        let needs = &class.needs;
+        let ports = || is_on(Plugin::NodePorts).then(|| node_ports::filter(needs, snapshot, slot)).flatten();
+        let fit = || {
+            is_on(Plugin::NodeResourcesFit)
+                .then(|| node_resources_fit::filter(&class.requests, snapshot, slot))
+                .flatten()
+        };
+        if let Some(rejection) = ports().or_else(fit) {
+            return Some(rejection);
+        }
+        let split = self.judges.partition_point(|(plugin, _)| *plugin < Plugin::PodTopologySpread);
+        let (early, late) = self.judges.split_at_mut(split);
+        let judged = |judges: &mut [(Plugin, Box<dyn Judge + 'a>)]| {
+            judges.iter_mut().find_map(|(_, judge)| judge.filter(slot, node))
+        };
+        let features =
+            || is_on(Plugin::NodeDeclaredFeatures).then(|| node_declared_features::filter(needs, node)).flatten();
+        judged(early)
+            .or_else(|| self.hard.as_ref()?.filter(slot))
+            .or_else(|| self.near.as_ref().filter(|_| is_on(Plugin::InterPodAffinity))?.filter(slot))
+            .or_else(|| judged(late))
+            .or_else(features)
     }
 
     /// Takes on the node what the extensions keep for the pod, all or nothing.
@@ -183,8 +314,12 @@ impl Unfit {
         Self { diagnosis: Diagnosis::everywhere(nodes, rejection), resolvable: Vec::new() }
     }
 
-    fn new(nodes: usize, rejections: &[(Slot, Rejection)]) -> Self {
-        let diagnosis = Diagnosis::new(nodes, rejections.iter().map(|(_, rejection)| rejection));
+    fn new(nodes: usize, rejections: &[(Slot, Rejection)], absent: usize) -> Self {
+        let mut diagnosis = Diagnosis::new(nodes, rejections.iter().map(|(_, rejection)| rejection));
+        if absent > 0 {
+            let text = format!("node(s) didn't satisfy plugin(s) [{}]", Plugin::NodeAffinity.name());
+            diagnosis.add(absent, &Rejection::because(Plugin::NodeAffinity, true, [text.into()]));
+        }
         let resolvable =
             rejections.iter().filter(|(_, rejection)| !rejection.hopeless).map(|(slot, _)| *slot).collect();
         Self { diagnosis, resolvable }
@@ -192,50 +327,56 @@ impl Unfit {
 }
 
 /// The weighted sum of all scores, for each feasible node.
-fn scores(pod: &Pod, class: &mut Class, snapshot: &Snapshot, feasible: &[Slot], against: &mut Against<'_>) -> Vec<i64> {
+fn scores(class: &mut Class, snapshot: &Snapshot, feasible: &[Slot], against: &mut Against<'_>) -> Vec<i64> {
+    let profile = against.profile;
+    let weight = |plugin| profile.weight(plugin);
     let needs = class.needs.clone();
-    let balanced = node_resources_balanced_allocation::applies(&needs);
-    let images = image_locality::applies(&needs, snapshot);
-    let mut total: Vec<i64> = feasible
-        .iter()
-        .map(|&slot| {
-            let mut score = node_resources_fit::score(&needs, snapshot, slot);
-            if balanced {
-                score += node_resources_balanced_allocation::score(&needs, snapshot, slot);
-            }
-            if images {
-                score += image_locality::score(&needs, snapshot, slot);
-            }
-            score
-        })
-        .collect();
-    let mut add = |weight: i64, scores: &[i64]| {
-        total.iter_mut().zip(scores).for_each(|(total, score)| *total += weight * score);
+    let fit = weight(Plugin::NodeResourcesFit);
+    let balance = if class.compared.is_empty() { 0 } else { weight(Plugin::NodeResourcesBalancedAllocation) };
+    let images = if image_locality::applies(&needs, snapshot) { weight(Plugin::ImageLocality) } else { 0 };
+    let mut total = vec![0; feasible.len()];
+    for (total, &slot) in total.iter_mut().zip(feasible) {
+        if fit > 0 {
+            *total += fit * node_resources_fit::score(&class.scored, &profile.fit.strategy, snapshot, slot);
+        }
+        if balance > 0 {
+            *total += balance * node_resources_balanced_allocation::score(&class.compared, snapshot, slot);
+        }
+        if images > 0 {
+            *total += images * image_locality::score(&needs, snapshot, slot);
+        }
+    }
+    let mut add = |plugin: Plugin, scores: &[i64]| {
+        total.iter_mut().zip(scores).for_each(|(total, score)| *total += weight(plugin) * score);
     };
-    let mut rows: Vec<(i64, i64)> = Vec::with_capacity(feasible.len());
-    rows.extend(feasible.iter().filter_map(|&slot| {
-        let row = class.row(snapshot, slot, snapshot.node(slot)?);
-        Some((row.taints, row.affinity))
-    }));
-    let mut taints: Vec<i64> = rows.iter().map(|(taints, _)| *taints).collect();
+    let (mut taints, mut affinity) = (Vec::with_capacity(feasible.len()), Vec::with_capacity(feasible.len()));
+    for &slot in feasible {
+        if let Some(node) = snapshot.node(slot) {
+            let row = class.row(profile, snapshot, slot, node);
+            taints.push(row.taints);
+            affinity.push(row.affinity);
+        }
+    }
     if taints.iter().any(|count| *count > 0) {
         normalize(&mut taints, true);
-        add(TAINTS, &taints);
+        add(Plugin::TaintToleration, &taints);
     }
-    if !needs.node_affinity.preferred.is_empty() {
-        let mut affinity: Vec<i64> = rows.iter().map(|(_, affinity)| *affinity).collect();
+    if affinity.iter().any(|score| *score > 0) {
         normalize(&mut affinity, false);
-        add(AFFINITY, &affinity);
+        add(Plugin::NodeAffinity, &affinity);
     }
-    if let Some(spread) = pod_topology_spread::score(pod, snapshot, feasible) {
-        add(SPREAD, &spread);
+    let spread = against.plans.spread.as_ref().filter(|_| weight(Plugin::PodTopologySpread) > 0);
+    if let Some(scores) = spread.and_then(|plan| pod_topology_spread::score(plan, class, profile, snapshot, feasible)) {
+        add(Plugin::PodTopologySpread, &scores);
     }
-    if let Some(near) = against.near.as_ref().and_then(|near| near.score(snapshot, feasible)) {
-        add(NEAR, &near);
+    if let Some(scores) = against.near.as_ref().and_then(|near| near.score(feasible)) {
+        add(Plugin::InterPodAffinity, &scores);
     }
-    for (_, judge) in &mut against.judges {
-        if let Some(scores) = judge.score(feasible) {
-            add(1, &scores);
+    for (plugin, judge) in &mut against.judges {
+        if weight(*plugin) > 0
+            && let Some(scores) = judge.score(feasible)
+        {
+            add(*plugin, &scores);
         }
     }
     total

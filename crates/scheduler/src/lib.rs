@@ -16,40 +16,81 @@
 //! - A pod of high priority may take the place of lower ones ([`preempt`]): they are deleted, and the room is kept for it.
 //!
 //! - Rules about other kinds than nodes and pods are extensions with caches of their own ([`plugins::extension`]).
-//!
-//! Preemption does not look at disruption budgets, which upstream respects where it can.
+//! - Profiles say which rules take part, by `KubeSchedulerConfiguration` ([`config`], [`profile`]); HTTP services may have a
+//!   say too ([`extender`]).
 
 mod class;
+mod config;
 mod decide;
+mod duration;
 mod expression;
+mod extender;
+mod groups;
 mod node;
 mod objects;
+mod owners;
 mod plugins;
 mod pod;
 mod preempt;
+mod profile;
 mod queue;
 mod run;
 mod snapshot;
+mod topology;
 mod verdict;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
+use std::{path::Path, sync::Arc, time::Duration};
+
+pub use config::ConfigError;
+use config::Configuration;
+use profile::Profile;
+use queue::Delays;
 pub use run::run;
 
-/// How the scheduler is set up.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Pods that name this scheduler are its own. It is also the name under which it writes events.
-    pub scheduler_name: String,
-    /// How many feasible nodes are enough to choose from, in per cent of all nodes; 0 adapts it to their number as upstream
-    /// does (50 % of 100 nodes, 10 % of 5,000, never less than 5 % or 100 nodes).
-    pub percentage_of_nodes_to_score: usize,
+/// How the scheduler is set up; the default is one profile, `default-scheduler`, with upstream's defaults.
+#[derive(Debug, Clone, Default)]
+pub struct Options(Configuration);
+
+/// Why a configuration file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("cannot read {0}: {1}")]
+    Read(std::path::PathBuf, std::io::Error),
+    #[error("{0}: {1}")]
+    Config(std::path::PathBuf, ConfigError),
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self { scheduler_name: "default-scheduler".into(), percentage_of_nodes_to_score: 0 }
+impl Options {
+    /// Reads a `KubeSchedulerConfiguration` in YAML or JSON.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        Configuration::parse(text).map(Self)
+    }
+
+    /// Reads a file with a `KubeSchedulerConfiguration`.
+    pub fn load(file: &Path) -> Result<Self, LoadError> {
+        let text = std::fs::read_to_string(file).map_err(|error| LoadError::Read(file.into(), error))?;
+        Self::parse(&text).map_err(|error| LoadError::Config(file.into(), error))
+    }
+
+    fn profiles(&self) -> Vec<Arc<Profile>> {
+        let Configuration { profiles, percentage_of_nodes_to_score, extenders, .. } = &self.0;
+        let managed = extenders.iter().flat_map(|it| &it.managed_resources);
+        let ignored: Vec<Box<str>> =
+            managed.filter(|it| it.ignored_by_scheduler).map(|it| it.name.as_str().into()).collect();
+        let profile = |it| Arc::new(Profile::new(it, *percentage_of_nodes_to_score, &ignored));
+        profiles.iter().map(profile).collect()
+    }
+
+    fn extenders(&self) -> impl Iterator<Item = config::Extender> {
+        self.0.extenders.clone().into_iter()
+    }
+
+    fn backoff(&self) -> Delays {
+        let seconds = |it: i64| Duration::from_secs(u64::try_from(it).unwrap_or(1));
+        Delays { first: seconds(self.0.pod_initial_backoff_seconds), longest: seconds(self.0.pod_max_backoff_seconds) }
     }
 }

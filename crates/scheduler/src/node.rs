@@ -1,6 +1,6 @@
 //! A node as the scheduler sees it: what of it decides which pods can run there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use client::{Item, Labels};
 use serde::Deserialize;
@@ -18,6 +18,7 @@ pub(crate) struct Node {
     pub allocatable: BTreeMap<Box<str>, i64>,
     /// Bytes of each image that is there, by name.
     pub images: BTreeMap<Box<str>, i64>,
+    pub features: BTreeSet<Box<str>>,
 }
 
 #[derive(Debug, PartialEq, Eq, Deserialize)]
@@ -42,6 +43,7 @@ impl Node {
             unschedulable: spec.unschedulable,
             taints: spec.taints,
             allocatable: status.allocatable.into_iter().map(amount).collect(),
+            features: status.declared_features,
             images: images.flat_map(|it| it.names.into_iter().map(move |name| (name, it.size_bytes))).collect(),
         })
     }
@@ -72,8 +74,9 @@ struct RawSpec {
 }
 
 #[derive(Deserialize, Default)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct RawStatus {
+    declared_features: BTreeSet<Box<str>>,
     allocatable: BTreeMap<Box<str>, Amount>,
     images: Vec<RawImage>,
 }

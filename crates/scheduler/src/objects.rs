@@ -35,6 +35,8 @@ pub(crate) struct Objects {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Namespace,
+    Service,
+    PodDisruptionBudget,
     PersistentVolume,
     PersistentVolumeClaim,
     StorageClass,
@@ -89,9 +91,11 @@ impl Objects {
         self.device_classes.synced().await;
     }
 
-    fn watched(&self) -> [(Kind, Subscription); 11] {
+    fn watched(&self) -> [(Kind, Subscription); 13] {
         [
             (Kind::Namespace, self.namespaces.subscribe()),
+            (Kind::Service, self.services.subscribe()),
+            (Kind::PodDisruptionBudget, self.budgets.subscribe()),
             (Kind::PersistentVolume, self.volumes.subscribe()),
             (Kind::PersistentVolumeClaim, self.volume_claims.subscribe()),
             (Kind::StorageClass, self.storage_classes.subscribe()),

@@ -13,14 +13,26 @@ use crate::{
     pod::Pod,
 };
 
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 /// After this time an unschedulable pod is tried again in any case.
 const LEFT_OVER: Duration = Duration::from_secs(300);
+
+/// How long a pod waits after its first attempt, and at most; in between it doubles.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Delays {
+    pub first: Duration,
+    pub longest: Duration,
+}
+
+impl Default for Delays {
+    fn default() -> Self {
+        Self { first: Duration::from_secs(1), longest: Duration::from_secs(10) }
+    }
+}
 
 /// All waiting pods, each in one place.
 #[derive(Default)]
 pub(crate) struct Queue {
+    delays: Delays,
     extensions: Arc<[Arc<dyn Extension>]>,
     waiting: HashMap<Box<str>, Waiting>,
     /// By priority, then by age.
@@ -63,8 +75,12 @@ enum Place {
 }
 
 impl Queue {
-    pub fn new(extensions: Arc<[Arc<dyn Extension>]>) -> Self {
-        Self { extensions, ..Self::default() }
+    pub fn new(extensions: Arc<[Arc<dyn Extension>]>, delays: Delays) -> Self {
+        Self { extensions, delays, ..Self::default() }
+    }
+
+    pub fn knows(&self, uid: &str) -> bool {
+        self.waiting.contains_key(uid)
     }
 
     /// A pod is to be placed, or has changed.
@@ -188,7 +204,8 @@ impl Queue {
 
     fn back_off(&mut self, uid: &str, eager: bool) {
         let Some(waiting) = self.waiting.get(uid) else { return };
-        let delay = FIRST_BACKOFF.saturating_mul(1 << waiting.attempts.saturating_sub(1).min(10)).min(LONGEST_BACKOFF);
+        let Delays { first, longest } = self.delays;
+        let delay = first.saturating_mul(1 << waiting.attempts.saturating_sub(1).min(20)).min(longest);
         match waiting.last_attempt {
             Some(last) => {
                 let until = last + delay;
@@ -289,13 +306,9 @@ mod tests {
         queue.event(Event::Gone(&pod("other", 0)));
         queue.set(pod("b", 0));
         assert_eq!(pop(&mut queue, now).as_deref(), Some("b"));
-        assert_eq!(queue.next_wake(), Some(now + FIRST_BACKOFF));
+        assert_eq!(queue.next_wake(), Some(now + SECOND));
         queue.set(pod("c", 0));
-        assert_eq!(
-            pop(&mut queue, now + FIRST_BACKOFF).as_deref(),
-            Some("a"),
-            "its time has come and it is more important"
-        );
+        assert_eq!(pop(&mut queue, now + SECOND).as_deref(), Some("a"), "its time has come and it is more important");
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! The loop around the decisions: it takes the caches' changes into snapshot and queue, decides one pod after another, and
 //! has bindings written meanwhile.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Instant,
+};
 
-use client::{Caches, Change, Item, Recorder};
+use client::{Cache, Caches, Change, Item, Key, Recorder};
 use k8s_openapi::api::core::v1::{Node as ApiNode, Pod as ApiPod};
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::sync::{Semaphore, mpsc};
@@ -11,19 +15,22 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     Options,
-    decide::{Decider, Decision, Reservations, Unfit, World},
+    decide::{Decider, Decision, Failure, Reservations, Unfit, World},
     expression::Selector,
+    extender::Extender,
     node::Node,
     objects::{Kind, Objects},
+    owners::Owners,
     plugins::{
         Event,
         extension::{self, Extension, Reservation},
     },
     pod::{self, Parser, Pod},
-    preempt::{self, Outcome},
+    preempt::{self, Budget, Lives, Outcome},
+    profile::Profile,
     queue::Queue,
     snapshot::{Placed, Slot, Snapshot, Stage},
-    writer::Writer,
+    writer::{Standing, Writer},
 };
 
 /// Bindings that are written at once.
@@ -31,34 +38,42 @@ const BINDINGS: usize = 64;
 /// Decisions after which others of the same thread get their turn.
 const TURN: usize = 16;
 
-/// What became of a binding.
-struct Bound {
-    item: Arc<Item>,
-    outcome: Result<(), Unbound>,
+/// What became of something that was set going.
+enum Outcomes {
+    Binding(Arc<Item>, Result<(), Unbound>),
+    /// A pod that was to make room for this one could not be deleted.
+    Kept(Box<str>),
 }
 
 /// Why a pod that had a node is not bound.
 enum Unbound {
     /// The API would not have it.
     Refused(kube::Error),
+    /// The extender that binds could not.
+    Failed(String),
     /// Something that it needs before could not be had.
     Unprepared(String),
 }
 
 struct Scheduler {
-    options: Options,
-    writer: Writer,
+    writers: HashMap<Box<str>, Writer>,
     snapshot: Snapshot,
     queue: Queue,
-    decider: Decider,
+    /// By scheduler name.
+    deciders: HashMap<Box<str>, Decider>,
     parser: Parser,
     dice: StdRng,
+    pods: Cache<ApiPod>,
+    nodes: Cache<ApiNode>,
+    extenders: Arc<[Arc<Extender>]>,
     objects: Objects,
+    owners: Owners,
+    budgets: BTreeMap<Key, Arc<Budget>>,
     extensions: Arc<[Arc<dyn Extension>]>,
     bindings: Arc<Semaphore>,
     /// Stops the binding of a pod that is gone, for those whose binding takes time.
     unfinished: HashMap<Box<str>, DropGuard>,
-    bound: mpsc::UnboundedSender<Bound>,
+    outcomes: mpsc::UnboundedSender<Outcomes>,
 }
 
 /// Gives nodes to pods until it is told to stop. Nothing is written by an instance that is not the only one: whoever calls
@@ -70,31 +85,41 @@ pub async fn run(client: kube::Client, caches: Caches, options: Options, shutdow
 async fn schedule(client: kube::Client, caches: Caches, options: Options) {
     let (pods, nodes, objects) = (caches.get::<ApiPod>(), caches.get::<ApiNode>(), Objects::new(&caches));
     tokio::join!(pods.synced(), nodes.synced(), objects.synced());
+    let (pods_cache, nodes_cache) = (pods.clone(), nodes.clone());
     let (mut pods, mut nodes, mut others) = (pods.subscribe(), nodes.subscribe(), objects.changes());
-    let (bound, mut outcomes) = mpsc::unbounded_channel();
-    let recorder = Recorder::new(client.clone(), &options.scheduler_name, "");
-    let extensions = extension::all(&objects);
+    let (sender, mut outcomes) = mpsc::unbounded_channel();
+    let profiles = options.profiles();
+    let volumes = profiles.iter().map(|it| it.volume_binding_timeout).max().unwrap_or_default();
+    let extensions = extension::all(&objects, volumes);
+    let writer = |profile: &Arc<Profile>| {
+        let recorder = Recorder::new(client.clone(), &profile.name, "");
+        (profile.name.clone(), Writer { client: client.clone(), recorder, scheduler: profile.name.clone() })
+    };
     let mut scheduler = Scheduler {
-        writer: Writer { client, recorder },
+        writers: profiles.iter().map(writer).collect(),
         snapshot: Snapshot::new(),
-        queue: Queue::new(extensions.clone()),
-        decider: Decider::new(options.percentage_of_nodes_to_score),
+        queue: Queue::new(extensions.clone(), options.backoff()),
+        deciders: profiles.iter().map(|it| (it.name.clone(), Decider::new(it.clone()))).collect(),
         parser: Parser::default(),
         dice: StdRng::from_os_rng(),
+        pods: pods_cache,
+        nodes: nodes_cache,
+        extenders: options.extenders().map(|it| Arc::new(Extender::new(it))).collect(),
+        owners: Owners::new(objects.clone()),
         objects,
+        budgets: BTreeMap::new(),
         extensions,
         unfinished: HashMap::new(),
         bindings: Arc::new(Semaphore::new(BINDINGS)),
-        bound,
-        options,
+        outcomes: sender,
     };
     let mut decided = 0;
     loop {
         while let Some(change) = nodes.try_next() {
             scheduler.node(&change);
         }
-        while let Some((resource, change)) = others.try_next() {
-            scheduler.other(resource, &change);
+        while let Some((kind, change)) = others.try_next() {
+            scheduler.other(kind, &change);
         }
         while let Some(change) = pods.try_next() {
             scheduler.pod(&change);
@@ -120,7 +145,7 @@ async fn schedule(client: kube::Client, caches: Caches, options: Options) {
         tokio::select! {
             change = nodes.next() => scheduler.node(&change),
             change = pods.next() => scheduler.pod(&change),
-            (resource, change) = others.next() => scheduler.other(resource, &change),
+            (kind, change) = others.next() => scheduler.other(kind, &change),
             Some(outcome) = outcomes.recv() => scheduler.settle(outcome),
             () = timer => {}
         }
@@ -152,7 +177,16 @@ impl Scheduler {
     }
 
     fn other(&mut self, kind: Kind, change: &Change) {
-        self.queue.event(Event::Object { kind, old: change.old.as_deref(), new: change.new.as_deref() });
+        match kind {
+            Kind::Service => self.owners.service(change),
+            Kind::PodDisruptionBudget => {
+                match change.new.as_deref().and_then(Budget::parse) {
+                    Some(budget) => _ = self.budgets.insert(change.key.clone(), Arc::new(budget)),
+                    None => _ = self.budgets.remove(&change.key),
+                };
+            }
+            _ => self.queue.event(Event::Object { kind, old: change.old.as_deref(), new: change.new.as_deref() }),
+        }
     }
 
     fn pod(&mut self, change: &Change) {
@@ -184,12 +218,24 @@ impl Scheduler {
             return;
         }
         let Some(pod) = self.parse(item) else { return };
-        if item.deleting || pod.gated || *pod.scheduler != *self.options.scheduler_name {
-            self.queue.remove(&item.uid);
-            self.gone(&item.uid);
-        } else {
-            self.queue.set(Arc::new(pod));
+        let Some(decider) = self.deciders.get(&pod.scheduler) else { return self.leave_alone(item) };
+        if item.deleting || pod.gated && decider.profile.gates {
+            return self.leave_alone(item);
         }
+        let pod = Arc::new(pod);
+        // After a restart the room is kept that was kept before.
+        if let Some(node) = &pod.nominated
+            && !self.queue.knows(pod.uid())
+            && self.snapshot.node_by_name(node).is_some()
+        {
+            self.snapshot.place(pod.clone(), node, Stage::Nominated);
+        }
+        self.queue.set(pod);
+    }
+
+    fn leave_alone(&mut self, item: &Item) {
+        self.queue.remove(&item.uid);
+        self.gone(&item.uid);
     }
 
     /// A pod that the API says is on a node.
@@ -199,7 +245,7 @@ impl Scheduler {
             && self.snapshot.node_name(*slot) == &*item.node_name
             && pod.item.labels == item.labels
             && pod.item.deleting == item.deleting
-            && (*stage != Stage::Bound || pod::generation(item) <= pod.generation)
+            && (*stage != Stage::Bound || !pod::is_resized(&pod.item, item))
         {
             if *stage != Stage::Bound {
                 let pod = pod.clone();
@@ -228,23 +274,58 @@ impl Scheduler {
         if let Some(extension) = self.extensions.iter().find(|it| it.hold(pod).is_some()) {
             return self.queue.hold(pod.uid(), extension.plugin().bit());
         }
+        // Pods of other schedulers are not in the queue.
+        let Some(decider) = self.deciders.get_mut(&pod.scheduler) else { return };
         let (namespaces, extensions) = (self.objects.namespaces.clone(), self.extensions.clone());
         let in_namespace = |name: &str, selector: &Selector| {
             namespaces.get("", name).is_some_and(|namespace| selector.matches(|key| namespace.labels.get(key)))
         };
-        let world = World { namespaces: &in_namespace, extensions: &extensions };
+        let siblings = if pod.needs.spread.is_empty() { self.owners.selector(pod) } else { None };
+        let (extenders, nodes) = (self.extenders.clone(), self.nodes.clone());
+        let world = World {
+            namespaces: &in_namespace,
+            extensions: &extensions,
+            siblings: siblings.as_deref(),
+            extenders: &extenders,
+            nodes: &|name| nodes.get("", name),
+        };
         let nominated = self.snapshot.remove_pod(pod.uid()).map(|placed| placed.slot);
-        match self.decider.decide(pod, &mut self.snapshot, nominated, world, &mut self.dice) {
-            Ok(Decision { slot, reservations }) => {
+        // Room that is kept for less important pods is this one's if it wants it.
+        let below = self.snapshot.nominated_below(pod.priority);
+        below.iter().for_each(|it| _ = self.snapshot.remove_pod(it.pod.uid()));
+        let decided = decider.decide(pod, &mut self.snapshot, nominated, world, &mut self.dice);
+        let unfit = match &decided {
+            Err(Failure::Unfit(unfit)) => Some(unfit),
+            _ => None,
+        };
+        let outcome = unfit.map(|unfit| {
+            let pods = self.pods.clone();
+            let newest =
+                |pod: &Pod| pods.get(pod.item.namespace(), pod.item.name()).unwrap_or_else(|| pod.item.clone());
+            let budgets: Vec<Arc<Budget>> = self.budgets.values().cloned().collect();
+            let lives = Lives { budgets: &budgets, newest: &newest };
+            preempt::find(decider, pod, &mut self.snapshot, unfit, nominated, (world, lives), &mut self.dice)
+        });
+        for Placed { pod, slot, stage } in below {
+            let node = self.snapshot.node_name(slot).to_owned();
+            self.snapshot.place(pod, &node, stage);
+        }
+        match (decided, outcome) {
+            (Ok(Decision { slot, reservations }), _) => {
                 let node = self.snapshot.node_name(slot).to_owned();
                 self.snapshot.place(pod.clone(), &node, Stage::Assumed);
-                self.bind(pod.item.clone(), node, reservations);
+                self.bind(pod, node, reservations);
             }
-            Err(unfit) => {
-                let outcome = preempt::find(&mut self.decider, pod, &mut self.snapshot, &unfit, nominated, world);
+            (Err(Failure::Unfit(unfit)), Some(outcome)) => {
                 self.refuse(pod, &unfit, &outcome);
                 self.nominate(pod, outcome, nominated);
             }
+            (Err(Failure::Broken(message)), _) => {
+                self.queue.failed(pod.uid(), Instant::now());
+                self.tell(pod, Standing { reason: "SchedulerError", message, nominated: None }, true);
+            }
+            // Whenever a pod is unfit, preemption has something to say.
+            (Err(Failure::Unfit(_)), None) => {}
         }
     }
 
@@ -258,25 +339,36 @@ impl Scheduler {
             (_, Some(_)) => return self.queue.event(Event::Gone(pod)),
         };
         let node = self.snapshot.node_name(slot).to_owned();
-        let mut is_free = !victims.is_empty();
-        for victim in victims {
-            if self.snapshot.placed(victim.uid()).is_some_and(|placed| placed.stage == Stage::Nominated) {
-                // Nothing is there yet but the intention.
-                self.snapshot.remove_pod(victim.uid());
-                continue;
+        let Some(writer) = self.writers.get(&pod.scheduler) else { return };
+        // Less important pods that were to have this room look for another.
+        for placed in self.snapshot.nominated_below(pod.priority) {
+            if placed.slot == slot {
+                self.snapshot.remove_pod(placed.pod.uid());
+                let (writer, item) = (writer.clone(), placed.pod.item.clone());
+                tokio::spawn(async move { writer.set_nominated(&item, None).await });
+                self.queue.wake(placed.pod.uid());
             }
-            is_free = false;
-            let (writer, by, node) = (self.writer.clone(), pod.item.clone(), node.clone());
-            tokio::spawn(async move { writer.evict(&victim.item, &by, &node).await });
+        }
+        let is_free = victims.is_empty();
+        for victim in victims.into_iter().filter(|victim| !victim.item.deleting) {
+            let (writer, by, node, outcomes) = (writer.clone(), pod.item.clone(), node.clone(), self.outcomes.clone());
+            tokio::spawn(async move {
+                if !writer.evict(&victim.item, &by, &node).await {
+                    // When the scheduler has stopped, nobody asks any more.
+                    _ = outcomes.send(Outcomes::Kept(by.uid.clone()));
+                }
+            });
         }
         self.snapshot.place(pod.clone(), &node, Stage::Nominated);
-        if is_free {
+        if is_free && nominated != Some(slot) {
             self.queue.wake(pod.uid());
         }
     }
 
-    fn bind(&mut self, item: Arc<Item>, node: String, mut reservations: Reservations) {
-        let (writer, bindings, bound) = (self.writer.clone(), self.bindings.clone(), self.bound.clone());
+    fn bind(&mut self, pod: &Pod, node: String, mut reservations: Reservations) {
+        let Some(writer) = self.writers.get(&pod.scheduler).cloned() else { return };
+        let (item, bindings, outcomes) = (pod.item.clone(), self.bindings.clone(), self.outcomes.clone());
+        let binder = self.extenders.iter().find(|it| it.is_binder() && it.is_interested(pod)).cloned();
         let stop = CancellationToken::new();
         if !reservations.is_empty() {
             self.unfinished.insert(item.uid.clone(), stop.clone().drop_guard());
@@ -287,7 +379,10 @@ impl Scheduler {
                 Ok(()) => {
                     // It is never closed; without a permit nothing would be lost but the limit.
                     let _permit = bindings.acquire().await;
-                    writer.bind(&item, &node).await.map_err(Unbound::Refused)
+                    match binder {
+                        Some(binder) => binder.bind(&item, &node).await.map_err(Unbound::Failed),
+                        None => writer.bind(&item, &node).await.map_err(Unbound::Refused),
+                    }
                 }
                 Err(message) => Err(Unbound::Unprepared(message)),
             };
@@ -295,19 +390,24 @@ impl Scheduler {
                 reservations.into_iter().rev().for_each(Reservation::unreserve);
             }
             // When the scheduler has stopped, nobody asks any more.
-            _ = bound.send(Bound { item, outcome });
+            _ = outcomes.send(Outcomes::Binding(item, outcome));
         });
     }
 
-    fn settle(&mut self, Bound { item, outcome }: Bound) {
-        let Err(error) = outcome else {
-            self.unfinished.remove(&item.uid);
-            return;
+    fn settle(&mut self, outcome: Outcomes) {
+        let (item, error) = match outcome {
+            Outcomes::Kept(uid) => return self.queue.wake(&uid),
+            Outcomes::Binding(item, Ok(())) => {
+                self.unfinished.remove(&item.uid);
+                return;
+            }
+            Outcomes::Binding(item, Err(error)) => (item, error),
         };
-        if !self.snapshot.placed(&item.uid).is_some_and(|placed| placed.stage == Stage::Assumed) {
+        let Some(placed) = self.snapshot.placed(&item.uid).filter(|placed| placed.stage == Stage::Assumed) else {
             // The pod is gone, or was bound after all.
             return;
-        }
+        };
+        let pod = placed.pod.clone();
         self.gone(&item.uid);
         let message = match error {
             Unbound::Refused(kube::Error::Api(status)) if status.code == 404 => {
@@ -315,11 +415,12 @@ impl Scheduler {
                 return;
             }
             Unbound::Refused(error) => format!("binding rejected: {error}"),
+            Unbound::Failed(error) => format!("binding rejected: {error}"),
             Unbound::Unprepared(message) => message,
         };
         tracing::warn!(pod = %item.key, message, "a binding failed");
         self.queue.failed(&item.uid, Instant::now());
-        self.tell(&item, "SchedulerError", message, true, None);
+        self.tell(&pod, Standing { reason: "SchedulerError", message, nominated: None }, true);
     }
 
     fn refuse(&mut self, pod: &Arc<Pod>, Unfit { diagnosis, .. }: &Unfit, outcome: &Outcome) {
@@ -329,15 +430,17 @@ impl Scheduler {
             Outcome::Nominated(preemption) => Some(self.snapshot.node_name(preemption.slot).to_owned()),
             _ => None,
         };
-        self.tell(&pod.item, "Unschedulable", message, is_news && *outcome != Outcome::Terminating, nominated);
+        let is_news = is_news && *outcome != Outcome::Terminating;
+        self.tell(pod, Standing { reason: "Unschedulable", message, nominated }, is_news);
     }
 
     /// Says why a pod has no node: by an event, and by its condition when that changes.
-    fn tell(&self, item: &Arc<Item>, reason: &'static str, message: String, is_news: bool, nominated: Option<String>) {
-        self.writer.failed(item, &message);
+    fn tell(&self, pod: &Pod, standing: Standing, is_news: bool) {
+        let Some(writer) = self.writers.get(&pod.scheduler) else { return };
+        writer.failed(&pod.item, &standing.message);
         if is_news {
-            let (writer, item) = (self.writer.clone(), item.clone());
-            tokio::spawn(async move { writer.set_unscheduled(&item, reason, &message, nominated.as_deref()).await });
+            let (writer, item, generation) = (writer.clone(), pod.item.clone(), pod.generation);
+            tokio::spawn(async move { writer.set_unscheduled(&item, generation, &standing).await });
         }
     }
 }

@@ -2,13 +2,15 @@
 //! memory. It is changed in place as pods and nodes come and go; a decision reads it and changes nothing.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
 use crate::{
+    groups::{Counts, Group, GroupId, Groups},
     node::Node,
-    pod::{HostPort, Pod},
+    pod::{HostPort, Needs, Pod},
+    topology::{Topologies, Topology, TopologyId},
 };
 
 /// The place of a node in every column. It stays the node's as long as it or a pod of it is there.
@@ -65,10 +67,12 @@ pub(crate) struct Snapshot {
     /// The nodes, taken from the zones in turn.
     order: Vec<Slot>,
     placed: HashMap<Box<str>, Placed>,
-    /// Pods whose affinity matters to others.
-    with_affinity: BTreeMap<Box<str>, (Arc<Pod>, Slot)>,
-    /// How many pods of an owner are on each node.
-    owners: HashMap<Box<str>, HashMap<Slot, u32>>,
+    /// Pods whose affinity matters to others, those of equal needs together (by the needs' address).
+    with_affinity: BTreeMap<usize, (Arc<Needs>, Counts)>,
+    groups: Groups,
+    topologies: Topologies,
+    /// Those in [`Stage::Nominated`], by priority.
+    nominated: BTreeSet<(i32, Box<str>)>,
     /// The size of each image on the nodes that have it.
     images: HashMap<Box<str>, HashMap<Slot, i64>>,
 }
@@ -89,6 +93,11 @@ impl Snapshot {
 
     pub fn node(&self, slot: Slot) -> Option<&Arc<Node>> {
         self.nodes[slot].as_ref()
+    }
+
+    /// The slot of a node that is there.
+    pub fn slot_of_node(&self, name: &str) -> Option<Slot> {
+        self.slots.get(name).copied().filter(|&slot| self.nodes[slot].is_some())
     }
 
     pub fn node_by_name(&self, name: &str) -> Option<&Arc<Node>> {
@@ -127,12 +136,47 @@ impl Snapshot {
         self.placed.get(uid)
     }
 
-    pub fn with_affinity(&self) -> impl Iterator<Item = &(Arc<Pod>, Slot)> {
+    /// The needs that matter to other pods, and how many pods have them where.
+    pub fn with_affinity(&self) -> impl Iterator<Item = &(Arc<Needs>, Counts)> {
         self.with_affinity.values()
     }
 
-    pub fn of_owner(&self, owner: &str) -> Option<&HashMap<Slot, u32>> {
-        self.owners.get(owner)
+    /// Pods for which room is kept and that are less important than this.
+    pub fn nominated_below(&self, priority: i32) -> Vec<Placed> {
+        let below = self.nominated.range(..(priority, "".into()));
+        below.filter_map(|(_, uid)| self.placed.get(uid).cloned()).collect()
+    }
+
+    /// Every pod that is on a node or will be.
+    pub fn all_placed(&self) -> impl Iterator<Item = &Placed> {
+        self.placed.values()
+    }
+
+    /// To be called before a decision asks for groups and topologies.
+    pub fn trim(&mut self) {
+        self.groups.trim();
+        self.topologies.trim();
+    }
+
+    pub fn group(&mut self, group: Group) -> GroupId {
+        self.groups.id(group, self.placed.values())
+    }
+
+    pub fn counts(&self, group: GroupId) -> &Counts {
+        self.groups.counts(group)
+    }
+
+    pub fn topology_id(&mut self, key: &str) -> TopologyId {
+        let nodes = self.nodes.iter().enumerate();
+        self.topologies.id(key, nodes.filter_map(|(slot, node)| Some((slot, node.as_deref()?))))
+    }
+
+    pub fn topology(&self, id: TopologyId) -> &Topology {
+        self.topologies.get(id)
+    }
+
+    pub fn find_topology(&self, key: &str) -> Option<TopologyId> {
+        self.topologies.find(key)
     }
 
     pub fn image(&self, name: &str) -> Option<&HashMap<Slot, i64>> {
@@ -190,6 +234,7 @@ impl Snapshot {
         for (image, size) in &node.images {
             self.images.entry(image.clone()).or_default().insert(slot, *size);
         }
+        self.topologies.set(slot, Some(&node));
         let moved = old.as_ref().is_none_or(|old| old.zone() != node.zone());
         self.nodes[slot] = Some(Arc::new(node));
         if moved {
@@ -211,6 +256,7 @@ impl Snapshot {
     fn take(&mut self, slot: Slot) -> Option<Arc<Node>> {
         self.generation += 1;
         self.generations[slot] = self.generation;
+        self.topologies.set(slot, None);
         let old = self.nodes[slot].take();
         self.columns.iter_mut().chain([&mut self.pods]).for_each(|column| column.allocatable[slot] = 0);
         for image in old.iter().flat_map(|old| old.images.keys()) {
@@ -247,49 +293,42 @@ impl Snapshot {
     pub fn place(&mut self, pod: Arc<Pod>, node: &str, stage: Stage) {
         self.remove_pod(pod.uid());
         let slot = self.slot(node);
-        self.count(&pod, slot, 1);
+        self.count(&pod, stage, slot, 1);
         self.on_node[slot].push(pod.clone());
         self.ports[slot].extend_from_slice(&pod.needs.ports);
-        if pod.needs.has_affinity() {
-            self.with_affinity.insert(pod.uid().into(), (pod.clone(), slot));
-        }
-        if let Some(owner) = &pod.owner {
-            *self.owners.entry(owner.clone()).or_default().entry(slot).or_default() += 1;
+        if stage == Stage::Nominated {
+            self.nominated.insert((pod.priority, pod.uid().into()));
         }
         self.placed.insert(pod.uid().into(), Placed { pod, slot, stage });
     }
 
     /// The API has confirmed where an assumed pod is.
     pub fn confirm(&mut self, uid: &str) {
-        if let Some(placed) = self.placed.get_mut(uid) {
-            placed.stage = Stage::Bound;
+        match self.placed.get_mut(uid) {
+            Some(Placed { stage: Stage::Nominated, pod, slot }) => {
+                let (pod, node) = (pod.clone(), self.names[*slot].clone());
+                self.place(pod, &node, Stage::Bound);
+            }
+            Some(placed) => placed.stage = Stage::Bound,
+            None => {}
         }
     }
 
     /// A pod is gone or has ended, and needs nothing any more.
     pub fn remove_pod(&mut self, uid: &str) -> Option<Placed> {
         let placed = self.placed.remove(uid)?;
-        let Placed { pod, slot, .. } = &placed;
-        self.count(pod, *slot, -1);
+        let Placed { pod, slot, stage } = &placed;
+        self.count(pod, *stage, *slot, -1);
         self.on_node[*slot].retain(|other| other.uid() != uid);
         if !pod.needs.ports.is_empty() {
             self.ports[*slot] = self.on_node[*slot].iter().flat_map(|pod| pod.needs.ports.iter().cloned()).collect();
         }
-        self.with_affinity.remove(uid);
-        if let Some(owner) = &pod.owner
-            && let Some(counts) = self.owners.get_mut(owner)
-        {
-            counts.entry(*slot).and_modify(|count| *count -= 1);
-            counts.retain(|_, count| *count > 0);
-            if counts.is_empty() {
-                self.owners.remove(owner);
-            }
-        }
+        self.nominated.remove(&(pod.priority, uid.into()));
         self.release(*slot);
         Some(placed)
     }
 
-    fn count(&mut self, pod: &Pod, slot: Slot, sign: i64) {
+    fn count(&mut self, pod: &Pod, stage: Stage, slot: Slot, sign: i64) {
         for (resource, amount) in &pod.needs.requests {
             let column = self.resource(resource);
             self.columns[column].requested[slot] += sign * amount;
@@ -298,5 +337,15 @@ impl Snapshot {
             column[slot] += sign * amount;
         }
         self.pods.requested[slot] += sign;
+        self.groups.count(pod, stage, slot, sign);
+        if pod.needs.has_affinity() {
+            let address = Arc::as_ptr(&pod.needs) as usize;
+            let (_, counts) =
+                self.with_affinity.entry(address).or_insert_with(|| (pod.needs.clone(), Counts::default()));
+            counts.add(slot, sign);
+            if counts.is_empty() {
+                self.with_affinity.remove(&address);
+            }
+        }
     }
 }

@@ -26,6 +26,8 @@ impl Reason {
     pub const AFFINITY: Self = Self(7);
     pub const ANTI_AFFINITY: Self = Self(8);
     pub const EXISTING_ANTI_AFFINITY: Self = Self(9);
+    pub const FEATURES: Self = Self(10);
+    pub const ADDED_AFFINITY: Self = Self(11);
     const INSUFFICIENT: u8 = 16;
 
     pub fn insufficient(resource: usize) -> Self {
@@ -44,6 +46,8 @@ impl Reason {
             Self::AFFINITY => "node(s) didn't match pod affinity rules",
             Self::ANTI_AFFINITY => "node(s) didn't match pod anti-affinity rules",
             Self::EXISTING_ANTI_AFFINITY => "node(s) didn't satisfy existing pods anti-affinity rules",
+            Self::ADDED_AFFINITY => "node(s) didn't match scheduler-enforced node affinity",
+            Self::FEATURES => "node(s) didn't match Pod's required features",
             Self(resource) => {
                 return format!("Insufficient {}", snapshot.resource_name(usize::from(resource - Self::INSUFFICIENT)));
             }
@@ -87,14 +91,13 @@ impl Rejection {
 }
 
 /// The outcome of looking at every node in vain.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Diagnosis {
     nodes: usize,
     reasons: BTreeMap<u8, usize>,
     own: BTreeMap<Text, usize>,
     /// Why no node was even looked at.
     everywhere: Option<String>,
-    hopeless: usize,
     /// The plugins that rejected a node, as bits of [`Plugin::bit`].
     pub plugins: u32,
 }
@@ -103,46 +106,49 @@ impl Diagnosis {
     /// Nothing about nodes: the pod cannot be placed as things are.
     pub fn everywhere(nodes: usize, rejection: &Rejection) -> Self {
         let text = rejection.own.join(", ");
-        let hopeless = nodes;
-        Self { nodes, everywhere: Some(text), hopeless, plugins: rejection.plugin.bit(), ..Self::default() }
+        Self { nodes, everywhere: Some(text), plugins: rejection.plugin.bit(), ..Self::default() }
     }
 
     pub fn new<'a>(nodes: usize, rejections: impl Iterator<Item = &'a Rejection>) -> Self {
         let mut diagnosis = Self { nodes, ..Self::default() };
-        for rejection in rejections {
-            diagnosis.plugins |= rejection.plugin.bit();
-            diagnosis.hopeless += usize::from(rejection.hopeless);
-            for reason in (0..64).filter(|reason| rejection.reasons & (1 << reason) != 0) {
-                *diagnosis.reasons.entry(reason).or_default() += 1;
-            }
-            for text in &rejection.own {
-                *diagnosis.own.entry(text.clone()).or_default() += 1;
-            }
-        }
+        rejections.for_each(|rejection| diagnosis.add(1, rejection));
         diagnosis
     }
 
-    /// `0/3 nodes are available: 1 Insufficient cpu, 2 ... preemption: 0/3 nodes are available: ...`.
+    /// So many nodes were rejected in one way.
+    pub fn add(&mut self, nodes: usize, rejection: &Rejection) {
+        self.plugins |= rejection.plugin.bit();
+        for reason in (0..64).filter(|reason| rejection.reasons & (1 << reason) != 0) {
+            *self.reasons.entry(reason).or_default() += nodes;
+        }
+        for text in &rejection.own {
+            *self.own.entry(text.clone()).or_default() += nodes;
+        }
+    }
+
+    /// `0/3 nodes are available: 1 Insufficient cpu, 2 ...`
+    fn available(&self, snapshot: &Snapshot) -> String {
+        let reasons = self.reasons.iter().map(|(reason, count)| (*count, Reason(*reason).text(snapshot)));
+        let own = self.own.iter().map(|(text, count)| (*count, text.to_string()));
+        summary(self.nodes, reasons.chain(own))
+    }
+
+    /// `0/3 nodes are available: 1 Insufficient cpu, 2 ... no new claims to deallocate, preemption: 0/3 nodes are available: ...`.
     pub fn message(&self, snapshot: &Snapshot, preemption: &Outcome) -> String {
         if self.nodes == 0 {
             return "no nodes available to schedule pods".into();
         }
-        let reasons = self.reasons.iter().map(|(reason, count)| (*count, Reason(*reason).text(snapshot)));
-        let own = self.own.iter().map(|(text, count)| (*count, text.to_string()));
         let available = match &self.everywhere {
             Some(text) => format!("0/{} nodes are available: {text}.", self.nodes),
-            None => summary(self.nodes, reasons.chain(own)),
+            None => self.available(snapshot),
         };
         let preemption = match preemption {
             Outcome::Nominated(_) => return available,
             Outcome::Never => "not eligible due to preemptionPolicy=Never.".into(),
             Outcome::Terminating => "not eligible due to a terminating pod on the nominated node.".into(),
-            Outcome::Nowhere => {
-                let helpless = (self.hopeless, "Preemption is not helpful for scheduling".to_owned());
-                let victimless =
-                    (self.nodes - self.hopeless, "No preemption victims found for incoming pod".to_owned());
-                summary(self.nodes, [helpless, victimless].into_iter().filter(|(count, _)| *count > 0))
-            }
+            Outcome::Refused(why) => why.clone(),
+            Outcome::Off => return format!("{available} {NO_CLAIMS}"),
+            Outcome::Nowhere(diagnosis) => diagnosis.available(snapshot),
         };
         format!("{available} {NO_CLAIMS}, preemption: {preemption}")
     }

@@ -10,6 +10,15 @@ use serde_json::json;
 pub(crate) struct Writer {
     pub client: kube::Client,
     pub recorder: Recorder,
+    pub scheduler: Box<str>,
+}
+
+/// How it stands with a pod that has no node.
+pub(crate) struct Standing {
+    pub reason: &'static str,
+    pub message: String,
+    /// The node that is being cleared for it.
+    pub nominated: Option<String>,
 }
 
 fn path(item: &Item, subresource: &str) -> String {
@@ -35,21 +44,27 @@ impl Writer {
         self.event(item, EventType::Warning, "FailedScheduling", message.to_owned());
     }
 
-    /// Tells it as the pod's condition too; with the node that is being cleared for it, or none.
-    pub async fn set_unscheduled(&self, item: &Item, reason: &str, message: &str, nominated: Option<&str>) {
+    /// Tells it as the pod's condition too.
+    pub async fn set_unscheduled(&self, item: &Item, generation: i64, standing: &Standing) {
+        let Standing { reason, message, nominated } = standing;
         let since = unscheduled_since(item).unwrap_or_else(now);
         let condition = json!({
             "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
-            "lastProbeTime": null, "lastTransitionTime": since,
+            "lastProbeTime": null, "lastTransitionTime": since, "observedGeneration": generation,
         });
         self.patch_status(item, &json!({"conditions": [condition], "nominatedNodeName": nominated})).await;
     }
 
-    /// Deletes a pod that another one takes the place of.
-    pub async fn evict(&self, victim: &Item, by: &Item, node: &str) {
+    /// Tells that a pod may have a node that is being cleared, or none.
+    pub async fn set_nominated(&self, item: &Item, node: Option<&str>) {
+        self.patch_status(item, &json!({"nominatedNodeName": node})).await;
+    }
+
+    /// Deletes a pod that another one takes the place of. False if it may still be there.
+    pub async fn evict(&self, victim: &Item, by: &Item, node: &str) -> bool {
         let condition = json!({
             "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
-            "message": "default-scheduler: preempting to accommodate a higher priority pod",
+            "message": format!("{}: preempting to accommodate a higher priority pod", self.scheduler),
             "lastProbeTime": null, "lastTransitionTime": now(),
         });
         self.patch_status(victim, &json!({"conditions": [condition]})).await;
@@ -57,15 +72,15 @@ impl Writer {
         let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": victim.uid}});
         match self.send(http::Method::DELETE, &path, "application/json", &options).await {
             Ok(()) => {
-                self.event(
-                    victim,
-                    EventType::Normal,
-                    "Preempted",
-                    format!("Preempted by pod {} on node {node}", by.uid),
-                );
+                let message = format!("Preempted by pod {} on node {node}", by.uid);
+                self.event(victim, EventType::Normal, "Preempted", message);
+                true
             }
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
-            Err(error) => tracing::warn!(pod = %victim.key, %error, "cannot delete a pod that was to make room"),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => true,
+            Err(error) => {
+                tracing::warn!(pod = %victim.key, %error, "cannot delete a pod that was to make room");
+                false
+            }
         }
     }
 

@@ -121,7 +121,7 @@ async fn a_pod_is_bound_as_soon_as_a_node_has_room_and_told_why_until_then() {
     let cluster = Cluster::start().await;
     cluster.node("small", "500m").await;
     cluster.pod("p", "1", json!({})).await;
-    let why = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 Preemption is not \
+    let why = "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not \
                helpful for scheduling.";
     let told = eventually("told in the condition", || async { cluster.condition("p").await }).await;
     assert_eq!(told, ("False".into(), "Unschedulable".into(), why.into()));

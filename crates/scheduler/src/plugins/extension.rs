@@ -8,9 +8,12 @@
 //! Decisions are made one after another by one task, so what [`Judge::reserve`] notes in the extension is seen by the next
 //! decision; bindings run beside, so what is noted needs a lock.
 
-use std::{borrow::Cow, future::Future, pin::Pin, sync::Arc};
+use std::{borrow::Cow, future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use super::{Event, Plugin};
+use super::{
+    Event, Plugin, node_volume_limits::NodeVolumeLimits, volume_binding::VolumeBinding,
+    volume_restrictions::VolumeRestrictions, volume_zone::VolumeZone,
+};
 use crate::{
     node::Node,
     objects::Objects,
@@ -69,7 +72,14 @@ pub(crate) trait Reservation: Send {
     fn unreserve(self: Box<Self>);
 }
 
-/// Makes all extensions. A new one is added here; its place decides when it filters and reserves.
-pub(crate) fn all(_objects: &Objects) -> Arc<[Arc<dyn Extension>]> {
-    Arc::new([])
+/// Makes all extensions. A new one is added here; its place decides when it filters and reserves. Volumes may take so long to
+/// be made and bound.
+pub(crate) fn all(objects: &Objects, volumes: Duration) -> Arc<[Arc<dyn Extension>]> {
+    let objects = || objects.clone();
+    Arc::new([
+        Arc::new(VolumeRestrictions { objects: objects() }),
+        Arc::new(NodeVolumeLimits { objects: objects() }),
+        Arc::new(VolumeBinding::new(objects(), volumes)),
+        Arc::new(VolumeZone { objects: objects() }),
+    ])
 }

@@ -25,12 +25,18 @@ pub(crate) mod extension;
 pub(crate) mod image_locality;
 pub(crate) mod inter_pod_affinity;
 pub(crate) mod node_affinity;
+pub(crate) mod node_declared_features;
 pub(crate) mod node_ports;
 pub(crate) mod node_resources_balanced_allocation;
 pub(crate) mod node_resources_fit;
 pub(crate) mod node_unschedulable;
+pub(crate) mod node_volume_limits;
 pub(crate) mod pod_topology_spread;
 pub(crate) mod taint_toleration;
+pub(crate) mod volume_binding;
+pub(crate) mod volume_restrictions;
+pub(crate) mod volume_zone;
+mod volumes;
 
 use std::sync::Arc;
 
@@ -42,7 +48,7 @@ use crate::{node::Node, objects::Kind, pod::Pod};
 pub(crate) const MAX_SCORE: i64 = 100;
 
 /// The rules that filter, in the order in which they do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Plugin {
     NodeUnschedulable,
     TaintToleration,
@@ -56,6 +62,11 @@ pub(crate) enum Plugin {
     PodTopologySpread,
     InterPodAffinity,
     DynamicResources,
+    NodeDeclaredFeatures,
+    NodeResourcesBalancedAllocation,
+    ImageLocality,
+    /// Not a rule of its own: some HTTP extender.
+    Extender,
 }
 
 /// Something happened that may let a pod fit that did not.
@@ -72,7 +83,7 @@ pub(crate) enum Event<'a> {
 }
 
 impl Plugin {
-    const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::NodeUnschedulable,
         Self::TaintToleration,
         Self::NodeAffinity,
@@ -85,7 +96,34 @@ impl Plugin {
         Self::PodTopologySpread,
         Self::InterPodAffinity,
         Self::DynamicResources,
+        Self::NodeDeclaredFeatures,
+        Self::NodeResourcesBalancedAllocation,
+        Self::ImageLocality,
+        Self::Extender,
     ];
+
+    /// The name in configurations and messages.
+    pub fn name(self) -> String {
+        format!("{self:?}")
+    }
+
+    /// Whether it rejects nodes.
+    pub fn filters(self) -> bool {
+        !matches!(self, Self::NodeResourcesBalancedAllocation | Self::ImageLocality | Self::Extender)
+    }
+
+    /// The weight of its score, if it has one.
+    pub fn weight(self) -> Option<i64> {
+        match self {
+            Self::TaintToleration => Some(3),
+            Self::NodeAffinity | Self::PodTopologySpread | Self::InterPodAffinity | Self::DynamicResources => Some(2),
+            Self::NodeResourcesFit
+            | Self::VolumeBinding
+            | Self::NodeResourcesBalancedAllocation
+            | Self::ImageLocality => Some(1),
+            _ => None,
+        }
+    }
 
     pub fn bit(self) -> u32 {
         1 << self as u32
@@ -98,7 +136,12 @@ impl Plugin {
             | Self::NodeVolumeLimits
             | Self::VolumeBinding
             | Self::VolumeZone
-            | Self::DynamicResources => false,
+            | Self::DynamicResources
+            | Self::NodeResourcesBalancedAllocation
+            | Self::ImageLocality => false,
+            // It says nothing about what could help.
+            Self::Extender => true,
+            Self::NodeDeclaredFeatures => node_declared_features::helps(event),
             Self::NodeUnschedulable => node_unschedulable::helps(pod, event),
             Self::TaintToleration => taint_toleration::helps(pod, event),
             Self::NodeAffinity => node_affinity::helps(pod, event),

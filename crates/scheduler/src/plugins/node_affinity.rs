@@ -1,9 +1,9 @@
-//! Pods choose nodes by their labels: `nodeSelector` and node affinity.
+//! Pods choose nodes by their labels: `nodeSelector` and node affinity, and what the profile adds to it.
 
 use super::{Event, Plugin};
 use crate::{
     node::Node,
-    pod::{Needs, NodeTerm, Pod},
+    pod::{Needs, NodeAffinity, NodeTerm, Pod},
     verdict::{Reason, Rejection},
 };
 
@@ -17,24 +17,35 @@ impl NodeTerm {
     }
 }
 
-/// Whether the pod may be on the node.
-pub(crate) fn fits(needs: &Needs, node: &Node) -> bool {
-    let affinity = &needs.node_affinity;
+/// Whether a pod with this affinity may be on the node.
+pub(crate) fn fits(affinity: &NodeAffinity, node: &Node) -> bool {
     affinity.selector.iter().all(|it| it.matches(node.labels.get(&it.key)))
         && affinity.required.as_ref().is_none_or(|terms| terms.iter().any(|term| term.matches(node)))
 }
 
-pub(crate) fn filter(needs: &Needs, node: &Node) -> Option<Rejection> {
-    (!fits(needs, node)).then(|| Rejection::hopeless(Plugin::NodeAffinity, Reason::NODE_AFFINITY))
+pub(crate) fn filter(needs: &Needs, added: &NodeAffinity, node: &Node) -> Option<Rejection> {
+    let reason = if !fits(added, node) {
+        Reason::ADDED_AFFINITY
+    } else if !fits(&needs.node_affinity, node) {
+        Reason::NODE_AFFINITY
+    } else {
+        return None;
+    };
+    Some(Rejection::hopeless(Plugin::NodeAffinity, reason))
 }
 
 /// The weights of the preferences that the node meets.
-pub(crate) fn score(needs: &Needs, node: &Node) -> i64 {
-    let met = needs.node_affinity.preferred.iter().filter(|(_, term)| term.matches(node));
-    met.map(|(weight, _)| i64::from(*weight)).sum()
+pub(crate) fn score(needs: &Needs, added: &NodeAffinity, node: &Node) -> i64 {
+    let preferred = needs.node_affinity.preferred.iter().chain(&added.preferred);
+    preferred.filter(|(_, term)| term.matches(node)).map(|(weight, _)| i64::from(*weight)).sum()
 }
 
 pub(crate) fn helps(pod: &Pod, event: Event<'_>) -> bool {
-    let fits = |node: &Node| fits(&pod.needs, node);
-    matches!(event, Event::Node { old, new } if fits(new) && !old.is_some_and(fits))
+    let fits = |node: &Node| fits(&pod.needs.node_affinity, node);
+    match event {
+        // What the profile adds is not at hand: any other labels may help where the pod's own choice was not the reason.
+        Event::Node { old: Some(old), new } if fits(old) => old.labels != new.labels && fits(new),
+        Event::Node { new, .. } => fits(new),
+        _ => false,
+    }
 }

@@ -7,6 +7,7 @@ use std::{
     borrow::Cow,
     collections::{BTreeSet, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 use api::volume::{Claim, ClaimRef, Class, NO_PROVISIONER, SELECTED_NODE, Volume, selects};
@@ -44,11 +45,13 @@ struct Assumed {
 pub(crate) struct VolumeBinding {
     objects: Objects,
     assumed: Arc<Mutex<Assumed>>,
+    /// How long volumes may take to be made and bound.
+    limit: Duration,
 }
 
 impl VolumeBinding {
-    pub fn new(objects: Objects) -> Self {
-        Self { objects, assumed: Arc::default() }
+    pub fn new(objects: Objects, limit: Duration) -> Self {
+        Self { objects, assumed: Arc::default(), limit }
     }
 }
 
@@ -277,7 +280,8 @@ impl Judge for Binding<'_> {
         let Some(chosen) = self.chosen.remove(&slot) else { return Ok(None) };
         let (rule, pod) = (self.rule, self.pod);
         let namespace = pod.item.namespace().to_owned();
-        Ok(Some(Box::new(bind::Reserved::new(&rule.objects, &rule.assumed, chosen, &namespace, &node.name))))
+        let reserved = bind::Reserved::new(&rule.objects, &rule.assumed, chosen, &namespace, &node.name);
+        Ok(Some(Box::new(bind::Timed { reserved, limit: rule.limit })))
     }
 }
 

@@ -16,9 +16,6 @@ use crate::{
     },
 };
 
-/// How long volumes may take to be made and bound.
-const LIMIT: Duration = Duration::from_secs(600);
-
 /// What was chosen for one pod. It is assumed as long as this lives.
 pub(super) struct Reserved {
     objects: Objects,
@@ -132,14 +129,20 @@ async fn patch(client: &kube::Client, path: &str, patch: &Value) -> Result<u64, 
     Ok(written?.metadata.resource_version.parse().unwrap_or(0))
 }
 
-impl Reservation for Reserved {
+/// What was chosen, and how long volumes may take to be made and bound.
+pub(super) struct Timed {
+    pub reserved: Reserved,
+    pub limit: Duration,
+}
+
+impl Reservation for Timed {
     fn pre_bind<'a>(&'a mut self, client: &'a kube::Client) -> Doing<'a> {
         Box::pin(async move {
             let work = async {
-                self.write(client).await?;
-                self.wait().await
+                self.reserved.write(client).await?;
+                self.reserved.wait().await
             };
-            let done = tokio::time::timeout(LIMIT, work).await;
+            let done = tokio::time::timeout(self.limit, work).await;
             let done = done.unwrap_or_else(|_| Err("timed out waiting for the condition".to_owned()));
             done.map_err(|why| format!("running PreBind plugin \"VolumeBinding\": binding volumes: {why}"))
         })
