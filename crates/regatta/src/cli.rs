@@ -83,6 +83,9 @@ pub struct Up {
     /// Directory of *.conf files laid over it in the order of their names
     #[arg(long, value_name = "DIR")]
     pub kubelet_config_dir: Option<PathBuf>,
+    /// The scheduler's configuration: a KubeSchedulerConfiguration of kubescheduler.config.k8s.io/v1
+    #[arg(long, value_name = "FILE")]
+    pub scheduler_config: Option<PathBuf>,
     /// Run in the background; returns when the cluster is ready
     #[arg(long)]
     pub detach: bool,

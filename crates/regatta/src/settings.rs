@@ -25,6 +25,7 @@ pub struct Plan {
     pub node_address: IpAddr,
     /// Begins the name of every interface that the cluster makes.
     pub interface_prefix: String,
+    pub scheduler: scheduler::Options,
 }
 
 /// Settles the options of this start with what the first start fixed.
@@ -91,7 +92,9 @@ pub fn settle(options: &Up, data: &DataDir, previous: Option<&Settings>) -> Resu
     let shown =
         if options.bind_address.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { options.bind_address };
     let server = format!("https://{}", SocketAddr::new(shown, options.https_port));
+    let scheduler = options.scheduler_config.as_deref().map(scheduler::Options::load).transpose();
     Ok(Plan {
+        scheduler: scheduler.context("the scheduler's configuration cannot be used")?.unwrap_or_default(),
         settings: Settings { server, ..settings },
         cluster_cidr,
         service_cidr,

@@ -153,7 +153,7 @@ async fn compose(
     tasks.spawn(scheduler::run(
         client::connect(&endpoint, Identity::component("system:kube-scheduler")),
         caches.clone(),
-        scheduler::Options::default(),
+        plan.scheduler.clone(),
         shutdown.clone(),
     ));
 
