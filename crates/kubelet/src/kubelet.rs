@@ -18,6 +18,7 @@ use crate::config::Configuration;
 use crate::context::Context;
 use crate::dns::ClusterDns;
 use crate::eviction;
+use crate::images::{CredentialProviders, Pulls};
 use crate::logs;
 use crate::node::resources::{Machine, kept_back};
 use crate::node::{self, Node, facts};
@@ -27,7 +28,7 @@ use crate::pods::status::Host;
 use crate::resources;
 use crate::server::Server;
 use crate::stats::Rates;
-use crate::volumes::{Made, Tokens, Volumes, local_path};
+use crate::volumes::{Made, Tokens, Volumes, csi, local_path};
 
 /// What a kubelet is made of.
 pub struct Config {
@@ -51,6 +52,7 @@ pub struct Config {
     /// `cluster.local`.
     pub cluster_domain: String,
     pub configuration: Configuration,
+    pub credential_providers: CredentialProviders,
     /// The port of the HTTPS server, if the binary serves one.
     pub port: Option<u16>,
 }
@@ -121,6 +123,7 @@ impl Kubelet {
                 root: pods_dir,
                 allocatable,
                 made: Made::default(),
+                drivers: csi::Drivers::new(&config.node_name),
             },
             node_name: config.node_name,
             client: config.client,
@@ -137,6 +140,12 @@ impl Kubelet {
             logs: logs_dir,
             node_memory: facts::memory(),
             ledger: Mutex::new(ledger),
+            pulls: Pulls::new(
+                config.configuration.parallel_pulls(),
+                config.credential_providers,
+                config.configuration.image_pull_credentials_verification_policy,
+                &config.data_dir,
+            ),
             configuration: Arc::new(config.configuration),
             data: config.data_dir,
             readings: Arc::default(),
@@ -151,6 +160,16 @@ impl Kubelet {
         context.spawn(node::renew(context.client.clone(), context.node_name.clone()));
         context.spawn(node.run(context.clone(), ready_sender, changed.clone()));
         let (root, persistent) = (context.volumes.root.clone(), config.caches.get());
+        let (drivers, pods) = (context.volumes.drivers.clone(), root.clone());
+        context.spawn(csi::serve_registration(context.client.clone(), drivers.clone(), pods.clone()));
+        context.spawn(csi::serve_expansion(csi::Expansion {
+            client: context.client.clone(),
+            drivers,
+            pods,
+            recorder: context.recorder.clone(),
+            claims: config.caches.get(),
+            volumes: config.caches.get(),
+        }));
         context.spawn(local_path::serve(context.client.clone(), context.node_name.clone(), root, persistent));
         context.spawn(logs::rotate(context.runtime.clone()));
         context.spawn(collect::images(context.clone()));

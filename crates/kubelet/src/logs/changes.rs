@@ -24,7 +24,8 @@ impl AsRawFd for Watch {
 impl Changes {
     pub fn of(dir: &Path) -> io::Result<Changes> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        inotify.add_watch(dir, AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO)?;
+        let (written, named) = (AddWatchFlags::IN_MODIFY, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO);
+        inotify.add_watch(dir, written | named | AddWatchFlags::IN_DELETE)?;
         // SAFETY: the value owns its descriptor, gives the same one for as long as it lives, and closes it only when it is
         // dropped, after the registration.
         Ok(Changes(unsafe { AsyncFd::register(Watch(inotify)) }.map_err(io::Error::from)?))

@@ -5,6 +5,7 @@ mod format;
 mod read;
 mod rotate;
 
+pub use changes::Changes;
 pub use format::{Format, Options};
 pub use read::stream;
 pub use rotate::rotate;

@@ -6,6 +6,7 @@
 
 mod block;
 mod claim;
+pub mod csi;
 mod empty_dir;
 mod host_path;
 pub mod local_path;
@@ -67,6 +68,7 @@ pub struct Volumes {
     pub root: PathBuf,
     pub allocatable: Amounts,
     pub made: Made,
+    pub drivers: csi::Drivers,
 }
 
 /// The volumes that are made once, of all pods by uid and name.
@@ -107,6 +109,7 @@ impl Volumes {
     pub async fn tear_down(&self, uid: &str) -> Result<(), String> {
         let dir = pod_dir(&self.root, uid);
         self.tokens.forget(uid);
+        self.csi_tear_down(uid).await?;
         blocking(move || {
             block::detach_below(&dir)?;
             mounts::unmount_below(&dir)?;
@@ -180,6 +183,9 @@ impl Makings<'_> {
             let made = path.clone();
             blocking(move || nfs::mount(&share, &made)).await.map_err(failed)?;
             return Ok(Some(Source::Path { path, read_only: source.read_only.unwrap_or(false) }));
+        }
+        if let Some(source) = &volume.csi {
+            return self.csi_inline(source).await.map(Some).map_err(failed);
         }
         if let Some(source) = &volume.image {
             let reference = source.reference.clone().unwrap_or_default();

@@ -15,7 +15,9 @@ impl Makings<'_> {
         let spec = volume.spec.clone().unwrap_or_default();
         let block = spec.volume_mode.as_deref() == Some("Block");
         self.check_mode(block)?;
-        let made = if block {
+        let made = if let Some(source) = &spec.csi {
+            self.csi_claimed(&volume, source, read_only).await
+        } else if block {
             self.device(&name, &spec, read_only).await
         } else {
             self.mount(&volume, &spec, read_only).await
