@@ -39,6 +39,7 @@ pub async fn images(context: Arc<Context>) {
                 records.aged(&all, &used, context.configuration.image_maximum_gc_age.0, now)
             };
             remove(&context, old).await;
+            context.pulls.keep(&all);
             let (size, free) = facts::disk(&context.data);
             let in_use = size.saturating_sub(free);
             if size > 0 && high < 100 && in_use * 100 >= size * high {

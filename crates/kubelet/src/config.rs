@@ -63,6 +63,7 @@ pub struct Configuration {
     pub image_maximum_gc_age: Duration,
     pub serialize_image_pulls: bool,
     pub max_parallel_image_pulls: Option<u32>,
+    pub image_pull_credentials_verification_policy: Verification,
     pub system_reserved: Texts,
     pub kube_reserved: Texts,
     pub enforce_node_allocatable: Vec<String>,
@@ -95,6 +96,7 @@ impl Default for Configuration {
             image_maximum_gc_age: Duration::from_secs(0),
             serialize_image_pulls: false,
             max_parallel_image_pulls: None,
+            image_pull_credentials_verification_policy: Verification::default(),
             system_reserved: Texts::new(),
             kube_reserved: Texts::new(),
             enforce_node_allocatable: vec!["pods".to_owned()],
@@ -103,6 +105,15 @@ impl Default for Configuration {
             node_status_max_images: 50,
         }
     }
+}
+
+/// Whether a pod must be able to pull an image that is present already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verification {
+    NeverVerify,
+    /// Only one that some pod's secret has opened.
+    #[default]
+    NeverVerifyPreloadedImages,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

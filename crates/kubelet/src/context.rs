@@ -15,6 +15,7 @@ use crate::admission::Ledger;
 use crate::collect::Records;
 use crate::config::Configuration;
 use crate::dns::ClusterDns;
+use crate::images::Pulls;
 use crate::objects::Objects;
 use crate::pods::pod::Pod;
 use crate::pods::status::Host;
@@ -44,6 +45,7 @@ pub struct Context {
     pub data: PathBuf,
     pub readings: Arc<Readings>,
     pub image_records: Mutex<Records>,
+    pub pulls: Pulls,
     pub rates: Rates,
     /// Pods that were evicted, by signal.
     pub evictions: Mutex<BTreeMap<&'static str, u64>>,

@@ -30,5 +30,6 @@ mod stats;
 mod volumes;
 
 pub use config::{ConfigError, Configuration};
+pub use images::CredentialProviders;
 pub use kubelet::{Config, Handle, Kubelet};
 pub use server::{Keys, Server, spdy, streaming};

@@ -20,7 +20,6 @@ pub const UNSUPPORTED: &[&str] = &[
     "serverTLSBootstrap",
     "registryPullQPS",
     "registryBurst",
-    "imagePullCredentialsVerificationPolicy",
     "preloadedImagesVerificationAllowlist",
     "eventRecordQPS",
     "eventBurst",
