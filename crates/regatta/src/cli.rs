@@ -86,6 +86,12 @@ pub struct Up {
     /// The scheduler's configuration: a KubeSchedulerConfiguration of kubescheduler.config.k8s.io/v1
     #[arg(long, value_name = "FILE")]
     pub scheduler_config: Option<PathBuf>,
+    /// Programs that know credentials for registries: a CredentialProviderConfig of kubelet.config.k8s.io/v1
+    #[arg(long, value_name = "FILE", requires = "image_credential_provider_bin_dir")]
+    pub image_credential_provider_config: Option<PathBuf>,
+    /// Where those programs are
+    #[arg(long, value_name = "DIR")]
+    pub image_credential_provider_bin_dir: Option<PathBuf>,
     /// Run in the background; returns when the cluster is ready
     #[arg(long)]
     pub detach: bool,

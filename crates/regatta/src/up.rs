@@ -46,9 +46,7 @@ pub async fn up(options: Up) -> Result<()> {
     let data = DataDir::at(&options.data_dir)?;
     let (hold, previous) = data.take()?;
     let plan = settle(&options, &data, previous.as_ref())?;
-    let configuration =
-        kubelet::Configuration::load(options.kubelet_config.as_deref(), options.kubelet_config_dir.as_deref())
-            .context("the kubelet's configuration cannot be used")?;
+    let node = NodeOptions::load(&options)?;
     let registries = match &plan.settings.registries {
         Some(file) => Registries::load(file)?,
         None => Registries::default(),
@@ -60,7 +58,7 @@ pub async fn up(options: Up) -> Result<()> {
 
     let shutdown = CancellationToken::new();
     let parts = tokio::select! {
-        parts = compose(&data, &plan, &pki, registries, configuration, listener, shutdown.clone()) => parts?,
+        parts = compose(&data, &plan, &pki, registries, node, listener, shutdown.clone()) => parts?,
         () = signals.stop() => return Ok(()),
     };
     tokio::select! {
@@ -77,6 +75,27 @@ pub async fn up(options: Up) -> Result<()> {
     let result = parts.stop(shutdown).await;
     drop(hold);
     result
+}
+
+/// What the kubelet is told by files of its own.
+struct NodeOptions {
+    configuration: kubelet::Configuration,
+    credential_providers: kubelet::CredentialProviders,
+}
+
+impl NodeOptions {
+    fn load(options: &Up) -> Result<NodeOptions> {
+        let configuration =
+            kubelet::Configuration::load(options.kubelet_config.as_deref(), options.kubelet_config_dir.as_deref())
+                .context("the kubelet's configuration cannot be used")?;
+        let credential_providers =
+            match (&options.image_credential_provider_config, &options.image_credential_provider_bin_dir) {
+                (Some(file), Some(programs)) => kubelet::CredentialProviders::load(file, programs)
+                    .context("the credential providers cannot be used")?,
+                _ => kubelet::CredentialProviders::default(),
+            };
+        Ok(NodeOptions { configuration, credential_providers })
+    }
 }
 
 /// The parts while they run.
@@ -104,7 +123,7 @@ async fn compose(
     plan: &Plan,
     pki: &Pki,
     registries: Registries,
-    configuration: kubelet::Configuration,
+    own: NodeOptions,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<Parts> {
@@ -168,7 +187,7 @@ async fn compose(
     };
     tasks.spawn(until(shutdown.clone(), net::proxy::run(caches.clone(), network.nft(), node)));
 
-    let kubelet_listener = listen_for_kubelet(&configuration, plan).await?;
+    let kubelet_listener = listen_for_kubelet(&own.configuration, plan).await?;
     let kubelet = Kubelet::run(kubelet::Config {
         node_name: plan.settings.node_name.clone(),
         node_ips: vec![plan.node_address],
@@ -182,7 +201,8 @@ async fn compose(
         data_dir: data.join("kubelet"),
         cluster_dns: vec![dns],
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
-        configuration,
+        configuration: own.configuration,
+        credential_providers: own.credential_providers,
         port: Some(kubelet_listener.local_addr()?.port()),
     })
     .await?;
