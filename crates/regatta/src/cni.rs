@@ -46,13 +46,17 @@ struct RuntimeConf {
     port_mappings: Vec<Port>,
 }
 
+/// A mapping as the specification names its fields, or as runtimes do whose decoder does not mind the case.
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Port {
+    #[serde(alias = "HostPort")]
     host_port: u16,
+    #[serde(alias = "ContainerPort")]
     container_port: u16,
+    #[serde(alias = "Protocol")]
     protocol: String,
-    #[serde(rename = "hostIP")]
+    #[serde(rename = "hostIP", alias = "HostIP")]
     host_ip: String,
 }
 
@@ -294,6 +298,22 @@ mod tests {
         assert_eq!(text("1.0.0")["ips"], json!([{"address": "10.0.0.5/32", "interface": 0}]));
         assert_eq!(text("0.3.1")["ips"], json!([{"address": "10.0.0.5/32", "interface": 0, "version": "4"}]));
         assert_eq!(text("1.0.0")["interfaces"], json!([{"name": "eth0", "sandbox": "/run/netns/a"}]));
+    }
+
+    #[test]
+    fn ports_are_read_in_either_spelling() {
+        for text in [
+            r#"{"hostPort": 80, "containerPort": 8080, "protocol": "udp", "hostIP": "10.0.0.1"}"#,
+            r#"{"HostPort": 80, "ContainerPort": 8080, "Protocol": "UDP", "HostIP": "10.0.0.1"}"#,
+        ] {
+            let expected = PortMapping {
+                protocol: Protocol::Udp,
+                container_port: 8080,
+                host_port: 80,
+                host_ip: "10.0.0.1".into(),
+            };
+            assert_eq!(mapping(&serde_json::from_str(text).unwrap()), expected);
+        }
     }
 
     #[test]

@@ -150,12 +150,10 @@ fn the_same_kubelet_runs_pods_on_containerd_with_this_network() {
     cluster.apply(&PODS.replace("IMAGE", BUSYBOX));
     cluster.kubectl(&["wait", "pod/web", "--for=condition=Ready", "--timeout=60s"]);
     let field = |pod: &str, path: &str| cluster.kubectl(&["get", "pod", pod, "-o", &format!("jsonpath={{{path}}}")]);
-    assert_eq!(machine.get("http://10.43.0.80/").expect("the service answers"), "web\n");
-    assert_eq!(
-        machine.get(&format!("http://{}:8080/", field("web", ".status.podIP"))).expect("the pod answers"),
-        "web\n"
-    );
-    assert_eq!(machine.get("http://192.168.88.10:18080/").expect("the node's port answers"), "web\n");
+    let pod = format!("http://{}:8080/", field("web", ".status.podIP"));
+    for url in ["http://10.43.0.80/", &pod, "http://192.168.88.10:18080/"] {
+        assert_eq!(cluster.wait_for(url, || machine.get(url)), "web\n", "{url}");
+    }
     cluster.wait_for("the failed container to run again", || {
         match field("again", ".status.containerStatuses[0]['restartCount','ready']") {
             status if status == "1 true" => Ok(()),
