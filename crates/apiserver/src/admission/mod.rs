@@ -1,15 +1,20 @@
 //! Admission: what the cluster adds to an object before it is stored, and what it refuses. Each plugin is a file; the
 //! chain holds them in upstream's order.
 
+mod certificates;
 mod limit_ranger;
 mod namespace_lifecycle;
-mod pods;
+mod node_restriction;
+mod pod_security;
+pub mod pods;
 mod priority;
+mod runtime_class;
 mod service_account;
 mod storage;
 
 use api::{Status, Value};
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use crate::rest::Call;
 
@@ -26,9 +31,24 @@ pub struct Attributes<'c> {
     pub call: &'c Call,
     pub operation: Operation,
     pub subresource: &'c str,
+    warnings: Mutex<Vec<String>>,
 }
 
-impl Attributes<'_> {
+impl<'c> Attributes<'c> {
+    pub fn new(call: &'c Call, operation: Operation, subresource: &'c str) -> Self {
+        Attributes { call, operation, subresource, warnings: Mutex::default() }
+    }
+
+    /// Notes a text for a `Warning` header.
+    pub fn warn(&self, text: String) {
+        self.warnings.lock().push(text);
+    }
+
+    /// What the plugins have noted so far.
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut *self.warnings.lock())
+    }
+
     /// Whether it is about the main resource of that group and plural.
     pub fn is(&self, group: &str, plural: &str) -> bool {
         self.call.kind.group == group && self.call.kind.plural == plural && self.subresource.is_empty()
@@ -68,13 +88,19 @@ impl Chain {
             Box::new(namespace_lifecycle::NamespaceLifecycle),
             Box::new(limit_ranger::LimitRanger),
             Box::new(service_account::ServiceAccount),
+            Box::new(node_restriction::NodeRestriction),
             Box::new(pods::TaintNodesByCondition),
+            Box::new(pod_security::PodSecurity),
             Box::new(priority::Priority),
             Box::new(pods::DefaultTolerationSeconds),
-            Box::new(storage::StorageObjectInUseProtection),
             Box::new(storage::DefaultStorageClass),
+            Box::new(storage::StorageObjectInUseProtection),
             Box::new(storage::PersistentVolumeClaimResize),
             Box::new(storage::LocalVolumeRestriction),
+            Box::new(runtime_class::RuntimeClass),
+            Box::new(certificates::CertificateApproval),
+            Box::new(certificates::CertificateSigning),
+            Box::new(certificates::CertificateSubjectRestriction),
             Box::new(storage::DefaultIngressClass),
         ])
     }

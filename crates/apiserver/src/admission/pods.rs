@@ -1,10 +1,12 @@
-//! Small plugins for pods and nodes: DefaultTolerationSeconds and TaintNodesByCondition.
+//! Small plugins for pods and nodes: DefaultTolerationSeconds, TaintNodesByCondition and PodTopologyLabels.
 
-use api::{Status, Value};
+use api::{Map, Status, Value};
 use async_trait::async_trait;
 use serde_json::json;
 
 use super::{Attributes, Operation, Plugin};
+use crate::rest::parse;
+use crate::server::Server;
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
@@ -65,4 +67,15 @@ impl Plugin for TaintNodesByCondition {
         }
         Ok(())
     }
+}
+
+/// PodTopologyLabels: what a pod that is bound to the node takes over of the node's labels.
+pub fn topology_labels(server: &Server, node: &str) -> Map<String, Value> {
+    let Some(entry) = server.store.get(&format!("/registry/minions/{node}")) else { return Map::new() };
+    let mut node = parse(&entry.value).unwrap_or_default();
+    let labels = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"].into_iter().filter_map(|key| {
+        let value = node["metadata"]["labels"].get_mut(key)?.take();
+        Some((key.to_owned(), value))
+    });
+    labels.collect()
 }

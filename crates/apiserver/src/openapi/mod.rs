@@ -1,88 +1,191 @@
 //! `/openapi/v2` and `/openapi/v3`, generated from the served kinds and their schemas when asked for: kubectl's validation,
-//! `explain` and generators of clients read them.
+//! `explain` and generators of clients read them. Version 3 has a document for each version of a group.
 
+mod edition;
+mod operation;
 mod paths;
 mod schemas;
+#[cfg(test)]
+mod tests;
+mod texts;
 
-use api::{Map, Status, Value};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
-use serde_json::json;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::sync::Arc;
 
 use api::kind::Kind;
 use api::status::Reason;
+use api::{Map, Status, Value};
+use flate2::{Compression, write::GzEncoder};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde_json::json;
+use sha2::{Digest, Sha512};
 
 use crate::catalog::Catalog;
 use crate::dispatch::no_such_path;
 use crate::server::Server;
 use crate::wire::accept::clauses;
-use crate::wire::{Response, answer};
 
-/// Which of the two formats a document is in.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Edition {
-    V2,
-    V3,
-}
+use crate::wire::{Query, Response, answer};
+use texts::Texts;
 
 /// Answers below `/openapi`.
-pub fn answer(server: &Server, headers: &HeaderMap, path: &str) -> Result<Response, Status> {
+pub fn answer(server: &Server, headers: &HeaderMap, path: &str, query: &Query) -> Result<Response, Status> {
     let catalog = server.catalog.load();
     if path == "/openapi/v2" {
-        return v2(&catalog, headers);
+        accepts_json(headers)?;
+        let kinds: Vec<Arc<Kind>> = catalog.iter().cloned().collect();
+        return Ok(document(headers, &hash(&kinds), || v2(&kinds)));
     }
-    let groups = group_versions(&catalog);
+    let parts = parts(&catalog);
     if path == "/openapi/v3" {
-        let list = groups.iter().map(|(path, kinds)| {
-            let url = format!("/openapi/v3/{path}?hash={}", hash(kinds));
+        let list = parts.iter().map(|(path, part)| {
+            let url = format!("/openapi/v3/{path}?hash={}", hash(part.kinds()));
             (path.clone(), json!({"serverRelativeURL": url}))
         });
         return Ok(answer::json(StatusCode::OK, &json!({"paths": list.collect::<Map<_, _>>()})));
     }
     let wanted = path.strip_prefix("/openapi/v3/").ok_or_else(no_such_path)?;
-    let kinds = groups.get(wanted).ok_or_else(no_such_path)?;
-    let tag = format!("\"{}\"", hash(kinds));
-    if headers.get(header::IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == tag.as_bytes()) {
-        return Ok(tagged(answer::bytes(StatusCode::NOT_MODIFIED, "application/json", Vec::new()), &tag));
+    let part = parts.get(wanted).ok_or_else(no_such_path)?;
+    let now = hash(part.kinds());
+    match query.get("hash") {
+        Some(asked) if asked != now => Ok(moved(&format!("{path}?hash={now}"))),
+        Some(_) => Ok(forever(document(headers, &now, || v3(part)))),
+        None => Ok(document(headers, &now, || v3(part))),
     }
-    let document = json!({
-        "openapi": "3.0.0", "info": info(), "paths": paths::of(kinds, Edition::V3),
-        "components": {"schemas": schemas::of(&catalog, kinds, Edition::V3), "securitySchemes": security()},
-    });
-    Ok(tagged(answer::json(StatusCode::OK, &document), &tag))
 }
 
-fn v2(catalog: &Catalog, headers: &HeaderMap) -> Result<Response, Status> {
+/// What one document of version 3 is about.
+enum Part {
+    Version(Vec<Arc<Kind>>),
+    /// Discovery of a group; the core group has the empty name.
+    Group(String),
+    Groups,
+    Server,
+}
+
+impl Part {
+    fn kinds(&self) -> &[Arc<Kind>] {
+        match self {
+            Part::Version(kinds) => kinds,
+            _ => &[],
+        }
+    }
+
+    fn paths(&self, texts: &Texts) -> Map<String, Value> {
+        let mut all = Map::new();
+        match self {
+            Part::Version(kinds) => {
+                kinds.iter().for_each(|kind| paths::add(kind, texts, &mut all));
+                if let Some(kind) = kinds.first() {
+                    paths::add_version(&kind.group, &kind.version, &mut all);
+                }
+            }
+            Part::Group(group) => paths::add_group(group, &mut all),
+            Part::Groups => paths::add_groups(&mut all),
+            Part::Server => paths::add_server(&mut all),
+        }
+        all
+    }
+}
+
+/// The documents of version 3 by their paths: `api/v1`, `apis/apps/v1`, `apis/apps`.
+fn parts(catalog: &Catalog) -> BTreeMap<String, Part> {
+    let mut parts = BTreeMap::from([("apis".to_owned(), Part::Groups), ("version".to_owned(), Part::Server)]);
+    for kind in catalog.iter() {
+        let version = parts.entry(paths::base(kind)[1..].to_owned()).or_insert_with(|| Part::Version(Vec::new()));
+        if let Part::Version(kinds) = version {
+            kinds.push(kind.clone());
+        }
+        let group = if kind.group.is_empty() { "api".to_owned() } else { format!("apis/{}", kind.group) };
+        parts.entry(group).or_insert_with(|| Part::Group(kind.group.to_string()));
+    }
+    parts
+}
+
+fn v2(kinds: &[Arc<Kind>]) -> Value {
+    let texts = Texts::open();
+    let mut all = Map::new();
+    for kind in kinds {
+        paths::add(kind, &texts, &mut all);
+        paths::add_version(&kind.group, &kind.version, &mut all);
+        paths::add_group(&kind.group, &mut all);
+    }
+    paths::add_groups(&mut all);
+    paths::add_server(&mut all);
+    let parameters = edition::share_parameters(&mut all, &texts);
+    let paths = Value::Object(all);
+    let roots = json!([paths, parameters]);
+    json!({
+        "swagger": "2.0", "info": info(), "definitions": schemas::of(kinds, &roots, &texts), "paths": paths,
+        "parameters": parameters, "securityDefinitions": security(), "security": [{"BearerToken": []}],
+    })
+}
+
+fn v3(part: &Part) -> Value {
+    let texts = Texts::open();
+    let mut paths = Value::Object(part.paths(&texts));
+    let mut definitions = schemas::of(part.kinds(), &paths, &texts);
+    paths.as_object_mut().into_iter().flatten().for_each(|(_, item)| edition::item_v3(item));
+    definitions.iter_mut().for_each(|(name, definition)| edition::definition_v3(name, definition));
+    json!({
+        "openapi": "3.0.0", "info": info(), "paths": paths,
+        "components": {"schemas": definitions, "securitySchemes": security()},
+    })
+}
+
+fn accepts_json(headers: &HeaderMap) -> Result<(), Status> {
     let clauses = clauses(headers);
-    let json_will_do =
-        clauses.is_empty() || clauses.iter().any(|m| matches!(m.essence, "application/json" | "*/*" | "application/*"));
-    if !json_will_do {
-        return Err(Status::new(
-            Reason::NotAcceptable,
-            "only the following media types are accepted: application/json",
-        ));
+    if clauses.is_empty() || clauses.iter().any(|m| matches!(m.essence, "application/json" | "*/*" | "application/*")) {
+        return Ok(());
     }
-    let kinds: Vec<Arc<Kind>> = catalog.iter().cloned().collect();
-    let tag = format!("\"{}\"", hash(&kinds));
-    if headers.get(header::IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == tag.as_bytes()) {
-        return Ok(tagged(answer::bytes(StatusCode::NOT_MODIFIED, "application/json", Vec::new()), &tag));
-    }
-    let document = json!({
-        "swagger": "2.0", "info": info(), "paths": paths::of(&kinds, Edition::V2),
-        "definitions": schemas::of(catalog, &kinds, Edition::V2), "securityDefinitions": security(),
-        "security": [{"BearerToken": []}],
-    });
-    Ok(tagged(answer::json(StatusCode::OK, &document), &tag))
+    Err(Status::new(Reason::NotAcceptable, "only the following media types are accepted: application/json"))
 }
 
-fn tagged(mut response: Response, tag: &str) -> Response {
-    let headers = response.headers_mut();
-    if let Ok(value) = HeaderValue::from_str(tag) {
-        headers.insert(header::ETAG, value);
+/// The document, unless the client has it; compressed where the client can read that.
+fn document(headers: &HeaderMap, hash: &str, make: impl Fn() -> Value) -> Response {
+    let tag = format!("\"{hash}\"");
+    let known = headers.get(header::IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == tag.as_bytes());
+    let mut response = if known {
+        answer::bytes(StatusCode::NOT_MODIFIED, "application/json", Vec::new())
+    } else {
+        packed(headers, make().to_string())
+    };
+    for (name, value) in [(header::ETAG, tag.as_str()), (header::VARY, "Accept-Encoding, Accept")] {
+        response.headers_mut().extend(HeaderValue::from_str(value).ok().map(|value| (name, value)));
     }
-    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+fn packed(headers: &HeaderMap, text: String) -> Response {
+    let accepts =
+        headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("gzip"));
+    if accepts {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        if let Ok(Ok(packed)) = encoder.write_all(text.as_bytes()).map(|()| encoder.finish()) {
+            let mut response = answer::bytes(StatusCode::OK, "application/json", packed);
+            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            return response;
+        }
+    }
+    answer::bytes(StatusCode::OK, "application/json", text.into_bytes())
+}
+
+/// A document under its own hash never changes.
+fn forever(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+    let year = std::time::Duration::from_secs(365 * 24 * 3600);
+    let expires = jiff::Timestamp::now() + year;
+    if let Ok(value) = HeaderValue::from_str(&expires.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()) {
+        headers.insert(header::EXPIRES, value);
+    }
+    response
+}
+
+fn moved(to: &str) -> Response {
+    let mut response = answer::bytes(StatusCode::MOVED_PERMANENTLY, "text/plain", Vec::new());
+    response.headers_mut().extend(HeaderValue::from_str(to).ok().map(|value| (header::LOCATION, value)));
     response
 }
 
@@ -94,26 +197,17 @@ fn security() -> Value {
     json!({"BearerToken": {"type": "apiKey", "description": "Bearer Token authentication", "name": "authorization", "in": "header"}})
 }
 
-/// `api/v1` or `apis/<group>/<version>`, with its kinds.
-fn group_versions(catalog: &Catalog) -> BTreeMap<String, Vec<Arc<Kind>>> {
-    let mut groups: BTreeMap<String, Vec<Arc<Kind>>> = BTreeMap::new();
-    for kind in catalog.iter() {
-        groups.entry(paths::base(kind)[1..].to_owned()).or_default().push(kind.clone());
-    }
-    groups
-}
-
 /// Changes when what the document says may have changed.
 fn hash(kinds: &[Arc<Kind>]) -> String {
-    let mut digest = Sha256::new();
+    let mut digest = Sha512::new();
     digest.update(env!("CARGO_PKG_VERSION"));
     for kind in kinds {
         for text in [&kind.group, &kind.version, &kind.plural, &kind.schema.name] {
             digest.update(text.as_bytes());
             digest.update([0]);
         }
-        // A custom resource's schema changes under the same name.
-        if kind.schema.name.is_empty() {
+        // A schema that is not built in changes under the same name.
+        if matches!(kind.schema, api::schema::StructRef::Shared(_)) {
             digest.update(format!("{:?}", kind.schema).as_bytes());
         }
     }

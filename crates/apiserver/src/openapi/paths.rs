@@ -1,21 +1,13 @@
 //! The paths of the served kinds with their operations.
 
-use std::sync::Arc;
-
 use api::kind::{Kind, Subresource};
 use api::{Map, Value};
 use serde_json::json;
 
-use super::Edition;
-use super::schemas::reference;
+use super::operation::{Operation, Place, capital, reference, tag};
+use super::texts::Texts;
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
-const PATCHES: [&str; 4] = [
-    "application/apply-patch+yaml",
-    "application/json-patch+json",
-    "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
-];
 
 /// `/api/v1` or `/apis/<group>/<version>`.
 pub fn base(kind: &Kind) -> String {
@@ -26,204 +18,179 @@ pub fn base(kind: &Kind) -> String {
     }
 }
 
-/// Every path of the kinds.
-pub fn of(kinds: &[Arc<Kind>], edition: Edition) -> Map<String, Value> {
-    let mut paths = Map::new();
-    for kind in kinds {
-        let base = base(kind);
-        let scoped = if kind.namespaced { format!("{base}/namespaces/{{namespace}}") } else { base.clone() };
-        let collection = format!("{scoped}/{}", kind.plural);
-        let one = format!("{collection}/{{name}}");
-        let make = |verbs: &[&str], one: bool| item(kind, None, verbs, one, edition);
-        if let Some(value) = make(&["list", "create", "deletecollection"], false) {
-            paths.insert(collection, value);
+/// Adds every path of the kind.
+pub fn add(kind: &Kind, texts: &Texts, paths: &mut Map<String, Value>) {
+    let base = base(kind);
+    let scoped =
+        |root: &str| if kind.namespaced { format!("{root}/namespaces/{{namespace}}") } else { root.to_owned() };
+    let collection = format!("{}/{}", scoped(&base), kind.plural);
+    let own = |place, operations: &[(&'static str, &'static str, &str)]| -> Vec<Operation> {
+        let served = operations.iter().filter(|(.., verb)| kind.has_verb(verb));
+        served.map(|(method, action, _)| Operation { kind, sub: None, place, action, method }).collect()
+    };
+    let mut put = |path: String, operations: Vec<Operation>| {
+        if !operations.is_empty() {
+            paths.insert(path, item(&operations, texts));
         }
-        if kind.namespaced
-            && let Some(value) = make(&["list"], false)
-        {
-            paths.insert(format!("{base}/{}", kind.plural), value);
-        }
-        if let Some(value) = make(&["get", "update", "patch", "delete"], true) {
-            paths.insert(one.clone(), value);
-        }
-        for sub in kind.subresources.iter() {
-            let verbs: Vec<&str> = sub.verbs.iter().map(|v| &**v).collect();
-            if let Some(value) = item(kind, Some(sub), &verbs, true, edition) {
-                paths.insert(format!("{one}/{}", sub.name), value);
-            }
-        }
-    }
-    paths
-}
-
-/// A path with its operations; `None` where it has none.
-fn item(kind: &Kind, sub: Option<&Subresource>, verbs: &[&str], one: bool, edition: Edition) -> Option<Value> {
-    let mut value = Map::new();
-    let served = |verb: &str| sub.is_some() || kind.has_verb(verb);
-    for verb in verbs.iter().filter(|verb| served(verb)) {
-        value.insert(method(verb).to_owned(), operation(kind, sub, verb, edition));
-    }
-    if value.is_empty() {
-        return None;
-    }
-    let mut parameters = Vec::new();
-    if one {
-        parameters.push(parameter("name", "path", "string", edition));
-    }
+    };
+    let (list, one) = (Place::Collection, Place::Object);
+    put(
+        collection.clone(),
+        own(
+            list,
+            &[("get", "list", "list"), ("post", "post", "create"), ("delete", "deletecollection", "deletecollection")],
+        ),
+    );
+    put(
+        format!("{collection}/{{name}}"),
+        own(
+            one,
+            &[
+                ("get", "get", "get"),
+                ("put", "put", "update"),
+                ("patch", "patch", "patch"),
+                ("delete", "delete", "delete"),
+            ],
+        ),
+    );
+    let watched = format!("{}/{}", scoped(&format!("{base}/watch")), kind.plural);
+    put(watched.clone(), own(list, &[("get", "watchlist", "watch")]));
+    put(format!("{watched}/{{name}}"), own(one, &[("get", "watch", "watch")]));
     if kind.namespaced {
-        parameters.push(parameter("namespace", "path", "string", edition));
+        put(format!("{base}/{}", kind.plural), own(Place::AllNamespaces, &[("get", "list", "list")]));
+        put(format!("{base}/watch/{}", kind.plural), own(Place::AllNamespaces, &[("get", "watchlist", "watch")]));
     }
-    value.insert("parameters".to_owned(), Value::Array(parameters));
-    Some(Value::Object(value))
-}
-
-fn method(verb: &str) -> &'static str {
-    match verb {
-        "create" => "post",
-        "update" => "put",
-        "patch" => "patch",
-        "delete" | "deletecollection" => "delete",
-        _ => "get",
-    }
-}
-
-fn action(verb: &str) -> &str {
-    match verb {
-        "create" => "post",
-        "update" => "put",
-        other => other,
-    }
-}
-
-fn operation(kind: &Kind, sub: Option<&Subresource>, verb: &str, edition: Edition) -> Value {
-    let own = sub.is_none_or(|s| s.version.is_empty());
-    let (group, version) = match sub {
-        Some(sub) if !own => (&sub.group, &sub.version),
-        _ => (&kind.group, &kind.version),
-    };
-    let name = sub.map_or(&kind.kind, |s| &s.kind);
-    let schema = if own && *name == kind.kind {
-        kind.schema.name.to_string()
-    } else {
-        let api_version = if group.is_empty() { version.to_string() } else { format!("{group}/{version}") };
-        api::table::by_kind(&api_version, name).map(|s| s.name.to_string()).unwrap_or_default()
-    };
-    let answers = match verb {
-        "list" => format!("{schema}List"),
-        "delete" | "deletecollection" => format!("{META}Status"),
-        _ => schema.clone(),
-    };
-    let writes = matches!(verb, "create" | "update" | "patch");
-    let mut query: Vec<(&str, &str)> = Vec::new();
-    match verb {
-        "list" | "deletecollection" => query.extend([
-            ("allowWatchBookmarks", "boolean"),
-            ("continue", "string"),
-            ("fieldSelector", "string"),
-            ("labelSelector", "string"),
-            ("limit", "integer"),
-            ("resourceVersion", "string"),
-            ("resourceVersionMatch", "string"),
-            ("sendInitialEvents", "boolean"),
-            ("timeoutSeconds", "integer"),
-            ("watch", "boolean"),
-        ]),
-        "delete" => query.extend([
-            ("dryRun", "string"),
-            ("gracePeriodSeconds", "integer"),
-            ("orphanDependents", "boolean"),
-            ("propagationPolicy", "string"),
-        ]),
-        _ if writes => {
-            query.extend([("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string")]);
-            if verb == "patch" {
-                query.push(("force", "boolean"));
-            }
+    for sub in kind.subresources.iter() {
+        let path = format!("{collection}/{{name}}/{}", sub.name);
+        put(path.clone(), of_subresource(kind, sub, one));
+        if sub.name == "proxy" {
+            put(format!("{path}/{{path}}"), of_subresource(kind, sub, Place::Below));
         }
-        _ => {}
     }
-    query.push(("pretty", "string"));
-    let mut parameters: Vec<Value> = query.iter().map(|(name, ty)| parameter(name, "query", ty, edition)).collect();
-    let body = match verb {
-        "create" | "update" => Some(schema.as_str().to_owned()),
-        "patch" => Some(format!("{META}Patch")),
-        "delete" | "deletecollection" => Some(format!("{META}DeleteOptions")),
+}
+
+fn of_subresource<'k>(kind: &'k Kind, sub: &'k Subresource, place: Place) -> Vec<Operation<'k>> {
+    let connects = sub.kind.ends_with("Options");
+    let method = |verb: &str| match verb {
+        "create" => Some("post"),
+        "update" => Some("put"),
+        "get" => Some("get"),
+        "patch" => Some("patch"),
+        "delete" => Some("delete"),
         _ => None,
     };
-    let described = |name: &str| {
-        if name.is_empty() { json!({"type": "string"}) } else { json!({"$ref": reference(name, edition)}) }
-    };
-    let mut value = json!({
-        "operationId": operation_id(kind, sub, verb),
-        "tags": [tag(kind)],
-        "x-kubernetes-action": action(verb),
-        "x-kubernetes-group-version-kind": {"group": group, "version": version, "kind": name},
-    });
-    let content = |media: &[&str], name: &str| -> Map<String, Value> {
-        media.iter().map(|m| ((*m).to_owned(), json!({"schema": described(name)}))).collect()
-    };
-    let json_only: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
-    let consumes: &[&str] = if verb == "patch" { &PATCHES } else { &["application/json"] };
-    match edition {
-        Edition::V2 => {
-            if let Some(body) = &body {
-                let required = writes;
-                parameters.push(json!({"name": "body", "in": "body", "required": required, "schema": described(body)}));
-            }
-            value["consumes"] = if verb == "patch" { json!(PATCHES) } else { json!(["*/*"]) };
-            value["produces"] = json!(json_only);
-            value["schemes"] = json!(["https"]);
-            value["responses"] = json!({"200": {"description": "OK", "schema": described(&answers)}, "401": {"description": "Unauthorized"}});
-        }
-        Edition::V3 => {
-            if let Some(body) = &body {
-                value["requestBody"] = json!({"content": content(consumes, body), "required": writes});
-            }
-            value["responses"] = json!({
-                "200": {"description": "OK", "content": content(json_only, &answers)}, "401": {"description": "Unauthorized"},
-            });
-        }
-    }
-    value["parameters"] = Value::Array(parameters);
-    value
+    let more: &[&str] = if connects && sub.name == "proxy" { &["head", "options"] } else { &[] };
+    let methods = sub.verbs.iter().filter_map(|verb| method(verb)).chain(more.iter().copied());
+    methods
+        .map(|method| Operation {
+            kind,
+            sub: Some(sub),
+            place,
+            action: if connects { "connect" } else { method },
+            method,
+        })
+        .collect()
 }
 
-fn parameter(name: &str, place: &str, ty: &str, edition: Edition) -> Value {
-    let mut value = json!({"name": name, "in": place, "uniqueItems": true});
-    if place == "path" {
-        value["required"] = Value::Bool(true);
-    }
-    match edition {
-        Edition::V2 => value["type"] = Value::from(ty),
-        Edition::V3 => {
-            value["schema"] = json!({"type": ty, "uniqueItems": true});
-            if let Some(map) = value.as_object_mut() {
-                map.remove("uniqueItems");
-            }
+/// A path's operations; the parameters that all of them have are the path's own.
+fn item(operations: &[Operation], texts: &Texts) -> Value {
+    let parameters: Vec<Vec<Value>> = operations.iter().map(|operation| operation.parameters(texts)).collect();
+    let shared = |parameter: &Value| parameter["in"] != "body" && parameters.iter().all(|all| all.contains(parameter));
+    let mut item = Map::new();
+    for (operation, own) in operations.iter().zip(&parameters) {
+        let mut value = operation.describe();
+        let own: Vec<Value> = own.iter().filter(|parameter| !shared(parameter)).cloned().collect();
+        if !own.is_empty() {
+            value.insert("parameters".to_owned(), sorted(own));
         }
+        item.insert(operation.method.to_owned(), Value::Object(value));
     }
-    value
+    let common: Vec<Value> =
+        parameters.first().into_iter().flatten().filter(|parameter| shared(parameter)).cloned().collect();
+    if !common.is_empty() {
+        item.insert("parameters".to_owned(), sorted(common));
+    }
+    Value::Object(item)
 }
 
-/// `apps_v1`.
-fn tag(kind: &Kind) -> String {
-    let group = if kind.group.is_empty() { "core" } else { kind.group.split('.').next().unwrap_or("") };
-    format!("{group}_{}", kind.version)
+fn sorted(mut parameters: Vec<Value>) -> Value {
+    let text = |value: &Value, field: &str| value[field].as_str().unwrap_or_default().to_owned();
+    parameters.sort_by_key(|parameter| (text(parameter, "name"), text(parameter, "in")));
+    Value::Array(parameters)
 }
 
-/// `readAppsV1NamespacedDeploymentStatus`.
-fn operation_id(kind: &Kind, sub: Option<&Subresource>, verb: &str) -> String {
-    let capital = |text: &str| -> String {
-        let mut chars = text.chars();
-        chars.next().map(|c| c.to_uppercase().chain(chars).collect()).unwrap_or_default()
+/// What is known of discovery: description, operation's name, the answer's type and the tag.
+fn discovery(description: &str, id: &str, answer: &str, tag: &str) -> Value {
+    let formats = json!(["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"]);
+    json!({"get": {
+        "consumes": formats, "description": description, "operationId": id, "produces": formats,
+        "responses": {"200": {"description": "OK", "schema": reference(answer)}, "401": {"description": "Unauthorized"}},
+        "schemes": ["https"], "tags": [tag],
+    }})
+}
+
+/// Adds the discovery document of a group's version.
+pub fn add_version(group: &str, version: &str, paths: &mut Map<String, Value>) {
+    let path = if group.is_empty() { format!("/api/{version}/") } else { format!("/apis/{group}/{version}/") };
+    let id = format!("get{}{}APIResources", capital(&tag(group, "")), capital(version));
+    let answer = format!("{META}APIResourceList");
+    paths.insert(path, discovery("get available resources", &id, &answer, &tag(group, version)));
+}
+
+/// Adds the discovery document of a group.
+pub fn add_group(group: &str, paths: &mut Map<String, Value>) {
+    let name = capital(&tag(group, ""));
+    let (path, item) = if group.is_empty() {
+        let answer = format!("{META}APIVersions");
+        ("/api/".to_owned(), discovery("get available API versions", "getCoreAPIVersions", &answer, "core"))
+    } else {
+        let answer = format!("{META}APIGroup");
+        let id = format!("get{name}APIGroup");
+        (format!("/apis/{group}/"), discovery("get information of a group", &id, &answer, &tag(group, "")))
     };
-    let verb = match verb {
-        "get" => "read",
-        "update" => "replace",
-        "deletecollection" => "deleteCollection",
-        other => other,
-    };
-    let tag: String = tag(kind).split('_').map(capital).collect();
-    let scope = if kind.namespaced { "Namespaced" } else { "" };
-    format!("{verb}{tag}{scope}{}{}", kind.kind, sub.map(|s| capital(&s.name)).unwrap_or_default())
+    paths.insert(path, item);
+}
+
+/// Adds the list of groups.
+pub fn add_groups(paths: &mut Map<String, Value>) {
+    let answer = format!("{META}APIGroupList");
+    let item = discovery("get available API versions", "getAPIVersions", &answer, "apis");
+    paths.insert("/apis/".to_owned(), item);
+}
+
+/// Adds what is no API of objects: the version and what is known of service accounts' tokens.
+pub fn add_server(paths: &mut Map<String, Value>) {
+    let mut version = discovery(
+        "get the version information for this server",
+        "getCodeVersion",
+        "io.k8s.apimachinery.pkg.version.Info",
+        "version",
+    );
+    for field in ["consumes", "produces"] {
+        version["get"][field] = json!(["application/json"]);
+    }
+    paths.insert("/version/".to_owned(), version);
+    for (path, description, id, produces, tag) in [
+        (
+            "/.well-known/openid-configuration/",
+            "get service account issuer OpenID configuration, also known as the 'OIDC discovery doc'",
+            "getServiceAccountIssuerOpenIDConfiguration",
+            "application/json",
+            "WellKnown",
+        ),
+        (
+            "/openid/v1/jwks/",
+            "get service account issuer OpenID JSON Web Key Set (contains public token verification keys)",
+            "getServiceAccountIssuerOpenIDKeyset",
+            "application/jwk-set+json",
+            "openid",
+        ),
+    ] {
+        let mut item = discovery(description, id, "", tag);
+        item["get"]["produces"] = json!([produces]);
+        if let Some(operation) = item["get"].as_object_mut() {
+            operation.remove("consumes");
+        }
+        paths.insert(path.to_owned(), item);
+    }
 }

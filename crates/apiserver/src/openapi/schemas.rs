@@ -1,6 +1,6 @@
-//! The definitions of types: every struct that the kinds reach.
+//! The definitions of types, as OpenAPI v2 writes them: every struct that the paths reach.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use api::kind::Kind;
@@ -8,73 +8,110 @@ use api::schema::{Any, Field, ListKind, MapKind, Struct, Type};
 use api::{Map, Value};
 use serde_json::json;
 
-use super::Edition;
-use crate::catalog::Catalog;
+use super::operation::reference;
+use super::texts::Texts;
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
+const EXTENSIONS: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.";
 
-/// All definitions that the kinds need, by name.
-pub fn of(catalog: &Catalog, kinds: &[Arc<Kind>], edition: Edition) -> Map<String, Value> {
-    let mut definitions = Definitions { edition, done: BTreeMap::new() };
-    for kind in kinds {
-        definitions.add(&kind.schema);
-        let list = format!("{}List", kind.schema.name);
-        if let Some(list) = api::table::get(&list) {
-            definitions.add(list);
-        }
-        for sub in kind.subresources.iter().filter(|s| !s.version.is_empty()) {
-            let version =
-                if sub.group.is_empty() { sub.version.to_string() } else { format!("{}/{}", sub.group, sub.version) };
-            if let Some(schema) = api::table::by_kind(&version, &sub.kind) {
-                definitions.add(schema);
-            }
-        }
+/// All definitions that the value refers to, and that those refer to.
+pub fn of(kinds: &[Arc<Kind>], value: &Value, texts: &Texts) -> Map<String, Value> {
+    let mut own = HashMap::new();
+    for kind in kinds.iter().filter(|kind| api::table::get(&kind.schema.name).is_none()) {
+        own.insert(kind.schema.name.to_string(), kind.clone());
     }
-    for name in ["DeleteOptions", "Status", "Patch"] {
-        let name = format!("{META}{name}");
-        match api::table::get(&name) {
-            Some(schema) => definitions.add(schema),
-            None => {
-                definitions.done.insert(name, json!({"type": "object"}));
-            }
-        }
-    }
-    let mut done = definitions.done;
-    for kind in catalog.iter() {
-        let list = format!("{}List", kind.schema.name);
-        for (name, kind_name) in [(&*kind.schema.name, &kind.kind), (&*list, &kind.list_kind)] {
-            let Some(definition) = done.get_mut(name) else { continue };
-            let mark = json!({"group": kind.group, "version": kind.version, "kind": kind_name});
-            match definition["x-kubernetes-group-version-kind"].as_array_mut() {
-                Some(marks) => marks.push(mark),
-                None => definition["x-kubernetes-group-version-kind"] = json!([mark]),
-            }
-        }
-    }
-    done.into_iter().collect()
+    let mut definitions = Definitions { texts, own, done: BTreeMap::new() };
+    definitions.follow(value);
+    definitions.done.into_iter().collect()
 }
 
-struct Definitions {
-    edition: Edition,
+struct Definitions<'t> {
+    texts: &'t Texts,
+    /// Kinds of which the table has no type, by their schema's name.
+    own: HashMap<String, Arc<Kind>>,
     done: BTreeMap<String, Value>,
 }
 
-impl Definitions {
-    fn add(&mut self, schema: &Struct) {
-        if schema.name.is_empty() || self.done.contains_key(&*schema.name) {
+impl Definitions<'_> {
+    /// Adds what the value's references name.
+    fn follow(&mut self, value: &Value) {
+        match value {
+            Value::Object(map) => {
+                if let Some(name) =
+                    map.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix("#/definitions/"))
+                {
+                    self.need(name);
+                }
+                map.values().for_each(|value| self.follow(value));
+            }
+            Value::Array(items) => items.iter().for_each(|value| self.follow(value)),
+            _ => {}
+        }
+    }
+
+    fn need(&mut self, name: &str) {
+        if self.done.contains_key(name) {
             return;
         }
+        if let Some(kind) = self.own.get(name).cloned() {
+            self.add(&kind.schema, &[(&kind.group, &kind.version, &kind.kind)]);
+        } else if let Some(schema) = api::table::get(name) {
+            let split = |(api_version, kind): (&'static str, &'static str)| {
+                let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+                (group, version, kind)
+            };
+            let marks: Vec<_> = api::table::kinds_of(schema).map(split).collect();
+            self.add(schema, &marks);
+        } else if let Some(kind) = name.strip_suffix("List").and_then(|item| self.own.get(item)).cloned() {
+            self.list_of(&kind, name);
+        } else {
+            // A type without fields: `Patch`.
+            self.named(name, json!({"type": "object"}));
+        }
+    }
+
+    /// The list of a kind that has none in the table.
+    fn list_of(&mut self, kind: &Kind, name: &str) {
+        let string = |text: &str| json!({"type": "string", "description": text});
+        let pod_list = "io.k8s.api.core.v1.PodList";
+        let text = |field: &str| self.texts.of(pod_list, field).unwrap_or_default().to_owned();
+        let definition = json!({
+            "description": format!("{} is a list of {}", kind.list_kind, kind.kind), "type": "object", "required": ["items"],
+            "properties": {
+                "apiVersion": string(&text("apiVersion")),
+                "kind": string(&text("kind")),
+                "metadata": reference(&format!("{META}ListMeta")),
+                "items": {"type": "array", "items": reference(&kind.schema.name), "description": format!("List of {}.", kind.plural)},
+            },
+            "x-kubernetes-group-version-kind": [{"group": kind.group, "version": kind.version, "kind": kind.list_kind}],
+        });
+        self.done.insert(name.to_owned(), definition.clone());
+        self.follow(&definition);
+    }
+
+    fn add(&mut self, schema: &Struct, kinds: &[(&str, &str, &str)]) {
         // A place is taken first: types refer to themselves.
         self.done.insert(schema.name.to_string(), Value::Null);
-        let definition = self.structure(schema);
+        let mut definition = self.structure(schema);
+        if !kinds.is_empty() {
+            let marks =
+                kinds.iter().map(|(group, version, kind)| json!({"group": group, "version": version, "kind": kind}));
+            definition["x-kubernetes-group-version-kind"] = marks.collect();
+        }
         self.done.insert(schema.name.to_string(), definition);
     }
 
     fn structure(&mut self, schema: &Struct) -> Value {
         let properties: Map<String, Value> =
-            schema.fields.iter().map(|field| (field.name.to_string(), self.field(field))).collect();
+            schema.fields.iter().map(|field| (field.name.to_string(), self.field(schema, field))).collect();
         let required: Vec<&str> = schema.fields.iter().filter(|f| f.required).map(|f| &*f.name).collect();
         let mut definition = json!({"type": "object"});
+        if let Some(text) = self.texts.of(&schema.name, "") {
+            definition["description"] = text.into();
+        }
+        if let Some(union) = self.texts.union(&schema.name) {
+            definition["x-kubernetes-unions"] = union.clone();
+        }
         if !properties.is_empty() {
             definition["properties"] = Value::Object(properties);
         }
@@ -90,17 +127,14 @@ impl Definitions {
         definition
     }
 
-    fn field(&mut self, field: &Field) -> Value {
+    fn field(&mut self, schema: &Struct, field: &Field) -> Value {
         let mut value = self.of_type(&field.ty);
-        if value.get("$ref").is_some() && self.edition == Edition::V3 {
-            value = json!({"allOf": [value], "default": {}});
+        if let Some(text) = self.texts.of(&schema.name, &field.name) {
+            value["description"] = text.into();
         }
-        let strategies: Vec<&str> =
-            [(field.patch.merge, "merge"), (field.patch.replace, "replace"), (field.patch.retain_keys, "retainKeys")]
-                .iter()
-                .filter(|(on, _)| *on)
-                .map(|(_, name)| *name)
-                .collect();
+        let strategies =
+            [(field.patch.merge, "merge"), (field.patch.replace, "replace"), (field.patch.retain_keys, "retainKeys")];
+        let strategies: Vec<&str> = strategies.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
         if !strategies.is_empty() {
             value["x-kubernetes-patch-strategy"] = Value::from(strategies.join(","));
         }
@@ -118,26 +152,36 @@ impl Definitions {
             Type::Double => json!({"type": "number", "format": "double"}),
             Type::String => json!({"type": "string"}),
             Type::Bytes => json!({"type": "string", "format": "byte"}),
-            Type::Time => self
-                .named("io.k8s.apimachinery.pkg.apis.meta.v1.Time", json!({"type": "string", "format": "date-time"})),
-            Type::MicroTime => self.named(
-                "io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime",
-                json!({"type": "string", "format": "date-time"}),
-            ),
-            Type::Quantity => self.named("io.k8s.apimachinery.pkg.api.resource.Quantity", self.either("number", "")),
-            Type::IntOrString => {
-                self.named("io.k8s.apimachinery.pkg.util.intstr.IntOrString", self.either("integer", "int-or-string"))
+            Type::Time => self.named(&format!("{META}Time"), json!({"type": "string", "format": "date-time"})),
+            Type::MicroTime => {
+                self.named(&format!("{META}MicroTime"), json!({"type": "string", "format": "date-time"}))
             }
+            Type::Quantity => self.named("io.k8s.apimachinery.pkg.api.resource.Quantity", json!({"type": "string"})),
+            Type::IntOrString => self.named(
+                "io.k8s.apimachinery.pkg.util.intstr.IntOrString",
+                json!({"type": "string", "format": "int-or-string"}),
+            ),
             Type::Any(any) => match any {
                 Any::Raw => self.named("io.k8s.apimachinery.pkg.runtime.RawExtension", json!({"type": "object"})),
-                Any::Fields => self.named("io.k8s.apimachinery.pkg.apis.meta.v1.FieldsV1", json!({"type": "object"})),
-                Any::Json | Any::SchemaOrArray | Any::SchemaOrBool | Any::SchemaOrStrings => json!({}),
+                Any::Fields => self.named(&format!("{META}FieldsV1"), json!({"type": "object"})),
+                Any::Json => self.named(&format!("{EXTENSIONS}JSON"), json!({})),
+                Any::SchemaOrArray => self.named(&format!("{EXTENSIONS}JSONSchemaPropsOrArray"), json!({})),
+                Any::SchemaOrBool => self.named(&format!("{EXTENSIONS}JSONSchemaPropsOrBool"), json!({})),
+                Any::SchemaOrStrings => self.named(&format!("{EXTENSIONS}JSONSchemaPropsOrStringArray"), json!({})),
             },
             Type::Object(inner) if inner.name.is_empty() => self.structure(inner),
-            Type::Object(inner) => {
-                self.add(inner);
-                self.reference(&inner.name)
-            }
+            Type::Object(inner) => match inner.name.strip_suffix("#granular") {
+                Some(name) => {
+                    self.need(name);
+                    let mut value = reference(name);
+                    value["x-kubernetes-map-type"] = "granular".into();
+                    value
+                }
+                None => {
+                    self.need(&inner.name);
+                    reference(&inner.name)
+                }
+            },
             Type::Map(inner, kind) => {
                 let mut value = json!({"type": "object", "additionalProperties": self.of_type(inner)});
                 if *kind == MapKind::Atomic {
@@ -160,32 +204,12 @@ impl Definitions {
         }
     }
 
-    /// A string or something else, as far as the edition can say it.
-    fn either(&self, other: &str, format: &str) -> Value {
-        let mut value = match self.edition {
-            Edition::V2 => json!({"type": "string"}),
-            Edition::V3 => json!({"oneOf": [{"type": "string"}, {"type": other}]}),
-        };
-        if !format.is_empty() {
-            value["format"] = Value::from(format);
+    /// A type that JSON has no struct for.
+    fn named(&mut self, name: &str, mut definition: Value) -> Value {
+        if let Some(text) = self.texts.of(name, "") {
+            definition["description"] = text.into();
         }
-        value
-    }
-
-    fn named(&mut self, name: &str, definition: Value) -> Value {
         self.done.entry(name.to_owned()).or_insert(definition);
-        self.reference(name)
-    }
-
-    fn reference(&self, name: &str) -> Value {
-        json!({"$ref": reference(name, self.edition)})
-    }
-}
-
-/// The path of a definition inside the document.
-pub fn reference(name: &str, edition: Edition) -> String {
-    match edition {
-        Edition::V2 => format!("#/definitions/{name}"),
-        Edition::V3 => format!("#/components/schemas/{name}"),
+        reference(name)
     }
 }
