@@ -33,6 +33,7 @@ use crate::admission::Chain;
 use crate::catalog::Catalog;
 use crate::flow::Flow;
 use crate::metrics::Metrics;
+use crate::rest::forms::Forms;
 use crate::special::metrics::Samples;
 use crate::stack::{Next, stack};
 use crate::wire::Body;
@@ -97,6 +98,7 @@ pub struct Server {
     pub admission: Chain,
     pub metrics: Metrics,
     pub flow: Flow,
+    pub forms: Forms,
     pub samples: Samples,
     pub ready: AtomicBool,
     /// Cancelled when the server shuts down: watches end, connections close when idle.
@@ -131,6 +133,7 @@ impl ApiServer {
             admission: Chain::standard(),
             metrics: Metrics::default(),
             flow: Flow::default(),
+            forms: Forms::default(),
             samples: Samples::default(),
             ready: AtomicBool::new(false),
             stopping: CancellationToken::new(),

@@ -9,7 +9,7 @@ use k8s_openapi::{
     ByteString,
     api::core::v1::{Secret, ServiceAccount},
 };
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, PostParams};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -94,12 +94,14 @@ impl Controller {
         if data.is_empty() && secret.annotation(UID) == Some(uid) {
             return Ok(());
         }
-        let version = &secret.metadata.resource_version;
-        let metadata = json!({"uid": secret.uid(), "resourceVersion": version, "annotations": {UID: uid}});
-        let patch = json!({"metadata": metadata, "data": data});
-        match self.env.patch::<Secret>(secret.namespace(), secret.name(), "", &patch).await {
-            Err(error) if !error.is_not_found() => Err(error),
-            _ => Ok(()),
+        let mut filled = secret.clone();
+        let data = data.into_iter().map(|(key, value)| (key.to_owned(), value));
+        filled.data.get_or_insert_default().extend(data);
+        filled.metadata.annotations.get_or_insert_default().insert(UID.to_owned(), uid.to_owned());
+        let api = self.env.api::<Secret>(secret.namespace());
+        match api.replace(secret.name(), &PostParams::default(), &filled).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+            answer => Ok(answer.map(|_| ())?),
         }
     }
 

@@ -1,5 +1,6 @@
 //! CronJobs: Jobs at the times of a schedule.
 
+mod cron;
 mod schedule;
 
 use std::{sync::Arc, time::Duration};

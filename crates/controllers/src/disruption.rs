@@ -6,6 +6,7 @@ use client::{Cache, Change, Item, Key, WorkQueue};
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, ReplicaSet, StatefulSet},
+        autoscaling::v1::Scale,
         core::v1::{Pod, ReplicationController},
         policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus},
     },
@@ -17,7 +18,8 @@ use k8s_openapi::{
 };
 
 use crate::{
-    frame::{Env, Loop, Synced, between, now, sooner},
+    discovery::Directory,
+    frame::{Env, Error, Loop, Synced, between, now, sooner},
     intstr::scaled,
     owner::Named,
     pods::{self, PodView},
@@ -36,6 +38,7 @@ pub(crate) async fn run(env: Env) {
         deployments: env.caches.get(),
         stateful: env.caches.get(),
         replication: env.caches.get(),
+        directory: Directory::new(env.client.clone()),
         env: env.clone(),
     };
     let budgets = controller.budgets.clone();
@@ -81,6 +84,7 @@ struct Controller {
     deployments: Cache<Deployment>,
     stateful: Cache<StatefulSet>,
     replication: Cache<ReplicationController>,
+    directory: Directory,
 }
 
 impl Controller {
@@ -93,7 +97,7 @@ impl Controller {
         if pods.is_empty() {
             self.env.recorder.normal(&budget, "NoPods", "No matching pods found");
         }
-        let scale = self.scale(&key, &pods);
+        let scale = self.scale(&key, &pods).await;
         let (status, again) = status(&budget, &pods, scale, Timestamp::now());
         if budget.status.as_ref() != Some(&status) {
             budget.status = Some(status);
@@ -102,20 +106,28 @@ impl Controller {
         Ok(again)
     }
 
-    /// How many pods the controllers of these mean to have; an error names a pod of which that is not known.
-    fn scale(&self, key: &Key, pods: &[PodView]) -> Result<i32, String> {
+    /// How many pods the controllers of these mean to have; an error says of which pod that is not known.
+    async fn scale(&self, key: &Key, pods: &[PodView]) -> Result<i32, String> {
         let mut scales: BTreeMap<Box<str>, i32> = BTreeMap::new();
         for pod in pods {
-            let known = pod.item.controller().and_then(|owner| self.scale_of(key, owner));
-            let Some((uid, replicas)) = known else {
-                return Err(format!("found no controllers for pod {:?}", pod.item.name()));
+            let Some(owner) = pod.item.controller() else {
+                return Err(format!("found no controller ref for pod {:?}", pod.item.name()));
             };
-            scales.insert(uid, replicas);
+            if !scales.contains_key(&owner.uid) {
+                let known = match self.cached_scale(key, owner) {
+                    Some(known) => Some(known),
+                    None => self.asked_scale(key, owner).await.map_err(|error| error.message())?,
+                };
+                let Some((uid, replicas)) = known else {
+                    return Err(format!("found no controllers for pod {:?}", pod.item.name()));
+                };
+                scales.insert(uid, replicas);
+            }
         }
         Ok(scales.values().sum())
     }
 
-    fn scale_of(&self, key: &Key, owner: &client::Owner) -> Option<(Box<str>, i32)> {
+    fn cached_scale(&self, key: &Key, owner: &client::Owner) -> Option<(Box<str>, i32)> {
         let (namespace, name, uid) = (&*key.namespace, &*owner.name, owner.uid.clone());
         match &*owner.kind {
             "ReplicaSet" => {
@@ -130,6 +142,24 @@ impl Controller {
             "StatefulSet" => Some((uid, self.stateful.read(namespace, name)?.spec?.replicas.unwrap_or(1))),
             "ReplicationController" => Some((uid, self.replication.read(namespace, name)?.spec?.replicas.unwrap_or(1))),
             _ => None,
+        }
+    }
+
+    /// The scale of an owner of any other kind that has one.
+    async fn asked_scale(&self, key: &Key, owner: &client::Owner) -> Result<Option<(Box<str>, i32)>, Error> {
+        let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
+        let Some(kind) = self.directory.find(group, &owner.kind).await? else { return Ok(None) };
+        let path = format!("{}/{}/scale", kind.path_in(&key.namespace), owner.name);
+        let request = http::Request::get(path).body(Vec::new()).map_err(kube::Error::HttpError)?;
+        match self.env.client.request::<Scale>(request).await {
+            Ok(scale) if scale.metadata.uid.as_deref() == Some(&owner.uid) => {
+                Ok(Some((owner.uid.clone(), scale.spec.and_then(|spec| spec.replicas).unwrap_or(0))))
+            }
+            Ok(_) => Ok(None),
+            Err(kube::Error::Api(status)) if status.is_not_found() => {
+                Err(Error::Message(format!("{} does not implement the scale subresource", kind.qualified())))
+            }
+            Err(error) => Err(error.into()),
         }
     }
 }

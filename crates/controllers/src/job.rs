@@ -87,6 +87,7 @@ impl Controller {
             let tracked = owned.into_iter().filter(|pod| is_tracked(pod)).collect();
             return self.untrack(&key, tracked).await.map(|()| None);
         }
+        self.track(&key, owned.iter().filter(|pod| pods::is_active(pod) && !is_tracked(pod))).await?;
         let pods: Vec<JobPod> = owned.into_iter().filter_map(JobPod::new).collect();
         let decision = decide::decide(&job, &pods, Timestamp::now());
         self.act(&key, &mut job, decision).await
@@ -101,7 +102,7 @@ impl Controller {
             job.status = Some(decision.status);
             *job = self.env.replace_status(job).await?;
             for (kind, reason, message) in decision.events {
-                self.env.recorder.record(client::events::reference(job), kind, reason, message);
+                self.env.recorder.record(client::events::reference(job), kind, &reason, message);
             }
         }
         // Only now that the status knows them.
@@ -126,20 +127,32 @@ impl Controller {
         self.untrack(key, strays).await
     }
 
+    /// Holds pods that were adopted, so that they are counted too.
+    async fn track(&self, key: &Key, adopted: impl Iterator<Item = &Arc<Item>>) -> Result<(), Error> {
+        for pod in adopted {
+            let finalizers: Vec<&str> = pod.finalizers.iter().map(|name| &**name).chain([FINALIZER]).collect();
+            self.set_finalizers(key, pod, finalizers).await?;
+        }
+        Ok(())
+    }
+
     async fn untrack(&self, key: &Key, pods: Vec<Arc<Item>>) -> Result<(), Error> {
-        let patches = pods.iter().map(async |pod| {
-            let finalizers: Vec<&str> =
-                pod.finalizers.iter().map(|name| &**name).filter(|name| *name != FINALIZER).collect();
-            let version = pod.resource_version.to_string();
-            let patch = json!({"metadata": {"uid": pod.uid, "resourceVersion": version, "finalizers": finalizers}});
-            match self.env.patch::<Pod>(pod.namespace(), pod.name(), "", &patch).await {
-                Ok(written) => self.expectations.expect_revision(key, written.revision()),
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error),
-            }
-            Ok(())
+        let patches = pods.iter().map(|pod| {
+            let others = pod.finalizers.iter().map(|name| &**name).filter(|name| *name != FINALIZER);
+            self.set_finalizers(key, pod, others.collect())
         });
         join_all(patches).await.into_iter().collect()
+    }
+
+    async fn set_finalizers(&self, key: &Key, pod: &Item, finalizers: Vec<&str>) -> Result<(), Error> {
+        let version = pod.resource_version.to_string();
+        let patch = json!({"metadata": {"uid": pod.uid, "resourceVersion": version, "finalizers": finalizers}});
+        match self.env.patch::<Pod>(pod.namespace(), pod.name(), "", &patch).await {
+            Ok(written) => self.expectations.expect_revision(key, written.revision()),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     async fn delete(&self, key: &Key, job: &Job, pods: Vec<Arc<Item>>) -> Result<(), Error> {
@@ -214,9 +227,11 @@ fn pod_for(job: &Job, creation: &Creation) -> Pod {
     pod.metadata.generate_name = Some(pods::name_prefix(&format!("{}-{index}", job.name())));
     let annotations = pod.metadata.annotations.get_or_insert_default();
     annotations.insert(INDEX.to_owned(), index.to_string());
-    if let Some(failures) = creation.index_failures {
-        annotations.insert(INDEX_FAILURES.to_owned(), failures.to_string());
-        annotations.insert(INDEX_IGNORED_FAILURES.to_owned(), "0".to_owned());
+    if let Some((counted, ignored)) = creation.index_failures {
+        annotations.insert(INDEX_FAILURES.to_owned(), counted.to_string());
+        if ignored > 0 {
+            annotations.insert(INDEX_IGNORED_FAILURES.to_owned(), ignored.to_string());
+        }
     }
     pod.metadata.labels.get_or_insert_default().insert(INDEX.to_owned(), index.to_string());
     let template = pod.spec.get_or_insert_default();

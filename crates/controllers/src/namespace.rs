@@ -125,7 +125,7 @@ impl Controller {
                     Err(error) => obstacles.failures.push(error.message()),
                 }
             }
-            if !obstacles.is_empty() {
+            if !obstacles.remaining.is_empty() || !obstacles.failures.is_empty() {
                 break;
             }
         }

@@ -3,6 +3,7 @@
 
 pub(crate) mod eviction;
 mod taints;
+mod zones;
 
 use std::{
     collections::HashMap,
@@ -22,12 +23,15 @@ use serde_json::json;
 
 use crate::{
     condition::{self, Condition},
-    frame::{Env, Error, Loop, Synced, now},
+    frame::{Env, Error, Loop, Synced, now, sooner},
     owner::Named,
     pods,
 };
+use zones::{Evict, Limits, Zone};
 
 const WORKERS: usize = 4;
+/// How long until it is asked again whether a zone is well enough to drive pods off its nodes.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// A node that neither renewed its Lease nor reported for so long is not known to live.
 const GRACE: Duration = Duration::from_secs(50);
 const LEASES: &str = "kube-node-lease";
@@ -41,6 +45,7 @@ pub(crate) async fn run(env: Env) {
         leases: env.caches.get(),
         pods: env.caches.get(),
         seen: Mutex::default(),
+        limits: Mutex::default(),
         env: env.clone(),
     });
     let leases = controller.leases.clone();
@@ -62,6 +67,8 @@ struct Seen {
     lease: u64,
     /// The newest heartbeat among its conditions.
     heartbeat: Option<Timestamp>,
+    ready: bool,
+    zone: String,
 }
 
 struct Controller {
@@ -70,6 +77,14 @@ struct Controller {
     leases: Cache<Lease>,
     pods: Cache<Pod>,
     seen: Mutex<HashMap<String, Seen>>,
+    limits: Mutex<Limits>,
+}
+
+/// The zone of a node, as upstream names it: its region and its zone.
+fn zone(node: &Node) -> String {
+    let label = |name: &str| node.metadata.labels.as_ref().and_then(|labels| labels.get(name)).cloned();
+    let part = |name: &str| label(&format!("topology.kubernetes.io/{name}")).unwrap_or_default();
+    format!("{}:{}", part("region"), part("zone"))
 }
 
 impl Controller {
@@ -89,10 +104,12 @@ impl Controller {
             if seen.heartbeat < heartbeat {
                 (seen.heartbeat, seen.at) = (heartbeat, Instant::now());
             }
+            (seen.ready, seen.zone) = (ready(node) == "True", zone(node));
             return seen.at.elapsed();
         }
         let lease = self.leases.get(LEASES, node.name()).map_or(0, |lease| lease.resource_version);
-        all.insert(node.name().to_owned(), Seen { at: Instant::now(), lease, heartbeat });
+        let (ready, zone) = (ready(node) == "True", zone(node));
+        all.insert(node.name().to_owned(), Seen { at: Instant::now(), lease, heartbeat, ready, zone });
         drop(all);
         let message = format!("Node {0} event: Registered Node {0} in Controller", node.name());
         self.tell(node, EventType::Normal, "RegisteredNode", message);
@@ -126,21 +143,44 @@ impl Controller {
                 self.tell(&node, EventType::Normal, "NodeNotReady", message);
             }
         }
-        let wanted = taints::wanted(&node, self.any_ready(), now());
+        let is_ready = ready(&node) == "True";
+        if let Some(seen) = self.seen.lock().get_mut(node.name()) {
+            seen.ready = is_ready;
+        }
+        let evict = if is_ready { Evict::Hold } else { self.may_evict(&node) };
+        let wanted = taints::wanted(&node, matches!(evict, Evict::Yes), now());
         if let Some(taints) = wanted {
             let version = &node.metadata.resource_version;
             let patch = json!({"metadata": {"resourceVersion": version}, "spec": {"taints": taints}});
             self.env.patch::<Node>("", node.name(), "", &patch).await?;
         }
-        if ready(&node) != "True" {
+        if !is_ready {
             self.mark_pods(&node).await?;
         }
-        Ok(Some(GRACE.saturating_sub(silence).max(Duration::from_secs(1))).filter(|_| silence < GRACE))
+        let silent = (silence < GRACE).then(|| GRACE.saturating_sub(silence).max(Duration::from_secs(1)));
+        Ok(sooner(
+            silent,
+            match evict {
+                Evict::Wait(wait) => Some(wait),
+                Evict::Hold | Evict::Never if !is_ready => Some(LOOK_AGAIN),
+                _ => None,
+            },
+        ))
     }
 
-    /// Where no node is ready the fault is more likely ours, so pods are left where they are.
-    fn any_ready(&self) -> bool {
-        self.nodes.list().iter().filter_map(|item| self.nodes.parse(item)).any(|node| ready(&node) == "True")
+    /// Whether pods are to be driven off a node that is not ready.
+    fn may_evict(&self, node: &Node) -> Evict {
+        let (name, mut counted, mut any_ready) = (zone(node), Zone::default(), false);
+        for seen in self.seen.lock().values() {
+            any_ready |= seen.ready;
+            if seen.zone == name {
+                *(if seen.ready { &mut counted.ready } else { &mut counted.not_ready }) += 1;
+            }
+        }
+        if any_ready && !taints::begins_eviction(node) {
+            return Evict::Yes;
+        }
+        self.limits.lock().ask(&name, counted, any_ready, Instant::now())
     }
 
     /// Pods of a node that is not ready serve nobody.

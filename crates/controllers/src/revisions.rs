@@ -72,7 +72,8 @@ where
     all.sort_by(|a, b| (a.revision, a.name()).cmp(&(b.revision, b.name())));
     let newest = all.last().map_or(0, |revision| revision.revision);
     let same = |revision: &ControllerRevision| template_of(revision).is_some_and(|own| template::same(&own, template));
-    let update = match all.iter().position(same) {
+    // Of several of the same template, which somebody must have made, the newest counts.
+    let update = match all.iter().rposition(same) {
         Some(at) if all[at].revision == newest => all[at].clone(),
         Some(at) => {
             // An earlier template is wanted again.

@@ -21,6 +21,17 @@ pub struct Builder {
 
 impl Builder {
     pub fn new(group: &'static str, version: &'static str, kind: &'static str, plural: &'static str) -> Self {
+        Builder::with_schema(group, version, kind, plural, schema(&schema_name(group, version, kind)))
+    }
+
+    /// A kind that the generated table does not have.
+    pub fn with_schema(
+        group: &'static str,
+        version: &'static str,
+        kind: &'static str,
+        plural: &'static str,
+        schema: StructRef,
+    ) -> Self {
         let api_version: Text = if group.is_empty() { version.into() } else { format!("{group}/{version}").into() };
         Builder {
             kind: Kind {
@@ -36,7 +47,7 @@ impl Builder {
                 verbs: texts(ALL),
                 subresources: Cow::Borrowed(&[]),
                 storage: Storage { prefix: plural.into(), api_version, kind: kind.into() },
-                schema: schema(&schema_name(group, version, kind)),
+                schema,
                 columns: columns(print::CREATED),
                 selectable: Cow::Borrowed(&[]),
                 strategy: Arc::new(Plain),

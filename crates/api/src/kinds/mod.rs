@@ -16,6 +16,7 @@ mod core;
 mod discovery;
 mod events;
 mod flowcontrol;
+mod metrics;
 mod networking;
 mod node;
 pub mod pods;
@@ -44,6 +45,7 @@ pub fn all() -> Vec<Kind> {
         discovery::all(),
         events::all(),
         flowcontrol::all(),
+        metrics::all(),
         networking::all(),
         node::all(),
         policy::all(),

@@ -4,6 +4,7 @@ pub mod binding;
 pub mod connect;
 pub mod eviction;
 pub mod forward;
+pub mod metrics;
 pub mod proxy;
 pub mod quota;
 pub mod reserve;

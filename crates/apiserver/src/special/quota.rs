@@ -23,6 +23,9 @@ const COUNTED: &[&str] = &[
     "persistentvolumeclaims",
 ];
 
+/// Whose writes of a status have the quota counted.
+const CONTROLLER: &str = "system:serviceaccount:kube-system:resourcequota-controller";
+
 type Amounts = BTreeMap<String, Quantity>;
 
 /// Charges the namespace's quotas with what `new` uses more than `old`.
@@ -32,7 +35,8 @@ pub fn reserve(call: &Call, old: Option<&Value>, new: &mut Value, reservation: &
     }
     if call.kind.group.is_empty() && call.kind.plural == "resourcequotas" && new.is_object() {
         // A status that a client writes stands until the controller has the quota counted again.
-        return if call.info.subresource.is_empty() { refresh(call, new) } else { Ok(()) };
+        let counts = call.info.subresource.is_empty() || call.user.name == CONTROLLER;
+        return if counts { refresh(call, new) } else { Ok(()) };
     }
     let range = format!("/registry/resourcequotas/{}/", call.info.namespace);
     let page = call.server.store.list(&range, List::default()).map_err(store_error)?;
@@ -276,6 +280,7 @@ fn applies(quota: &Value, pod: &Value) -> bool {
         "NotTerminating" => spec["activeDeadlineSeconds"].as_i64().is_none(),
         "BestEffort" => best_effort(),
         "NotBestEffort" => !best_effort(),
+        "CrossNamespacePodAffinity" => reaches_out(spec),
         "PriorityClass" => spec["priorityClassName"].as_str().is_some_and(|name| !name.is_empty()),
         _ => true,
     };
@@ -293,4 +298,18 @@ fn applies(quota: &Value, pod: &Value) -> bool {
         }
     };
     scopes.into_iter().all(is) && expressions.into_iter().all(holds)
+}
+
+/// Whether a pod's rules of affinity look at pods of other namespaces.
+fn reaches_out(spec: &Value) -> bool {
+    let rules = ["podAffinity", "podAntiAffinity"].map(|kind| &spec["affinity"][kind]);
+    let terms = rules.into_iter().flat_map(|rules| {
+        let list = |field: &str| rules[field].as_array().into_iter().flatten();
+        let preferred = list("preferredDuringSchedulingIgnoredDuringExecution").map(|term| &term["podAffinityTerm"]);
+        list("requiredDuringSchedulingIgnoredDuringExecution").chain(preferred)
+    });
+    let reaches = |term: &Value| {
+        term["namespaces"].as_array().is_some_and(|names| !names.is_empty()) || term["namespaceSelector"].is_object()
+    };
+    terms.into_iter().any(reaches)
 }

@@ -1,9 +1,10 @@
 //! The times of a schedule. Functions of values.
 
-use std::{str::FromStr, time::Duration};
+use std::time::Duration;
 
-use croner::Cron;
-use k8s_openapi::jiff::{SignedDuration, Timestamp, Zoned, tz::TimeZone};
+use k8s_openapi::jiff::{SignedDuration, Timestamp, tz::TimeZone};
+
+use super::cron::Cron;
 
 /// More missed times than this are not counted.
 const MOST_COUNTED: usize = 101;
@@ -21,7 +22,7 @@ pub(super) struct Schedule {
 }
 
 enum Times {
-    Cron(Box<Cron>),
+    Cron(Cron),
     /// `@every 90s`: at this interval since the last time.
     Every(Duration),
 }
@@ -54,7 +55,7 @@ impl Schedule {
                 let every = Duration::try_from(span).unwrap_or_default().max(Duration::from_secs(1));
                 Times::Every(every)
             }
-            None => Times::Cron(Box::new(Cron::from_str(text).map_err(|error| unparseable(error.to_string()))?)),
+            None => Times::Cron(Cron::parse(text).map_err(unparseable)?),
         };
         Ok(Schedule { times, zone })
     }
@@ -62,10 +63,7 @@ impl Schedule {
     /// The first time after `after`.
     pub fn next(&self, after: Timestamp) -> Option<Timestamp> {
         match &self.times {
-            Times::Cron(cron) => {
-                let after: Zoned = after.to_zoned(self.zone.clone());
-                cron.find_next_occurrence(&after, false).ok().map(|next| next.timestamp())
-            }
+            Times::Cron(cron) => cron.after(after, &self.zone).next(),
             Times::Every(every) => after.checked_add(SignedDuration::try_from(*every).ok()?).ok(),
         }
     }
@@ -73,28 +71,22 @@ impl Schedule {
     /// The times after `since`, but not before the starting deadline, that have passed.
     pub fn due(&self, since: Timestamp, deadline: Option<i64>, now: Timestamp) -> Due {
         let earliest = deadline.and_then(|seconds| now.checked_sub(SignedDuration::from_secs(seconds)).ok());
-        let mut at = earliest.map_or(since, |earliest| earliest.max(since));
-        let mut due = Due { latest: None, missed: 0 };
-        while let Some(next) = self.next(at).filter(|next| *next <= now) {
-            due.latest = Some(next);
-            due.missed += 1;
-            at = next;
-            if due.missed >= MOST_COUNTED {
-                due.latest = self.latest(now).or(due.latest);
-                break;
-            }
-        }
-        due
-    }
-
-    /// The last time that is not after `now`.
-    fn latest(&self, now: Timestamp) -> Option<Timestamp> {
+        let since = earliest.map_or(since, |earliest| earliest.max(since));
+        let passed = |at: &Timestamp| *at <= now;
         match &self.times {
             Times::Cron(cron) => {
-                let now: Zoned = now.to_zoned(self.zone.clone());
-                cron.find_previous_occurrence(&now, true).ok().map(|last| last.timestamp())
+                let mut times = cron.after(since, &self.zone).take_while(passed);
+                let missed = times.by_ref().take(MOST_COUNTED).count();
+                let latest = if missed == 0 { None } else { cron.last(now, &self.zone) };
+                Due { latest, missed }
             }
-            Times::Every(_) => Some(now),
+            Times::Every(every) => {
+                let every = i64::try_from(every.as_secs()).unwrap_or(i64::MAX).max(1);
+                let count = (now.as_second() - since.as_second()).max(0) / every;
+                let span = SignedDuration::from_secs(count.saturating_mul(every));
+                let latest = (count > 0).then(|| since.checked_add(span).ok()).flatten();
+                Due { latest, missed: usize::try_from(count).unwrap_or(MOST_COUNTED).min(MOST_COUNTED) }
+            }
         }
     }
 }

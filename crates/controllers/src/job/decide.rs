@@ -37,8 +37,8 @@ const BURST: usize = 500;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Creation {
     pub index: Option<i32>,
-    /// How often this index has failed so far, where that is limited.
-    pub index_failures: Option<i32>,
+    /// How often this index has failed so far, where that is limited: what counts, and what is ignored.
+    pub index_failures: Option<(i32, i32)>,
 }
 
 #[derive(Debug, Default)]
@@ -49,7 +49,7 @@ pub(super) struct Decision {
     /// Pods to be deleted.
     pub delete: Vec<Arc<Item>>,
     pub create: Vec<Creation>,
-    pub events: Vec<(EventType, &'static str, String)>,
+    pub events: Vec<(EventType, String, String)>,
     pub again: Option<Duration>,
 }
 
@@ -138,6 +138,7 @@ impl Progress<'_> {
         let counted_failed = status.failed.unwrap_or(0) + count(&failed);
 
         let replaces_failed_only = self.replaces_failed_only();
+        let succeeds = self.decided(SUCCESS_MET).is_some();
         for pod in self.pods.iter().filter(|pod| pod.tracked) {
             let uid = pod.item.uid.to_string();
             match pod.state {
@@ -152,20 +153,30 @@ impl Progress<'_> {
                         succeeding.push(uid);
                     }
                 }
-                State::Failed => match policy::judge(self.spec.pod_failure_policy.as_ref(), pod) {
-                    Verdict::Ignore => {}
-                    verdict => {
-                        if let Verdict::FailJob(message) = &verdict {
-                            self.fatal.get_or_insert(message.clone());
-                        }
-                        self.fail_index(pod, &verdict);
-                        if !failing.contains(&uid) {
-                            failing.push(uid);
-                        }
+                // What is stopped because enough has succeeded is nobody's failure.
+                State::Terminating if succeeds => {}
+                State::Failed => {
+                    let verdict = policy::judge(self.spec.pod_failure_policy.as_ref(), pod);
+                    if let Verdict::FailJob(message) = &verdict {
+                        self.fatal.get_or_insert(message.clone());
                     }
-                },
+                    if verdict != Verdict::Ignore {
+                        self.fail_index(pod, &verdict);
+                    }
+                    if self.is_remembered_by(pod) {
+                        self.settled = false;
+                        continue;
+                    }
+                    if verdict != Verdict::Ignore && !failing.contains(&uid) {
+                        failing.push(uid);
+                    }
+                }
                 State::Terminating if !replaces_failed_only => {
                     self.fail_index(pod, &Verdict::Count);
+                    if self.is_remembered_by(pod) {
+                        self.settled = false;
+                        continue;
+                    }
                     if !failing.contains(&uid) {
                         failing.push(uid);
                     }
@@ -212,6 +223,15 @@ impl Progress<'_> {
         }
     }
 
+    /// Whether this pod is the only one to tell how often its index has failed, and has to stay until the next one does.
+    fn is_remembered_by(&self, pod: &JobPod) -> bool {
+        let Some(index) = pod.index.filter(|_| self.spec.backoff_limit_per_index.is_some()) else { return false };
+        let over = self.completed.contains(index) || self.failed_indexes.contains(index);
+        let in_range = index < self.spec.completions.unwrap_or(0);
+        let is_last = !self.pods.iter().any(|other| other.index == Some(index) && other.turn() > pod.turn());
+        in_range && !over && is_last && !self.is_finishing()
+    }
+
     /// Sets the start time, and tells of suspension and resumption.
     fn begin(&mut self) {
         let suspend = self.spec.suspend == Some(true);
@@ -220,11 +240,11 @@ impl Progress<'_> {
         if suspend && !was_suspended && !self.is_finishing() {
             self.set(SUSPENDED, "True", "JobSuspended", "Job suspended");
             self.out.status.start_time = None;
-            self.out.events.push((EventType::Normal, "Suspended", "Job suspended".to_owned()));
+            self.out.events.push((EventType::Normal, "Suspended".to_owned(), "Job suspended".to_owned()));
         } else if !suspend && was_suspended {
             self.set(SUSPENDED, "False", "JobResumed", "Job resumed");
             self.out.status.start_time = Some(now);
-            self.out.events.push((EventType::Normal, "Resumed", "Job resumed".to_owned()));
+            self.out.events.push((EventType::Normal, "Resumed".to_owned(), "Job resumed".to_owned()));
         } else if !suspend && self.out.status.start_time.is_none() {
             self.out.status.start_time = Some(now);
         }
@@ -316,10 +336,9 @@ impl Progress<'_> {
         self.out.again = None;
         if end == COMPLETE {
             self.out.status.completion_time = Some(Time(whole_seconds(self.now)));
-            self.out.events.push((EventType::Normal, "Completed", "Job completed".to_owned()));
+            self.out.events.push((EventType::Normal, "Completed".to_owned(), "Job completed".to_owned()));
         } else {
-            let reason = if reason == "DeadlineExceeded" { "DeadlineExceeded" } else { "BackoffLimitExceeded" };
-            self.out.events.push((EventType::Warning, reason, message.to_owned()));
+            self.out.events.push((EventType::Warning, reason.to_owned(), message.to_owned()));
         }
     }
 
@@ -397,16 +416,18 @@ impl Progress<'_> {
             let mut index_failures = None;
             if self.spec.backoff_limit_per_index.is_some() {
                 let past: Vec<JobPod> = self.pods.iter().filter(|pod| pod.index == Some(index)).cloned().collect();
-                let wait = self.delay(&past);
+                let wait = self.index_delay(&past);
                 if !wait.is_zero() {
                     self.out.again = sooner(self.out.again, Some(wait));
                     continue;
                 }
                 let policy = self.spec.pod_failure_policy.as_ref();
                 let failed = past.iter().filter(|pod| matches!(pod.state, State::Failed | State::Terminating));
-                let after =
-                    |pod: &JobPod| pod.index_failures + i32::from(policy::judge(policy, pod) != Verdict::Ignore);
-                index_failures = Some(failed.map(after).max().unwrap_or(0));
+                let last = failed.max_by_key(|pod| pod.turn());
+                index_failures = Some(last.map_or((0, 0), |pod| match policy::judge(policy, pod) {
+                    Verdict::Ignore => (pod.index_failures, pod.ignored_failures + 1),
+                    _ => (pod.index_failures + 1, pod.ignored_failures),
+                }));
             }
             create.push(Creation { index: Some(index), index_failures });
         }
@@ -422,7 +443,19 @@ impl Progress<'_> {
         let (Some(last), Ok(count)) = (failures.iter().max(), u32::try_from(failures.len())) else {
             return Duration::ZERO;
         };
-        let delay = FIRST_DELAY.saturating_mul(1 << (count - 1).min(10)).min(LONGEST_DELAY);
+        self.rest(*last, count)
+    }
+
+    /// The same for one index, whose pods say how many came before.
+    fn index_delay(&self, past: &[JobPod]) -> Duration {
+        let failed = past.iter().filter(|pod| pod.state == State::Failed);
+        let last = failed.max_by_key(|pod| pod.turn()).and_then(|pod| Some((pod.finished?, pod.turn())));
+        last.map_or(Duration::ZERO, |(at, turn)| self.rest(at, u32::try_from(turn).unwrap_or(0) + 1))
+    }
+
+    /// What is left of the delay after so many failures, the last of them at that time.
+    fn rest(&self, last: Timestamp, failures: u32) -> Duration {
+        let delay = FIRST_DELAY.saturating_mul(1 << (failures - 1).min(10)).min(LONGEST_DELAY);
         let until = SignedDuration::try_from(delay).ok().and_then(|delay| last.checked_add(delay).ok());
         until.map_or(Duration::ZERO, |until| between(self.now, until))
     }

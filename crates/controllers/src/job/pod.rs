@@ -29,8 +29,10 @@ pub(super) struct JobPod {
     /// Whether the pod is yet to be counted.
     pub tracked: bool,
     pub index: Option<i32>,
-    /// How often this pod's index had failed when it was made.
+    /// How often this pod's index had failed when it was made, but for failures that are ignored.
     pub index_failures: i32,
+    /// How often it had failed in ways that are ignored.
+    pub ignored_failures: i32,
     pub created: Timestamp,
     pub finished: Option<Timestamp>,
     pub restarts: i32,
@@ -95,6 +97,11 @@ struct RawTerminated {
 }
 
 impl JobPod {
+    /// How many pods of its index came before this one.
+    pub fn turn(&self) -> i32 {
+        self.index_failures + self.ignored_failures
+    }
+
     /// None if the pod cannot be read.
     pub fn new(item: Arc<Item>) -> Option<JobPod> {
         let Raw { metadata, status } = item.parse().ok()?;
@@ -120,6 +127,7 @@ impl JobPod {
             tracked: item.finalizers.iter().any(|name| &**name == FINALIZER),
             index: annotation(INDEX),
             index_failures: annotation(INDEX_FAILURES).unwrap_or(0),
+            ignored_failures: annotation(INDEX_IGNORED_FAILURES).unwrap_or(0),
             created: metadata.creation_timestamp.unwrap_or(Timestamp::UNIX_EPOCH),
             finished,
             restarts: containers().map(|container| container.restart_count).sum(),

@@ -20,7 +20,13 @@ const BY_CONDITION: [(&str, &str, &str); 6] = [
     ("PIDPressure", "True", "node.kubernetes.io/pid-pressure"),
 ];
 
-/// The node's taints as they should be; none if they are. `evict` is false where pods must be left alone.
+/// Whether a node calls for a taint that drives pods away and has none yet.
+pub(super) fn begins_eviction(node: &Node) -> bool {
+    let present = |taint: &Taint| [NOT_READY, UNREACHABLE].contains(&taint.key.as_str()) && taint.effect == "NoExecute";
+    !node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()).any(present)
+}
+
+/// The node's taints as they should be; none if they are. Pods are driven off a node that is not ready only with `evict`.
 pub(super) fn wanted(node: &Node, evict: bool, now: Time) -> Option<Vec<Taint>> {
     let spec = node.spec.clone().unwrap_or_default();
     let present = spec.taints.unwrap_or_default();

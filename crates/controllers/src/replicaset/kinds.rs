@@ -51,76 +51,58 @@ fn report<C: Condition>(conditions: &mut Option<Vec<C>>, failure: Option<&Failur
     }
 }
 
-impl Replicated for ReplicaSet {
-    const KIND: &str = "ReplicaSet";
+/// The same for both kinds, but for how they select and for fields of the status that only one has.
+macro_rules! replicated {
+    ($kind:ident, $status:ident, $condition:ident, |$spec:ident| $selector:expr, |$counts:ident| { $($more:tt)* }) => {
+        impl Replicated for $kind {
+            const KIND: &str = stringify!($kind);
 
-    fn selector(&self) -> Option<Selector> {
-        Selector::new(&self.spec.as_ref()?.selector)
-    }
+            fn selector(&self) -> Option<Selector> {
+                let $spec = self.spec.as_ref()?;
+                $selector
+            }
 
-    fn replicas(&self) -> i32 {
-        self.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
-    }
+            fn replicas(&self) -> i32 {
+                self.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
+            }
 
-    fn min_ready_seconds(&self) -> i32 {
-        self.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0)
-    }
+            fn min_ready_seconds(&self) -> i32 {
+                self.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0)
+            }
 
-    fn template(&self) -> PodTemplateSpec {
-        self.spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default()
-    }
+            fn template(&self) -> PodTemplateSpec {
+                self.spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default()
+            }
 
-    fn with_status(&self, counts: &Counts, failure: Option<&Failure>) -> Option<ReplicaSet> {
-        let old = self.status.clone().unwrap_or_default();
-        let mut conditions = old.conditions.clone();
-        report::<ReplicaSetCondition>(&mut conditions, failure);
-        let new = ReplicaSetStatus {
-            replicas: counts.replicas,
-            fully_labeled_replicas: nonzero(counts.fully_labeled),
-            ready_replicas: nonzero(counts.ready),
-            available_replicas: nonzero(counts.available),
-            terminating_replicas: Some(counts.terminating),
-            observed_generation: Some(self.generation()),
-            conditions,
-        };
-        (old != new).then(|| ReplicaSet { status: Some(new), ..self.clone() })
-    }
+            fn with_status(&self, $counts: &Counts, failure: Option<&Failure>) -> Option<$kind> {
+                let old = self.status.clone().unwrap_or_default();
+                let mut conditions = old.conditions.clone();
+                report::<$condition>(&mut conditions, failure);
+                let new = $status {
+                    replicas: $counts.replicas,
+                    fully_labeled_replicas: nonzero($counts.fully_labeled),
+                    ready_replicas: nonzero($counts.ready),
+                    available_replicas: nonzero($counts.available),
+                    observed_generation: Some(self.generation()),
+                    conditions,
+                    $($more)*
+                };
+                (old != new).then(|| $kind { status: Some(new), ..self.clone() })
+            }
+        }
+    };
 }
 
-impl Replicated for ReplicationController {
-    const KIND: &str = "ReplicationController";
-
-    fn selector(&self) -> Option<Selector> {
-        self.spec.as_ref()?.selector.as_ref().map(Selector::equal)
-    }
-
-    fn replicas(&self) -> i32 {
-        self.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
-    }
-
-    fn min_ready_seconds(&self) -> i32 {
-        self.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0)
-    }
-
-    fn template(&self) -> PodTemplateSpec {
-        self.spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default()
-    }
-
-    fn with_status(&self, counts: &Counts, failure: Option<&Failure>) -> Option<ReplicationController> {
-        let old = self.status.clone().unwrap_or_default();
-        let mut conditions = old.conditions.clone();
-        report::<ReplicationControllerCondition>(&mut conditions, failure);
-        let new = ReplicationControllerStatus {
-            replicas: counts.replicas,
-            fully_labeled_replicas: nonzero(counts.fully_labeled),
-            ready_replicas: nonzero(counts.ready),
-            available_replicas: nonzero(counts.available),
-            observed_generation: Some(self.generation()),
-            conditions,
-        };
-        (old != new).then(|| ReplicationController { status: Some(new), ..self.clone() })
-    }
-}
+replicated!(ReplicaSet, ReplicaSetStatus, ReplicaSetCondition, |spec| Selector::new(&spec.selector), |counts| {
+    terminating_replicas: Some(counts.terminating),
+});
+replicated!(
+    ReplicationController,
+    ReplicationControllerStatus,
+    ReplicationControllerCondition,
+    |spec| spec.selector.as_ref().map(Selector::equal),
+    |counts| {}
+);
 
 /// Counters are left out when they are zero.
 fn nonzero(count: i32) -> Option<i32> {

@@ -28,7 +28,7 @@ impl Desired {
         let replicas = spec.replicas.unwrap_or(1);
         let strategy = spec.update_strategy.unwrap_or_default();
         let rolling = strategy.rolling_update.unwrap_or_default();
-        let max_unavailable = rolling.max_unavailable.map_or(1, |most| scaled(&most, replicas, true).max(1));
+        let max_unavailable = rolling.max_unavailable.map_or(1, |most| scaled(&most, replicas, false).max(1));
         Desired {
             replicas,
             start: spec.ordinals.and_then(|ordinals| ordinals.start).unwrap_or(0),

@@ -1,16 +1,21 @@
 //! A control plane in one process, and a kubelet that only pretends.
 
 use std::{
+    collections::HashMap,
     fmt::Debug,
-    sync::{Arc, Once},
-    time::Duration,
+    sync::{Arc, Mutex, Once, OnceLock},
+    time::{Duration, Instant},
 };
 
 use apiserver::{ApiServer, Config, Pki};
-use client::{Caches, Endpoint, Identity};
+use client::{Cache, Caches, Endpoint, Identity, Item};
+use futures::FutureExt;
 use k8s_openapi::{
     NamespaceResourceScope,
-    api::core::v1::{Node, Pod},
+    api::{
+        apps::v1::Deployment,
+        core::v1::{Node, Pod},
+    },
 };
 use kube::{
     Api, Resource,
@@ -20,6 +25,7 @@ use rcgen::{CertificateParams, KeyPair};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use store::Store;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 pub const NAMESPACE: &str = "default";
@@ -50,6 +56,7 @@ impl Cluster {
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let certificate = params.self_signed(&key).unwrap().pem();
         let authority = controllers::Authority { certificate: certificate.clone(), key: key.serialize_pem() };
+        let measured: Arc<OnceLock<Caches>> = Arc::default();
         let config = Config {
             store: Store::memory(),
             pki: Pki {
@@ -61,14 +68,15 @@ impl Cluster {
             service_cidr: "10.96.0.0/16".parse().unwrap(),
             node_ports: (30000, 32767),
             advertise: "192.0.2.1:6443".parse().unwrap(),
-            kubelet: None,
+            kubelet: Some(kubelet_dialer(measured.clone())),
         };
         let server = ApiServer::new(config).await.unwrap();
         let endpoint = Endpoint::Memory(server.acceptor());
         let client = client::connect(&endpoint, Identity::admin("admin"));
         let caches = Caches::new(client::connect(&endpoint, Identity::component("system:kube-controller-manager")));
+        let _ = measured.set(caches.clone());
         let context = controllers::Context {
-            client_for: Arc::new(move |name| client::connect(&endpoint, Identity::controller(name))),
+            client_for: Arc::new(move |name| client::connect(&endpoint, Identity::part(name))),
             caches: caches.clone(),
             root_ca: "the root".to_owned(),
             authority: Some(authority),
@@ -82,6 +90,7 @@ impl Cluster {
     pub async fn with_node() -> Cluster {
         let cluster = Cluster::start().await;
         cluster.add_node("node-1").await;
+        tokio::spawn(cluster.shutdown.clone().run_until_cancelled_owned(heartbeats(cluster.client.clone())));
         tokio::spawn(
             cluster.shutdown.clone().run_until_cancelled_owned(kubelet(cluster.client.clone(), cluster.caches.clone())),
         );
@@ -137,11 +146,23 @@ impl Cluster {
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + DeserializeOwned + Clone + Debug + 'static,
     {
+        self.once(what, |cache| cache.list_ns(NAMESPACE), test).await
+    }
+
+    async fn once<K>(
+        &self,
+        what: &str,
+        list: impl Fn(&Cache<K>) -> Vec<Arc<Item>>,
+        test: impl Fn(&[K]) -> bool,
+    ) -> Vec<K>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + 'static,
+    {
         let cache = self.caches.get::<K>();
         let mut changes = cache.subscribe();
         let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         loop {
-            let all: Vec<K> = cache.list_ns(NAMESPACE).iter().map(|item| item.parse().unwrap()).collect();
+            let all: Vec<K> = list(&cache).iter().map(|item| item.parse().unwrap()).collect();
             if cache.is_synced() && test(&all) {
                 return all;
             }
@@ -149,6 +170,14 @@ impl Cluster {
                 panic!("never came true: {what}\n{}", describe(&all));
             }
         }
+    }
+
+    /// All objects of a kind of the whole cluster, once `test` holds of them.
+    pub async fn until_anywhere<K>(&self, what: &str, test: impl Fn(&[K]) -> bool) -> Vec<K>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + 'static,
+    {
+        self.once(what, |cache| cache.list(), test).await
     }
 
     /// The object of this name, once `test` holds of it.
@@ -174,6 +203,18 @@ impl Cluster {
 
 fn describe<K: Debug>(all: &[K]) -> String {
     all.iter().map(|object| format!("{object:?}\n")).collect()
+}
+
+/// Says from time to time that the node is alive.
+async fn heartbeats(client: kube::Client) {
+    let nodes: Api<Node> = Api::all(client);
+    loop {
+        let now = k8s_openapi::jiff::Timestamp::now();
+        let ready = json!({"type": "Ready", "status": "True", "lastHeartbeatTime": now.to_string()});
+        let patch = json!({"status": {"conditions": [ready]}});
+        let _ = nodes.patch_status("node-1", &PatchParams::default(), &Patch::Strategic(patch)).await;
+        tokio::time::sleep(Duration::from_secs(15)).await;
+    }
 }
 
 /// Binds every pod to a node and reports it as running and ready; lets deleted pods go.
@@ -212,4 +253,53 @@ async fn kubelet(client: kube::Client, caches: Caches) {
             "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": now}]}});
         let _ = api.patch_status(item.name(), &PatchParams::default(), &Patch::Merge(patch)).await;
     }
+}
+
+/// Answers `/stats/summary` for all pods that run: those of a Deployment share the load that is written on it as
+/// `test/load`, in thousandths of a core.
+fn kubelet_dialer(caches: Arc<OnceLock<Caches>>) -> apiserver::KubeletDialer {
+    let totals: Arc<Mutex<HashMap<String, (Instant, f64)>>> = Arc::default();
+    Arc::new(move |_node: String| {
+        let (near, mut far) = tokio::io::duplex(64 * 1024);
+        let summary = caches.get().map(|caches| summary(caches, &totals).to_string()).unwrap_or_default();
+        tokio::spawn(async move {
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                match far.read_u8().await {
+                    Ok(byte) => request.push(byte),
+                    Err(_) => return,
+                }
+            }
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", summary.len());
+            let _ = far.write_all((head + &summary).as_bytes()).await;
+        });
+        std::future::ready(Ok(Box::new(near) as Box<dyn apiserver::Stream>)).boxed()
+    })
+}
+
+fn summary(caches: &Caches, totals: &Mutex<HashMap<String, (Instant, f64)>>) -> Value {
+    let (now, time) = (Instant::now(), k8s_openapi::jiff::Timestamp::now().to_string());
+    let mut totals = totals.lock().unwrap();
+    let running: Vec<_> = caches.get::<Pod>().list().into_iter().filter(|pod| &*pod.phase == "Running").collect();
+    let load = |app: &str| {
+        let deployment = caches.get::<Deployment>().read(NAMESPACE, app)?;
+        let load: f64 = deployment.metadata.annotations?.get("test/load")?.parse().ok()?;
+        Some(load / running.iter().filter(|pod| pod.labels.get("app") == Some(app)).count() as f64)
+    };
+    let mut counter = |key: &str, millicores: f64| {
+        let (since, total) = totals.entry(key.to_owned()).or_insert((now, 0.0));
+        *total += now.duration_since(*since).as_secs_f64() * millicores * 1e6;
+        *since = now;
+        json!({"cpu": {"time": time, "usageCoreNanoSeconds": *total as u64}, "memory": {"workingSetBytes": 1 << 20}})
+    };
+    let node = counter("node", 1000.0);
+    let pods: Vec<Value> = running
+        .iter()
+        .map(|pod| {
+            let mut container = counter(&pod.uid, pod.labels.get("app").and_then(load).unwrap_or(0.0));
+            container["name"] = "c".into();
+            json!({"podRef": {"name": pod.name(), "namespace": pod.namespace(), "uid": pod.uid}, "containers": [container]})
+        })
+        .collect();
+    json!({"node": node, "pods": pods})
 }

@@ -1,8 +1,11 @@
 //! The controllers against a real API server in memory, with pods that a made-up kubelet runs.
 
+mod accounts;
+mod autoscaling;
 mod batch;
 mod election;
 mod harness;
 mod services;
+mod storage;
 mod teardown;
 mod workloads;

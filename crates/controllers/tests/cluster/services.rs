@@ -82,3 +82,24 @@ async fn every_namespace_has_a_service_account_and_the_root_certificate() {
     cluster.patch::<ConfigMap>("kube-root-ca.crt", json!({"data": {"ca.crt": "false", "more": "x"}})).await;
     cluster.until_one::<ConfigMap>("kube-root-ca.crt", "restored", is_whole).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endpoints_that_somebody_writes_are_mirrored() {
+    let cluster = Cluster::start().await;
+    cluster.make::<Service>(json!({"metadata": {"name": "db"}, "spec": {"ports": [{"port": 80}]}})).await;
+    let subsets = |ip: &str| json!([{"addresses": [{"ip": ip}], "ports": [{"port": 80}]}]);
+    cluster.make::<Endpoints>(json!({"metadata": {"name": "db"}, "subsets": subsets("10.1.2.3")})).await;
+    let mirrored = |slices: &[EndpointSlice]| -> Vec<String> {
+        let label = |slice: &&EndpointSlice| {
+            let labels = slice.metadata.labels.iter().flatten();
+            labels.into_iter().any(|(key, value)| key == "kubernetes.io/service-name" && value == "db")
+        };
+        let endpoints = slices.iter().filter(label).flat_map(|slice| slice.endpoints.iter().flatten());
+        endpoints.flat_map(|endpoint| endpoint.addresses.clone()).collect()
+    };
+    cluster.until::<EndpointSlice>("mirrored", |slices| mirrored(slices) == ["10.1.2.3"]).await;
+    cluster.patch::<Endpoints>("db", json!({"subsets": subsets("10.2.3.4")})).await;
+    cluster.until::<EndpointSlice>("changed", |slices| mirrored(slices) == ["10.2.3.4"]).await;
+    cluster.delete::<Endpoints>("db", DeleteParams::default()).await;
+    cluster.until::<EndpointSlice>("gone", |slices| mirrored(slices).is_empty()).await;
+}

@@ -14,7 +14,7 @@ fn job(spec: Value, status: Value) -> Job {
     .unwrap()
 }
 
-/// A pod from `name:phase`, with `@index`, `-` if its finalizer is gone, `!` if it is being deleted.
+/// A pod from `name:phase`, with `@index` and `#failures` of it before, `-` if its finalizer is gone, `!` if it is being deleted.
 fn pod(text: &str) -> JobPod {
     let (name, rest) = text.split_once(':').unwrap();
     let (phase, index) = rest.split_once('@').map_or((rest, None), |(phase, index)| (phase, Some(index.to_owned())));
@@ -27,7 +27,9 @@ fn pod(text: &str) -> JobPod {
             "state": {"terminated": {"exitCode": 1, "finishedAt": "2026-01-01T00:00:00Z"}}}]},
     });
     if let Some(index) = index {
-        pod["metadata"]["annotations"] = json!({super::super::pod::INDEX: index});
+        let (index, failures) = index.split_once('#').unwrap_or((&index, "0"));
+        pod["metadata"]["annotations"] =
+            json!({super::super::pod::INDEX: index, super::super::pod::INDEX_FAILURES: failures});
     }
     if deleting {
         pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
@@ -158,4 +160,36 @@ fn deadlines_and_indexes_that_fail_for_good_end_a_job() {
     assert_eq!((told(&one).as_str(), one.status.failed_indexes.as_deref()), ("+[] -[] free[a] s0 f0 u0/1 ", Some("0")));
     let all = run(spec, json!({"failedIndexes": "0", "completedIndexes": "1", "failed": 1}), "");
     assert!(told(&all).ends_with("FailureTarget=True/FailedIndexes Failed=True/FailedIndexes"), "{}", told(&all));
+}
+
+#[test]
+fn the_failures_of_an_index_are_handed_on_from_pod_to_pod() {
+    let spec = json!({"completions": 2, "parallelism": 2, "completionMode": "Indexed", "backoffLimitPerIndex": 1,
+        "backoffLimit": 100, "podFailurePolicy": {"rules": [
+            {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]}});
+    let first = run(spec.clone(), json!({}), "a:Failed@0 b:Running@1");
+    assert_eq!(told(&first), "+[0] -[] free[] s0 f0 u0/0 ", "the failed pod stays until another one knows of it");
+    assert_eq!(first.create[0].index_failures, Some((1, 0)));
+    let replaced = run(spec.clone(), json!({}), "a:Failed@0 b:Running@1 c:Running@0#1");
+    assert_eq!(told(&replaced), "+[] -[] free[a] s0 f0 u0/1 ");
+    let last = run(spec.clone(), json!({"failed": 1}), "c:Failed@0#1 b:Running@1");
+    assert_eq!(
+        (told(&last).as_str(), last.status.failed_indexes.as_deref()),
+        ("+[] -[] free[c] s0 f1 u0/1 ", Some("0"))
+    );
+    let mut ignored = pod("a:Failed@0#1");
+    ignored.conditions.push(("DisruptionTarget".to_owned(), "True".to_owned()));
+    let after = decide(&job(spec, json!({})), &[ignored, pod("b:Running@1")], NOW.parse().unwrap());
+    assert_eq!((told(&after).as_str(), after.create[0].index_failures), ("+[0] -[] free[] s0 f0 u0/0 ", Some((1, 1))));
+}
+
+#[test]
+fn what_is_stopped_after_enough_has_succeeded_is_no_failure() {
+    let spec = json!({"completions": 3, "parallelism": 3, "completionMode": "Indexed",
+        "successPolicy": {"rules": [{"succeededCount": 1}]}});
+    let met = run(spec.clone(), json!({}), "a:Succeeded@0 b:Running@1");
+    assert_eq!(told(&met), "+[] -[b] free[a] s1 f0 u0/0 SuccessCriteriaMet=True/SuccessPolicy");
+    let status = serde_json::to_value(&met.status).unwrap();
+    assert!(told(&run(spec.clone(), status.clone(), "b:Running!@1")).starts_with("+[] -[] free[b] s1 f0 u0/0"));
+    assert!(told(&run(spec, status, "")).ends_with("Complete=True/SuccessPolicy"));
 }
