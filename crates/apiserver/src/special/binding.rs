@@ -4,6 +4,7 @@ use api::{Status, Value};
 use http::StatusCode;
 use serde_json::json;
 
+use crate::admission::pods::topology_labels;
 use crate::clock;
 use crate::rest::{Call, input, metadata, output, update};
 use crate::wire::Response;
@@ -25,6 +26,7 @@ pub async fn bind(call: &Call) -> Result<Response, Status> {
     let pods = call.server.catalog.load().get("", "v1", "pods").cloned().ok_or_else(crate::dispatch::no_such_path)?;
     let pod = call.of(pods, &call.info.namespace, name);
     let now = clock::now();
+    let topology = topology_labels(&call.server, node);
     update::rewrite(&pod, "binding", |pod| {
         let conflict = |why: String| Err(Status::conflict("", "pods/binding", name, &why));
         let (uid, own) = (metadata::text(&binding, "uid"), metadata::text(pod, "uid"));
@@ -41,6 +43,9 @@ pub async fn bind(call: &Call) -> Result<Response, Status> {
             return conflict(format!("pod {name} has non-empty .spec.schedulingGates"));
         }
         pod["spec"]["nodeName"] = Value::from(node);
+        for (key, value) in &topology {
+            pod["metadata"]["labels"][key] = value.clone();
+        }
         for field in ["annotations", "labels"] {
             if let Some(added) = binding["metadata"][field].as_object() {
                 for (key, value) in added {

@@ -1,9 +1,11 @@
 //! The `scale` subresource: replicas seen apart from the rest of their object.
 
+use api::apply::{self, Ctx};
 use api::{Status, Value};
 use http::{StatusCode, header};
 use serde_json::{Map, json};
 
+use crate::clock;
 use crate::dispatch::not_allowed;
 use crate::rest::update::{Made, change};
 use crate::rest::{Call, input, metadata, output};
@@ -60,7 +62,16 @@ async fn write(call: &Call, parent: &Call, make: impl Fn(Value) -> Result<Value,
             }
         }
         object["spec"]["replicas"] = Value::from(replicas);
-        Ok(Made::new(object))
+        // Who scales owns the replicas as a writer of the scale.
+        let context = Ctx {
+            schema: &parent.kind.schema,
+            api_version: &parent.kind.api_version(),
+            manager: &call.manager(),
+            subresource: "scale",
+            now: &clock::now(),
+        };
+        apply::track_update(Some(old), &mut object, &context);
+        Ok(Made { object, tracked: true, warnings: Vec::new() })
     })
     .await?;
     parent.parse_at(&outcome.stored.bytes, outcome.stored.revision)
