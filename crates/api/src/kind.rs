@@ -155,6 +155,12 @@ pub trait Strategy: Send + Sync {
         Vec::new()
     }
 
+    /// What to write instead of a field that the schema does not know, for those that many manifests still have. `unknown` is the
+    /// complaint: `unknown field "spec.foo"`.
+    fn hint(&self, _unknown: &str) -> Option<&'static str> {
+        None
+    }
+
     /// Whether a change of the spec counts in `metadata.generation`.
     fn has_generation(&self) -> bool {
         false

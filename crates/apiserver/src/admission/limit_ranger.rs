@@ -12,6 +12,9 @@ use store::List;
 use super::{Attributes, Operation, Plugin};
 use crate::rest::{parse, store_error};
 
+/// Says which values the plugin has set.
+const ANNOTATION: &str = "kubernetes.io/limit-ranger";
+
 pub struct LimitRanger;
 
 #[async_trait]
@@ -25,12 +28,17 @@ impl Plugin for LimitRanger {
         if !attributes.is("", "pods") {
             return Ok(());
         }
+        let mut notes = Vec::new();
         for limit in limits(attributes)?.iter().filter(|limit| limit["type"] == "Container") {
-            for field in ["initContainers", "containers"] {
+            for (field, what) in [("containers", "container"), ("initContainers", "init container")] {
                 for container in object["spec"].get_mut(field).and_then(Value::as_array_mut).into_iter().flatten() {
-                    fill(container, limit);
+                    fill(container, limit, what, &mut notes);
                 }
             }
+        }
+        if !notes.is_empty() {
+            object["metadata"]["annotations"][ANNOTATION] =
+                format!("LimitRanger plugin set: {}", notes.join("; ")).into();
         }
         Ok(())
     }
@@ -74,10 +82,11 @@ fn limits(attributes: &Attributes) -> Result<Vec<Value>, Status> {
     Ok(limits)
 }
 
-/// Fills in requests and limits. A request that is left out where a limit is given is that limit, which the kind's own
-/// defaults have seen to before.
-fn fill(container: &mut Value, limit: &Value) {
-    for (field, defaults) in [("limits", "default"), ("requests", "defaultRequest")] {
+/// Fills in requests and limits, and notes which. A request that is left out where a limit is given is that limit, which the
+/// kind's own defaults have seen to before.
+fn fill(container: &mut Value, limit: &Value, what: &str, notes: &mut Vec<String>) {
+    for (field, defaults, word) in [("requests", "defaultRequest", "request"), ("limits", "default", "limit")] {
+        let mut set = Vec::new();
         for (resource, quantity) in limit[defaults].as_object().into_iter().flatten() {
             if !container["resources"].is_object() {
                 container["resources"] = json!({});
@@ -88,7 +97,12 @@ fn fill(container: &mut Value, limit: &Value) {
             }
             if target.get(resource).is_none() {
                 target[resource] = quantity.clone();
+                set.push(resource.as_str());
             }
+        }
+        if !set.is_empty() {
+            let name = container["name"].as_str().unwrap_or_default();
+            notes.push(format!("{} {word} for {what} {name}", set.join(", ")));
         }
     }
 }
@@ -101,18 +115,38 @@ fn quantity(value: &Value) -> Option<Quantity> {
     }
 }
 
-/// The sums over a pod's containers.
+/// What a pod needs of everything: its containers and sidecars together, or an init container beside the sidecars before it where that
+/// is more.
 fn total(pod: &Value) -> Value {
+    let spec = &pod["spec"];
+    let each = |list: &str| spec[list].as_array().into_iter().flatten();
     let mut total = json!({});
     for field in ["requests", "limits"] {
-        let mut sums: BTreeMap<&str, Quantity> = BTreeMap::new();
-        for container in pod["spec"]["containers"].as_array().into_iter().flatten() {
-            for (resource, value) in container["resources"][field].as_object().into_iter().flatten() {
-                let Some(quantity) = quantity(value) else { continue };
-                sums.entry(resource).and_modify(|sum| *sum += quantity).or_insert(quantity);
+        let of = |container: &Value| -> BTreeMap<String, Quantity> {
+            let all = container["resources"][field].as_object().into_iter().flatten();
+            all.filter_map(|(resource, value)| Some((resource.clone(), quantity(value)?))).collect()
+        };
+        let mut peak: BTreeMap<String, Quantity> = BTreeMap::new();
+        let mut running: BTreeMap<String, Quantity> = BTreeMap::new();
+        for container in each("initContainers") {
+            let stays = container["restartPolicy"] == "Always";
+            for (resource, amount) in of(container) {
+                let beside = running.get(&resource).map_or(amount, |sum| *sum + amount);
+                peak.entry(resource.clone()).and_modify(|most| *most = (*most).max(beside)).or_insert(beside);
+                if stays {
+                    running.insert(resource, beside);
+                }
             }
         }
-        total[field] = sums.into_iter().map(|(resource, sum)| (resource.to_owned(), json!(sum.to_string()))).collect();
+        for container in each("containers") {
+            for (resource, amount) in of(container) {
+                running.entry(resource).and_modify(|sum| *sum += amount).or_insert(amount);
+            }
+        }
+        for (resource, sum) in running {
+            peak.entry(resource).and_modify(|most| *most = (*most).max(sum)).or_insert(sum);
+        }
+        total[field] = peak.into_iter().map(|(resource, sum)| (resource, json!(sum.to_string()))).collect();
     }
     total
 }
@@ -165,8 +199,10 @@ mod tests {
             "max": {"memory": "1Gi"}, "min": {"cpu": "50m"}});
         let mut container =
             json!({"name": "c", "resources": {"requests": {"cpu": "10m"}, "limits": {"memory": "2Gi"}}});
-        fill(&mut container, &limit);
+        let mut notes = Vec::new();
+        fill(&mut container, &limit, "container", &mut notes);
         assert_eq!(container["resources"]["limits"]["cpu"], "500m");
+        assert_eq!(notes, ["cpu limit for container c"]);
         let mut errors = Vec::new();
         check(&limit, "Container", &container["resources"], &mut errors);
         assert_eq!(
@@ -176,5 +212,15 @@ mod tests {
                 "maximum memory usage per Container is 1Gi, but limit is 2Gi",
             ]
         );
+    }
+
+    #[test]
+    fn a_pod_needs_the_most_that_runs_at_once() {
+        let with = |cpu: &str| json!({"resources": {"requests": {"cpu": cpu}}});
+        let mut sidecar = with("1");
+        sidecar["restartPolicy"] = "Always".into();
+        let pod =
+            json!({"spec": {"initContainers": [with("2"), sidecar, with("5")], "containers": [with("3"), with("1")]}});
+        assert_eq!(total(&pod)["requests"]["cpu"], "6");
     }
 }

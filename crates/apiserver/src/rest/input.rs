@@ -72,6 +72,9 @@ fn check_with(call: &Call, mut object: Value, duplicates: Vec<String>, check: Ch
     let check = check(&mut object, &kind.schema).map_err(|status| named(kind, status))?;
     let mut problems = check.unknown;
     problems.extend(duplicates);
+    let mut hints: Vec<String> = problems.iter().filter_map(|p| kind.strategy.hint(p)).map(str::to_owned).collect();
+    hints.dedup();
+    problems.extend(hints);
     let warnings = match FieldValidation::of(call)? {
         _ if problems.is_empty() => problems,
         FieldValidation::Ignore => Vec::new(),

@@ -294,7 +294,12 @@ async fn channels(socket: Socket, target: &Target, ports: &[u16]) {
                     }
                 }
             };
-            futures::future::join(upward, downward).await;
+            let upward = async {
+                upward.await;
+                std::future::pending::<()>().await;
+            };
+            // Once the pod has closed the connection nobody reads what the client may still send.
+            futures::future::select(std::pin::pin!(downward), std::pin::pin!(upward)).await;
         });
     }
     drop(sender);

@@ -6,7 +6,7 @@ use crate::kind::{Context, Kind, Strategy, keep};
 use crate::kinds::access::{at, has, list, number, text};
 use crate::kinds::builder::Builder;
 use crate::kinds::pods::spec::Within;
-use crate::kinds::pods::{affinity, cells, defaults, spec, status, update, warnings};
+use crate::kinds::pods::{affinity, annotations, cells, defaults, spec, status, update, warnings};
 use crate::print::{AGE, Cell, NAME};
 use crate::validation::{Errors, Path, net};
 
@@ -81,8 +81,9 @@ impl Strategy for Pod {
 
     fn validate(&self, object: &Value, errors: &mut Errors) {
         spec::validate(at(object, "spec"), &Path::new("spec"), Within::Pod, errors);
-        if !list(object, "spec.schedulingGates").is_empty() && !text(object, "spec.nodeName").is_empty() {
-            errors.forbidden("spec.nodeName", "cannot be set until all schedulingGates have been cleared");
+        annotations::validate(at(object, "metadata"), at(object, "spec"), &Path::new("metadata.annotations"), errors);
+        if text(object, "spec.serviceAccountName").is_empty() {
+            token_without_account(object, errors);
         }
     }
 
@@ -90,9 +91,14 @@ impl Strategy for Pod {
         if !list(object, "spec.ephemeralContainers").is_empty() {
             errors.forbidden("spec.ephemeralContainers", "cannot be set on create");
         }
+        if !list(object, "spec.schedulingGates").is_empty() && !text(object, "spec.nodeName").is_empty() {
+            errors.forbidden("spec.nodeName", "cannot be set until all schedulingGates have been cleared");
+        }
+        annotations::agree_with_fields(object, errors);
     }
 
     fn validate_update(&self, old: &Value, new: &Value, errors: &mut Errors) {
+        annotations::validate_update(old, new, errors);
         update::validate(old, new, errors);
     }
 
@@ -111,7 +117,7 @@ impl Strategy for Pod {
     }
 
     fn warnings(&self, _old: Option<&Value>, new: &Value) -> Vec<String> {
-        warnings::pod_spec(at(new, "spec"), &Path::new("spec"))
+        warnings::pod(new, &Path::new(""), false)
     }
 
     fn has_generation(&self) -> bool {
@@ -165,10 +171,7 @@ fn status_update(old: &Value, new: &Value, errors: &mut Errors) {
     }
     let status = Path::new("status");
     for name in ["podIPs", "hostIPs"] {
-        let all = status.child(name);
-        for (index, address) in list(at(new, "status"), name).iter().enumerate() {
-            net::ip(all.index(index), text(address, "ip"), errors);
-        }
+        addresses(at(new, "status"), name, errors);
     }
     if text(new, "spec.restartPolicy") == "Always" {
         return;
@@ -185,6 +188,42 @@ fn status_update(old: &Value, new: &Value, errors: &mut Errors) {
             let now = list(new, pointer).iter().find(|c| text(c, "name") == text(container, "name"));
             if now.is_some_and(|now| !has(now, "state.terminated")) {
                 errors.forbidden(status.child(name).child("state"), "may not be transitioned to non-terminated state");
+            }
+        }
+    }
+}
+
+/// The addresses of a pod or of its host: valid, of different families, each once.
+fn addresses(status: &Value, name: &str, errors: &mut Errors) {
+    let all = list(status, name);
+    let path = Path::new("status");
+    let path = path.child(name);
+    let first = all.first().map(|address| text(address, "ip"));
+    if name == "hostIPs" && first.is_some_and(|first| first != text(status, "hostIP")) {
+        errors.invalid(path.index(0).child("ip"), first.unwrap_or_default(), "must be equal to `hostIP`");
+    }
+    for (index, address) in all.iter().enumerate() {
+        net::ip(path.index(index), text(address, "ip"), errors);
+        if all[..index].contains(address) {
+            errors.duplicate(path.index(index), address);
+        }
+    }
+    let sixes = all.iter().filter(|address| text(address, "ip").contains(':')).count();
+    if all.len() > 2 || (all.len() == 2 && sixes != 1) {
+        errors.invalid(path, at(status, name), "may specify no more than one IP for each IP family");
+    }
+}
+
+/// A token is an account's.
+fn token_without_account(pod: &Value, errors: &mut Errors) {
+    let volumes = Path::new("spec.volumes");
+    for (index, volume) in list(pod, "spec.volumes").iter().enumerate() {
+        let volume_path = volumes.index(index);
+        let sources = volume_path.child("projected.sources");
+        for (index, source) in list(volume, "projected.sources").iter().enumerate() {
+            if has(source, "serviceAccountToken") {
+                let why = "must not be specified when serviceAccountName is not set";
+                errors.forbidden(sources.index(index).child("serviceAccountToken"), why);
             }
         }
     }

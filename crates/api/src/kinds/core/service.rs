@@ -226,9 +226,46 @@ impl Strategy for Service {
         true
     }
 
+    fn warnings(&self, _old: Option<&Value>, new: &Value) -> Vec<String> {
+        warnings(new)
+    }
+
     fn cells(&self, object: &Value, now: i64) -> Vec<Value> {
         print::row(COLUMNS, object, now)
     }
+}
+
+/// What upstream warns of: what is deprecated, and what does nothing.
+fn warnings(service: &Value) -> Vec<String> {
+    const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+    let spec = at(service, "spec");
+    let is_external_name = text(spec, "type") == "ExternalName";
+    let headless = text(spec, "type") == "ClusterIP" && text(spec, "clusterIP") == "None";
+    let external = !list(spec, "externalIPs").is_empty();
+    let hints = at(service, "metadata.annotations").get(HINTS).is_some();
+    let texts = [
+        (
+            hints,
+            "annotation service.kubernetes.io/topology-aware-hints is deprecated, please use service.kubernetes.io/topology-mode instead",
+        ),
+        (headless && !text(spec, "loadBalancerIP").is_empty(), "spec.loadBalancerIP is ignored for headless services"),
+        (headless && external, "spec.externalIPs is ignored for headless services"),
+        (headless && text(spec, "sessionAffinity") != "None", "spec.SessionAffinity is ignored for headless services"),
+        (
+            external && !headless && !is_external_name,
+            "spec.externalIPs is deprecated and may no longer be implemented in some clusters",
+        ),
+        (external && is_external_name, "spec.externalIPs is ignored when spec.type is \"ExternalName\""),
+        (
+            !is_external_name && !text(spec, "externalName").is_empty(),
+            "spec.externalName is ignored when spec.type is not \"ExternalName\"",
+        ),
+        (
+            text(spec, "trafficDistribution") == "PreferClose",
+            "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"",
+        ),
+    ];
+    texts.iter().filter(|(on, _)| *on).map(|(_, text)| (*text).to_owned()).collect()
 }
 
 /// The single address and the list agree; a client that knows only the one changes both.

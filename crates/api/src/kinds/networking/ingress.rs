@@ -95,6 +95,14 @@ impl Strategy for Ingress {
         vec![format!("annotation {CLASS:?} is deprecated, please use 'spec.ingressClassName' instead")]
     }
 
+    fn hint(&self, unknown: &str) -> Option<&'static str> {
+        let retired = ["backend.serviceName\"", "backend.servicePort\""];
+        retired.iter().any(|field| unknown.ends_with(field)).then_some(
+            "in networking.k8s.io/v1 write `backend: {service: {name: NAME, port: {number: PORT}}}` (or `port: {name: NAME}`) \
+             for serviceName and servicePort",
+        )
+    }
+
     fn validate_subresource_update(&self, _subresource: &str, _old: &Value, new: &Value, errors: &mut Errors) {
         let all = Path::new("status.loadBalancer.ingress");
         for (index, ingress) in list(new, "status.loadBalancer.ingress").iter().enumerate() {

@@ -19,7 +19,7 @@ pub fn validate(affinity: &Value, path: &Path, errors: &mut Errors) {
     for (index, term) in list(node, PREFERRED).iter().enumerate() {
         let path = all.index(index);
         weight(term, &path, errors);
-        node_selector_term(at(term, "preference"), &path.child("preference"), errors);
+        preference(at(term, "preference"), &path.child("preference"), errors);
     }
     for kind in ["podAffinity", "podAntiAffinity"] {
         let (terms, path) = (at(affinity, kind), path.child(kind));
@@ -57,6 +57,15 @@ pub fn node_selector(selector: &Value, path: &Path, errors: &mut Errors) {
 
 /// One term of a `NodeSelector`.
 pub fn node_selector_term(term: &Value, path: &Path, errors: &mut Errors) {
+    any_term(term, path, true, errors);
+}
+
+/// A term that is only preferred may name values that no label can have.
+fn preference(term: &Value, path: &Path, errors: &mut Errors) {
+    any_term(term, path, false, errors);
+}
+
+fn any_term(term: &Value, path: &Path, strict: bool, errors: &mut Errors) {
     let all = path.child("matchExpressions");
     for (index, expression) in list(term, "matchExpressions").iter().enumerate() {
         let path = all.index(index);
@@ -76,6 +85,11 @@ pub fn node_selector_term(term: &Value, path: &Path, errors: &mut Errors) {
             other => errors.invalid(path.child("operator"), other, "not a valid selector operator"),
         }
         label_key(text(expression, "key"), &path.child("key"), errors);
+        if strict {
+            for (index, value) in list(expression, "values").iter().filter_map(Value::as_str).enumerate() {
+                errors.all_invalid(values.index(index), value, names::label_value(value));
+            }
+        }
     }
     let all = path.child("matchFields");
     for (index, expression) in list(term, "matchFields").iter().enumerate() {
@@ -92,6 +106,10 @@ pub fn node_selector_term(term: &Value, path: &Path, errors: &mut Errors) {
         let key = text(expression, "key");
         if key != "metadata.name" {
             errors.invalid(path.child("key"), key, "not a valid field selector key");
+        } else {
+            for (index, value) in values.iter().filter_map(Value::as_str).enumerate() {
+                errors.all_invalid(path.child("values").index(index), value, names::dns1123_subdomain(value));
+            }
         }
     }
 }
@@ -99,21 +117,36 @@ pub fn node_selector_term(term: &Value, path: &Path, errors: &mut Errors) {
 fn pod_term(term: &Value, path: &Path, errors: &mut Errors) {
     label_selector(at(term, "labelSelector"), &path.child("labelSelector"), errors);
     label_selector(at(term, "namespaceSelector"), &path.child("namespaceSelector"), errors);
-    let all = path.child("namespaces");
-    for (index, name) in list(term, "namespaces").iter().filter_map(Value::as_str).enumerate() {
-        errors.all_invalid(all.index(index), name, names::dns1123_label(name));
+    for name in list(term, "namespaces").iter().filter_map(Value::as_str) {
+        errors.all_invalid(path.child("namespace"), name, names::dns1123_label(name));
     }
+    match_keys(term, path, errors);
     let key = text(term, "topologyKey");
     if key.is_empty() {
         errors.required(path.child("topologyKey"), "can not be empty");
-    } else {
-        errors.all_invalid(path.child("topologyKey"), key, names::qualified_name(key));
     }
-    if !has(term, "labelSelector") {
-        for field in ["matchLabelKeys", "mismatchLabelKeys"] {
-            if !list(term, field).is_empty() {
-                errors.forbidden(path.child(field), "must not be specified when labelSelector is not set");
-            }
+    errors.all_invalid(path.child("topologyKey"), key, names::qualified_name(key));
+}
+
+/// `matchLabelKeys` and `mismatchLabelKeys`: they complete a label selector and do not repeat one another.
+fn match_keys(term: &Value, path: &Path, errors: &mut Errors) {
+    for field in ["matchLabelKeys", "mismatchLabelKeys"] {
+        let all = path.child(field);
+        if !list(term, field).is_empty() && !has(term, "labelSelector") {
+            errors.forbidden(all, "must not be specified when labelSelector is not set");
+        }
+        for (index, key) in list(term, field).iter().filter_map(Value::as_str).enumerate() {
+            label_key(key, &all.index(index), errors);
+        }
+    }
+    let mismatched = list(term, "mismatchLabelKeys");
+    for (index, key) in list(term, "matchLabelKeys").iter().enumerate() {
+        if mismatched.contains(key) {
+            errors.invalid(
+                path.child("matchLabelKeys").index(index),
+                key,
+                "exists in both matchLabelKeys and mismatchLabelKeys",
+            );
         }
     }
 }

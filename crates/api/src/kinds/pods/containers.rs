@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::spec::Within;
 use super::{probes, resources, security};
 use crate::kinds::access::{at, flag, has, list, number, text};
 use crate::validation::{Errors, Path, names, net};
@@ -17,7 +18,7 @@ enum Role {
 }
 
 /// All the containers of a spec.
-pub fn validate_all(spec: &Value, path: &Path, errors: &mut Errors) {
+pub fn validate_all(spec: &Value, path: &Path, within: Within, errors: &mut Errors) {
     let main = list(spec, "containers");
     if main.is_empty() {
         errors.required(path.child("containers"), "");
@@ -34,6 +35,10 @@ pub fn validate_all(spec: &Value, path: &Path, errors: &mut Errors) {
                 _ => Role::Init,
             };
             validate(container, role, spec, &path, errors);
+            let image = text(container, "image");
+            if image.trim() != image && (within == Within::Pod || role == Role::Ephemeral) {
+                errors.invalid(path.child("image"), image, "must not have leading or trailing whitespace");
+            }
             let name = text(container, "name");
             if !name.is_empty() && seen.contains(&name) {
                 errors.duplicate(path.child("name"), name);
@@ -50,11 +55,8 @@ fn validate(container: &Value, role: Role, spec: &Value, path: &Path, errors: &m
     } else {
         errors.all_invalid(path.child("name"), name, names::dns1123_label(name));
     }
-    let image = text(container, "image");
-    if image.is_empty() {
+    if text(container, "image").is_empty() {
         errors.required(path.child("image"), "");
-    } else if image.trim() != image {
-        errors.invalid(path.child("image"), image, "must not have leading or trailing whitespace");
     }
     let policies = ["Always", "IfNotPresent", "Never"];
     errors.one_of(path.child("imagePullPolicy"), at(container, "imagePullPolicy"), &policies);
@@ -66,10 +68,10 @@ fn validate(container: &Value, role: Role, spec: &Value, path: &Path, errors: &m
     mounts(container, spec, path, errors);
     resources::requirements(at(container, "resources"), &path.child("resources"), false, errors);
     claims(container, spec, path, errors);
-    security::container(at(container, "securityContext"), &path.child("securityContext"), errors);
+    security::container(at(container, "securityContext"), spec, &path.child("securityContext"), errors);
     handlers(container, role, spec, path, errors);
     restart_policy(container, role, path, errors);
-    resize_policy(container, path, errors);
+    resize_policy(container, spec, path, errors);
     if role == Role::Ephemeral {
         ephemeral(container, spec, path, errors);
     }
@@ -369,22 +371,58 @@ fn handlers(container: &Value, role: Role, spec: &Value, path: &Path, errors: &m
     }
 }
 
-fn restart_policy(container: &Value, role: Role, path: &Path, errors: &mut Errors) {
-    let path = path.child("restartPolicy");
+fn restart_policy(container: &Value, role: Role, at_container: &Path, errors: &mut Errors) {
+    let path = at_container.child("restartPolicy");
     match role {
         Role::Ephemeral if has(container, "restartPolicy") => {
             errors.forbidden(path, "cannot be set for an Ephemeral Container");
         }
         _ => errors.one_of_if_set(path, at(container, "restartPolicy"), &["Always", "Never", "OnFailure"]),
     }
+    restart_rules(container, at_container, errors);
 }
 
-fn resize_policy(container: &Value, path: &Path, errors: &mut Errors) {
-    let all = path.child("resizePolicy");
-    for (index, policy) in list(container, "resizePolicy").iter().enumerate() {
+/// Upstream's `validateContainerRestartPolicyRules`.
+fn restart_rules(container: &Value, path: &Path, errors: &mut Errors) {
+    let rules = list(container, "restartPolicyRules");
+    let all = path.child("restartPolicyRules");
+    if !rules.is_empty() && !has(container, "restartPolicy") {
+        errors.required(path.child("restartPolicy"), "must specify restartPolicy when restart rules are used");
+    }
+    if rules.len() > 20 {
+        errors.too_many(all, rules.len(), 20);
+    }
+    for (index, rule) in rules.iter().enumerate() {
         let path = all.index(index);
-        errors.one_of(path.child("resourceName"), at(policy, "resourceName"), &["cpu", "memory"]);
-        errors.one_of(path.child("restartPolicy"), at(policy, "restartPolicy"), &["NotRequired", "RestartContainer"]);
+        errors.one_of_supported(path.child("action"), at(rule, "action"), &["Restart", "RestartAllContainers"]);
+        let codes = at(rule, "exitCodes");
+        let at_codes = path.child("exitCodes");
+        if codes.is_null() {
+            errors.required(at_codes, "must be specified");
+            continue;
+        }
+        errors.one_of_supported(at_codes.child("operator"), at(codes, "operator"), &["In", "NotIn"]);
+        let values = list(codes, "values");
+        if values.len() > 255 {
+            errors.too_many(at_codes.child("values"), values.len(), 255);
+        }
+    }
+}
+
+fn resize_policy(container: &Value, spec: &Value, path: &Path, errors: &mut Errors) {
+    let all = path.child("resizePolicy");
+    let policies = list(container, "resizePolicy");
+    for (index, policy) in policies.iter().enumerate() {
+        let name = text(policy, "resourceName");
+        if policies[..index].iter().any(|other| text(other, "resourceName") == name) {
+            errors.duplicate(all.index(index), name);
+        }
+        errors.one_of(all, at(policy, "resourceName"), &["cpu", "memory"]);
+        errors.one_of(all, at(policy, "restartPolicy"), &["NotRequired", "RestartContainer"]);
+        let restart = text(policy, "restartPolicy");
+        if text(spec, "restartPolicy") == "Never" && restart != "NotRequired" {
+            errors.invalid(all, restart, "must be 'NotRequired' when `restartPolicy` is 'Never'");
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! What pods and every kind with a pod template share: defaults, validation, quality of service and cells.
 
 pub mod affinity;
+pub mod annotations;
 pub mod cells;
 pub mod containers;
 pub mod defaults;
+mod os;
 pub mod probes;
 pub mod resources;
 pub mod security;

@@ -185,6 +185,12 @@ fn resource_name(name: &str, path: &Path, pod_level: bool, errors: &mut Errors) 
     }
 }
 
+/// An entry of a list of resources that containers may have.
+pub fn named_amount(name: &str, value: &Value, path: &Path, errors: &mut Errors) {
+    resource_name(name, path, false, errors);
+    amount(name, value, path, errors);
+}
+
 /// The amount of a resource; extended resources come whole.
 pub fn amount(name: &str, value: &Value, path: &Path, errors: &mut Errors) {
     if negative(value) {

@@ -6,7 +6,11 @@ use crate::kinds::access::{at, flag, has, list, text};
 use crate::validation::{Errors, Path};
 
 /// A pod's.
-pub fn pod(context: &Value, path: &Path, errors: &mut Errors) {
+pub fn pod(context: &Value, spec: &Value, path: &Path, errors: &mut Errors) {
+    if flag(spec, "shareProcessNamespace") && flag(spec, "hostPID") {
+        let why = "ShareProcessNamespace and HostPID cannot both be enabled";
+        errors.invalid(path.child("shareProcessNamespace"), at(spec, "shareProcessNamespace"), why);
+    }
     ids(context, &["runAsUser", "runAsGroup", "fsGroup"], path, errors);
     let groups = path.child("supplementalGroups");
     for (index, group) in list(context, "supplementalGroups").iter().enumerate() {
@@ -33,19 +37,32 @@ pub fn pod(context: &Value, path: &Path, errors: &mut Errors) {
             let why = "must have at most 253 characters and match regex \
                        ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
             errors.invalid(path, name, why);
+        } else if list(context, "sysctls")[..index].iter().any(|other| text(other, "name") == name) {
+            errors.duplicate(path, name);
+        }
+        if flag(spec, "hostNetwork") && name.starts_with("net.") {
+            errors.invalid(path, name, "may not be specified when 'hostNetwork' is true");
+        } else if flag(spec, "hostIPC") && is_of_ipc(name) {
+            errors.invalid(path, name, "may not be specified when 'hostIPC' is true");
         }
     }
-    errors.unique(context, "sysctls", path, |sysctl| text(sysctl, "name"));
+    if has(context, "seLinuxChangePolicy") {
+        let policies = ["MountOption", "Recursive"];
+        errors.one_of_supported(path.child("seLinuxChangePolicy"), at(context, "seLinuxChangePolicy"), &policies);
+    }
     profiles(context, path, errors);
 }
 
 /// A container's.
-pub fn container(context: &Value, path: &Path, errors: &mut Errors) {
+pub fn container(context: &Value, spec: &Value, path: &Path, errors: &mut Errors) {
     if context.is_null() {
         return;
     }
     ids(context, &["runAsUser", "runAsGroup"], path, errors);
     errors.one_of_if_set(path.child("procMount"), at(context, "procMount"), &["Default", "Unmasked"]);
+    if text(context, "procMount") == "Unmasked" && at(spec, "hostUsers") != &Value::Bool(false) {
+        errors.invalid(path.child("procMount"), "Unmasked", "`hostUsers` must be false to use `Unmasked`");
+    }
     if at(context, "allowPrivilegeEscalation") == &Value::Bool(false) {
         if flag(context, "privileged") {
             let why = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
@@ -74,6 +91,15 @@ fn id(value: &Value, path: &Path, errors: &mut Errors) {
     }
 }
 
+/// Whether a sysctl belongs to the IPC namespace.
+fn is_of_ipc(name: &str) -> bool {
+    let name = name.replace('/', ".");
+    name.starts_with("kernel.shm")
+        || name.starts_with("kernel.msg")
+        || name == "kernel.sem"
+        || name.starts_with("fs.mqueue.")
+}
+
 fn is_sysctl(name: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     name.len() <= 253
@@ -96,7 +122,8 @@ fn profiles(context: &Value, path: &Path, errors: &mut Errors) {
 fn profile(profile: &Value, word: &str, path: &Path, errors: &mut Errors) {
     let (kind, local) = (text(profile, "type"), text(profile, "localhostProfile"));
     if kind.is_empty() {
-        errors.required(path.child("type"), format!("type is required when {word}Profile is set"));
+        let field = if word == "seccomp" { "seccompProfile" } else { "appArmorProfile" };
+        errors.required(path.child("type"), format!("type is required when {field} is set"));
         return;
     }
     errors.one_of(path.child("type"), at(profile, "type"), &["Localhost", "RuntimeDefault", "Unconfined"]);
@@ -106,6 +133,8 @@ fn profile(profile: &Value, word: &str, path: &Path, errors: &mut Errors) {
             errors.required(path, format!("must be set when {word} type is Localhost"));
         }
         "Localhost" if word == "seccomp" => super::containers::descending(local, &path, errors),
+        "Localhost" if local.trim() != local => errors.invalid(path, local, "must not be padded with whitespace"),
+        "Localhost" if local.len() > 4095 => errors.too_long(path, 4095),
         "Localhost" => {}
         _ if has(profile, "localhostProfile") => {
             errors.invalid(path, local, format!("can only be set when {word} type is Localhost"));

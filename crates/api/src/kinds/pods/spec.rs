@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::{affinity, containers, resources, security, tolerations, volumes};
-use crate::kinds::access::{at, flag, has, list, number, text};
+use super::{affinity, containers, os, resources, security, tolerations, volumes};
+use crate::kinds::access::{at, entries, flag, has, list, number, text};
 use crate::validation::labels::{label_selector, labels};
 use crate::validation::{Errors, Path, names, net};
 
@@ -17,7 +17,7 @@ pub enum Within {
 /// All of a spec.
 pub fn validate(spec: &Value, path: &Path, within: Within, errors: &mut Errors) {
     volumes::validate_all(list(spec, "volumes"), &path.child("volumes"), errors);
-    containers::validate_all(spec, path, errors);
+    containers::validate_all(spec, path, within, errors);
     host_ports(spec, path, within, errors);
     errors.one_of(path.child("restartPolicy"), at(spec, "restartPolicy"), &["Always", "OnFailure", "Never"]);
     dns(spec, path, errors);
@@ -27,7 +27,7 @@ pub fn validate(spec: &Value, path: &Path, within: Within, errors: &mut Errors) 
         errors.invalid(path.child("activeDeadlineSeconds"), seconds, "must be between 1 and 2147483647, inclusive");
     }
     labels(at(spec, "nodeSelector"), &path.child("nodeSelector"), errors);
-    security::pod(at(spec, "securityContext"), &path.child("securityContext"), errors);
+    security::pod(at(spec, "securityContext"), spec, &path.child("securityContext"), errors);
     affinity::validate(at(spec, "affinity"), &path.child("affinity"), errors);
     tolerations::validate_all(list(spec, "tolerations"), &path.child("tolerations"), errors);
     topology_spread(spec, path, errors);
@@ -50,16 +50,27 @@ pub fn validate(spec: &Value, path: &Path, within: Within, errors: &mut Errors) 
     if has(spec, "resources") {
         resources::requirements(at(spec, "resources"), &path.child("resources"), true, errors);
     }
-    os(spec, path, errors);
-    errors.one_of_if_set(
-        path.child("preemptionPolicy"),
-        at(spec, "preemptionPolicy"),
-        &["Never", "PreemptLowerPriority"],
-    );
-    if flag(spec, "shareProcessNamespace") && flag(spec, "hostPID") {
-        let (path, why) =
-            (path.child("shareProcessNamespace"), "ShareProcessNamespace and HostPID cannot both be enabled");
-        errors.invalid(path, at(spec, "shareProcessNamespace"), why);
+    os::validate(spec, path, errors);
+    if has(spec, "preemptionPolicy") {
+        const POLICIES: &[&str] = &["PreemptLowerPriority", "Never"];
+        errors.one_of(path.child("preemptionPolicy"), at(spec, "preemptionPolicy"), POLICIES);
+    }
+    let overhead = path.child("overhead");
+    for (name, amount) in entries(spec, "overhead") {
+        resources::named_amount(name, amount, &overhead.child("limits").key(name), errors);
+    }
+    host_users(spec, path, errors);
+}
+
+/// A user namespace of its own goes with no other namespace of the host's.
+fn host_users(spec: &Value, path: &Path, errors: &mut Errors) {
+    if at(spec, "hostUsers") != &Value::Bool(false) {
+        return;
+    }
+    for (field, shown) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+        if flag(spec, field) {
+            errors.forbidden(path.child(shown), "when `pod.Spec.HostUsers` is false");
+        }
     }
 }
 
@@ -77,13 +88,18 @@ const NAMES: &[(&str, Check)] = &[
 ];
 
 fn dns(spec: &Value, path: &Path, errors: &mut Errors) {
-    const POLICIES: &[&str] = &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
+    const POLICIES: &[&str] = &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
     errors.one_of(path.child("dnsPolicy"), at(spec, "dnsPolicy"), POLICIES);
     let config = at(spec, "dnsConfig");
     let (at_config, servers) = (path.child("dnsConfig"), list(config, "nameservers"));
     if text(spec, "dnsPolicy") == "None" && servers.is_empty() {
-        let path = at_config.child("nameservers");
-        errors.required(path, "must provide at least one DNS nameserver when `dnsPolicy` is None");
+        if config.is_null() {
+            errors.required(at_config, "must provide `dnsConfig` when `dnsPolicy` is None");
+        } else {
+            let path = at_config.child("nameservers");
+            errors.required(path, "must provide at least one DNS nameserver when `dnsPolicy` is None");
+        }
+        return;
     }
     if servers.len() > 3 {
         errors.invalid(
@@ -99,6 +115,11 @@ fn dns(spec: &Value, path: &Path, errors: &mut Errors) {
     if searches.len() > 32 {
         let path = at_config.child("searches");
         errors.invalid(path, at(config, "searches"), "must not have more than 32 search paths");
+    }
+    let length: usize = searches.iter().filter_map(Value::as_str).map(|search| search.len() + 1).sum();
+    if length > 2049 {
+        let why = "must not have more than 2048 characters (including spaces) in the search list";
+        errors.invalid(at_config.child("searches"), at(config, "searches"), why);
     }
     for (index, search) in searches.iter().filter_map(Value::as_str).enumerate() {
         // A trailing dot and underscores are fine here.
@@ -224,28 +245,4 @@ fn claims(spec: &Value, path: &Path, errors: &mut Errors) {
         }
     }
     errors.unique(spec, "resourceClaims", path, |claim| text(claim, "name"));
-}
-
-/// Fields that mean nothing on Windows may not be set there, and the other way round for a few.
-fn os(spec: &Value, path: &Path, errors: &mut Errors) {
-    if !has(spec, "os") {
-        return;
-    }
-    errors.one_of(path.child("os").child("name"), at(spec, "os.name"), &["linux", "windows"]);
-    if text(spec, "os.name") != "windows" {
-        return;
-    }
-    let why = "cannot be set for a windows pod";
-    for field in ["hostPID", "hostIPC", "shareProcessNamespace"] {
-        if flag(spec, field) {
-            errors.forbidden(path.child(field), why);
-        }
-    }
-    for field in
-        ["seLinuxOptions", "seccompProfile", "fsGroup", "runAsUser", "runAsGroup", "supplementalGroups", "sysctls"]
-    {
-        if has(at(spec, "securityContext"), field) {
-            errors.forbidden(path.child("securityContext").child(field), why);
-        }
-    }
 }

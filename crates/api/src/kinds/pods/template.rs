@@ -24,6 +24,7 @@ pub fn validate(template: &Value, path: &Path, errors: &mut Errors) {
     annotations(at(metadata, "annotations"), &at_metadata.child("annotations"), errors);
     let spec = at(template, "spec");
     let at_spec = path.child("spec");
+    super::annotations::validate(metadata, spec, &at_metadata.child("annotations"), errors);
     if !list(spec, "ephemeralContainers").is_empty() {
         errors.forbidden(at_spec.child("ephemeralContainers"), "ephemeral containers not allowed in pod template");
     }
@@ -32,7 +33,7 @@ pub fn validate(template: &Value, path: &Path, errors: &mut Errors) {
 
 /// What upstream warns of in the template at the dotted path.
 pub fn warnings(object: &Value, path: &str) -> Vec<String> {
-    super::warnings::pod_spec(at(at(object, path), "spec"), &Path::new(path).child("spec"))
+    super::warnings::pod(at(object, path), &Path::new(path), true)
 }
 
 /// Errors of `spec.selector` (a `LabelSelector`) and `spec.template` of a workload whose pods always restart.

@@ -25,7 +25,12 @@ pub fn validate_all(tolerations: &[Value], path: &Path, errors: &mut Errors) {
             errors.invalid(path.child("effect"), effect, why);
         }
         match operator {
-            "" | "Equal" => errors.all_invalid(path.child("operator"), value, names::label_value(value)),
+            "" | "Equal" => {
+                let messages = names::label_value(value);
+                if !messages.is_empty() {
+                    errors.invalid(path.child("operator"), value, messages.join(";"));
+                }
+            }
             "Exists" if !value.is_empty() => {
                 let why = "value must be empty when `operator` is 'Exists'";
                 errors.invalid(path.child("operator"), at(toleration, "value"), why);

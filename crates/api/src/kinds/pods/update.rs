@@ -20,15 +20,18 @@ pub fn validate(old: &Value, new: &Value, errors: &mut Errors) {
             return;
         }
     }
-    deadline(old, new, errors);
+    if !deadline(old, new, errors) {
+        return;
+    }
     if !tolerations::only_added(at(old, "spec"), at(new, "spec")) {
         let why = "existing toleration can not be modified except its tolerationSeconds";
         errors.forbidden("spec.tolerations", why);
     }
     let before = list(old, "spec.schedulingGates");
-    for gate in list(new, "spec.schedulingGates").iter().filter(|gate| !before.contains(gate)) {
+    for (index, gate) in list(new, "spec.schedulingGates").iter().enumerate().filter(|(_, gate)| !before.contains(gate))
+    {
         let why = format!("only deletion is allowed, but found new scheduling gate '{}'", text(gate, "name"));
-        errors.forbidden("spec.schedulingGates", why);
+        errors.forbidden(format!("spec.schedulingGates[{index}].name"), why);
     }
     let mut allowed = new.clone();
     put_back(old, &mut allowed, errors);
@@ -39,15 +42,22 @@ pub fn validate(old: &Value, new: &Value, errors: &mut Errors) {
     }
 }
 
-fn deadline(old: &Value, new: &Value, errors: &mut Errors) {
+/// The deadline comes nearer only. Answers whether it is worth looking further.
+fn deadline(old: &Value, new: &Value, errors: &mut Errors) -> bool {
     const FIELD: &str = "spec.activeDeadlineSeconds";
     match (at(old, FIELD).as_i64(), at(new, FIELD).as_i64()) {
+        (_, Some(new)) if !(0..=i64::from(i32::MAX)).contains(&new) => {
+            errors.invalid(FIELD, new, "must be between 0 and 2147483647, inclusive");
+            return false;
+        }
         (Some(old), Some(new)) if new > old => {
             errors.invalid(FIELD, new, "must be less than or equal to previous value");
+            return false;
         }
         (Some(_), None) => errors.invalid(FIELD, &Value::Null, "must not update from a positive integer to nil value"),
         _ => {}
     }
+    true
 }
 
 /// Puts what may change back as it was, so that any difference left is an error.
