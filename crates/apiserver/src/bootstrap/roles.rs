@@ -71,6 +71,8 @@ const ROLES: &[(&str, Rules)] = &[
             "get,list,watch|policy|poddisruptionbudgets",
             "get,list,watch,patch,update||persistentvolumeclaims",
             "get,list,watch|storage.k8s.io|*",
+            "get,list,watch|resource.k8s.io|deviceclasses,resourceslices",
+            "get,list,watch,patch,update|resource.k8s.io|resourceclaims,resourceclaims/status",
             "*|coordination.k8s.io|leases",
         ],
     ),
