@@ -116,8 +116,11 @@ pub struct ApiServer {
 
 /// For how long connections may finish what they are doing when the server shuts down.
 const DRAIN: Duration = Duration::from_secs(5);
-/// How long a client may take to finish its TLS handshake or the head of a request.
+/// How long a client may take to finish its TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How long a client may take to send the head of a request, and leave its connection unused before that.
+const IDLE: Duration = Duration::from_secs(90);
 
 impl ApiServer {
     /// Makes the server and, where they are missing, the cluster's first objects. It is ready when this returns.
@@ -208,7 +211,7 @@ impl ApiServer {
             stack.clone().run(request).map(Ok::<_, std::convert::Infallible>)
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(None);
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE);
         builder
             .http2()
             .timer(TokioTimer::new())

@@ -57,6 +57,39 @@ pub fn splice_into(out: &mut Vec<u8>, stored: &[u8], revision: u64) {
     out.extend_from_slice(&stored[at..]);
 }
 
+/// Appends the object's `metadata` alone, with its resourceVersion. False where there is none.
+pub fn splice_metadata_into(out: &mut Vec<u8>, stored: &[u8], revision: u64) -> bool {
+    let Some((begin, end)) = metadata(stored).and_then(|at| Some((at, at + closing(&stored[at..])?))) else {
+        return false;
+    };
+    let comma = if begin == end { "" } else { "," };
+    // Writing into a vector cannot fail.
+    let _ = write!(out, "{{\"resourceVersion\":\"{revision}\"{comma}");
+    out.extend_from_slice(&stored[begin..=end]);
+    true
+}
+
+/// Where the object closes in whose inside the text begins.
+fn closing(text: &[u8]) -> Option<usize> {
+    let (mut depth, mut at) = (0_usize, 0);
+    while at < text.len() {
+        match text[at] {
+            b'"' => {
+                at += 1;
+                while *text.get(at)? != b'"' {
+                    at += 1 + usize::from(text[at] == b'\\');
+                }
+            }
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' if depth == 0 => return Some(at),
+            b'}' | b']' => depth -= 1,
+            _ => {}
+        }
+        at += 1;
+    }
+    None
+}
+
 /// Where the fields of `metadata` begin. Before it are only `apiVersion` and `kind`, whose texts cannot hold the
 /// pattern, since a quote inside a text is escaped.
 fn metadata(stored: &[u8]) -> Option<usize> {
@@ -112,6 +145,10 @@ mod tests {
             let spliced: Value = serde_json::from_slice(&splice(&bytes, 42)).expect("still JSON");
             assert_eq!(spliced, expected);
             assert_eq!(decode(&bytes, 42).expect("decodes"), expected);
+            let mut alone = Vec::new();
+            assert!(splice_metadata_into(&mut alone, &bytes, 42));
+            let alone: Value = serde_json::from_slice(&alone).expect("JSON");
+            assert_eq!(alone, expected["metadata"]);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
+use api::codec::protobuf::ListParts;
 use api::status::Reason;
 use api::{Status, Value};
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use store::{Entry, Snapshot};
 use super::continuation::Continuation;
 use super::options::{Options, fresh_enough};
 use super::select::Selection;
-use super::{Call, output, store_error, view};
+use super::{Call, forms, output, store_error, view};
 use crate::wire::{Body, Format, Response, View, answer};
 
 /// Answers larger than this are streamed, and compressed where the client allows it, as upstream's 128 KiB.
@@ -134,8 +135,23 @@ pub fn respond(call: &Call, listed: &Listed) -> Result<Response, Status> {
         meta["remainingItemCount"] = Value::from(remaining);
     }
     let accept = call.accept;
-    if accept.view == View::Object && accept.format == Format::Json && call.is_stored_version() {
-        return Ok(stream(call, &meta, listed));
+    match (accept.format, accept.view) {
+        (Format::Json, View::Object) if call.is_stored_version() => {
+            return Ok(stream(call, json_list(call, &meta), listed.entries.clone(), splice));
+        }
+        (Format::Json, View::Object) => {
+            let objects = listed.entries.iter().map(|entry| forms::converted(call, entry, entry.modified));
+            let objects = objects.collect::<Result<Vec<_>, _>>()?;
+            return Ok(stream(call, json_list(call, &meta), objects, |out, index, object| {
+                comma(out, index);
+                out.extend_from_slice(object);
+            }));
+        }
+        (Format::Json, View::Metadata) => {
+            return Ok(stream(call, metadata_list(&meta), listed.entries.clone(), splice_metadata));
+        }
+        (Format::Protobuf, _) if output::is_message(call) => return messages(call, &meta, listed),
+        _ => {}
     }
     let objects = listed.entries.iter().map(|entry| call.parse(entry)).collect::<Result<Vec<_>, _>>()?.into_iter();
     let value = match accept.view {
@@ -150,58 +166,108 @@ pub fn respond(call: &Call, listed: &Listed) -> Result<Response, Status> {
     Ok(if gzips(call) { compress(response) } else { response })
 }
 
-/// The list's JSON, its items being their stored bytes.
-fn stream(call: &Call, meta: &Value, listed: &Listed) -> Response {
-    let mut head = format!(
-        "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{meta},\"items\":[",
-        call.kind.list_kind,
-        call.kind.api_version()
-    );
-    let size: usize = listed.entries.iter().map(|entry| entry.value.len() + 48).sum();
-    if size <= LARGE {
-        let mut whole = std::mem::take(&mut head).into_bytes();
-        whole.reserve(size + 4);
-        for (index, entry) in listed.entries.iter().enumerate() {
-            item(&mut whole, index, entry);
+/// What a list is around its items.
+struct Frame {
+    content_type: &'static str,
+    head: Vec<u8>,
+    tail: Vec<u8>,
+}
+
+fn json_list(call: &Call, meta: &Value) -> Frame {
+    json_frame(&call.kind.list_kind, &call.kind.api_version(), meta)
+}
+
+fn metadata_list(meta: &Value) -> Frame {
+    json_frame("PartialObjectMetadataList", "meta.k8s.io/v1", meta)
+}
+
+fn json_frame(kind: &str, api_version: &str, meta: &Value) -> Frame {
+    let head = format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{meta},\"items\":[");
+    Frame { content_type: "application/json", head: head.into_bytes(), tail: b"]}\n".to_vec() }
+}
+
+fn comma(out: &mut Vec<u8>, index: usize) {
+    if index > 0 {
+        out.push(b',');
+    }
+}
+
+fn splice(out: &mut Vec<u8>, index: usize, entry: &Arc<Entry>) {
+    comma(out, index);
+    api::codec::stored::splice_into(out, &entry.value, entry.modified);
+}
+
+fn splice_metadata(out: &mut Vec<u8>, index: usize, entry: &Arc<Entry>) {
+    comma(out, index);
+    view::metadata_into(out, &entry.value, entry.modified);
+}
+
+fn messages(call: &Call, meta: &Value, listed: &Listed) -> Result<Response, Status> {
+    let messages = listed.entries.iter().map(|entry| forms::message(call, entry, entry.modified));
+    let messages = messages.collect::<Result<Vec<_>, _>>()?;
+    let kind = &call.kind;
+    let ListParts { head, tail } =
+        ListParts::new(&kind.api_version(), &kind.list_kind, meta, messages.iter().map(Bytes::len));
+    let frame = Frame { content_type: call.accept.content_type(false), head, tail };
+    Ok(stream(call, frame, messages, |out, _, message| {
+        ListParts::item(out, message.len());
+        out.extend_from_slice(message);
+    }))
+}
+
+/// The list in chunks that are made as the client takes them, whole where it is small.
+fn stream<T, W>(call: &Call, frame: Frame, items: Vec<T>, write: W) -> Response
+where
+    T: Send + 'static,
+    W: Fn(&mut Vec<u8>, usize, &T) + Send + 'static,
+{
+    let Frame { content_type, head, tail } = frame;
+    let mut items = items.into_iter().enumerate();
+    let mut chunk = head;
+    let mut fill = move |mut chunk: Vec<u8>| {
+        chunk.reserve(LARGE + LARGE / 8);
+        let mut left = true;
+        while chunk.len() < LARGE && left {
+            match items.next() {
+                Some((index, item)) => write(&mut chunk, index, &item),
+                None => left = false,
+            }
         }
-        whole.extend_from_slice(b"]}\n");
-        return answer::bytes(StatusCode::OK, "application/json", whole);
+        if !left {
+            chunk.extend_from_slice(&tail);
+        }
+        (chunk, left)
+    };
+    if items_fit(&mut fill, &mut chunk) {
+        chunk.shrink_to_fit();
+        return answer::bytes(StatusCode::OK, content_type, chunk);
     }
     let gzip = gzips(call);
     let mut sink = Sink { gzip: gzip.then(|| GzEncoder::new(Vec::new(), Compression::fast())) };
-    let entries = listed.entries.clone();
-    let mut next = 0;
-    let mut head = Some(head);
-    let mut ended = false;
+    let mut first = Some(chunk);
+    let mut left = true;
     let chunks = std::iter::from_fn(move || {
-        if ended {
-            return None;
-        }
-        let mut chunk = head.take().map(String::into_bytes).unwrap_or_default();
-        chunk.reserve(LARGE * 2);
-        while next < entries.len() && chunk.len() < LARGE {
-            item(&mut chunk, next, &entries[next]);
-            next += 1;
-        }
-        ended = next == entries.len();
-        if ended {
-            chunk.extend_from_slice(b"]}\n");
-        }
-        Some(sink.chunk(chunk, ended))
+        let (chunk, more) = match first.take() {
+            Some(chunk) => (chunk, true),
+            None if left => fill(Vec::new()),
+            None => return None,
+        };
+        left = more;
+        Some(sink.chunk(chunk, !more))
     });
     let chunks = futures::stream::iter(chunks.filter(|chunk| !chunk.is_empty()));
-    let mut response = answer::bytes(StatusCode::OK, "application/json", Body::stream(chunks));
+    let mut response = answer::bytes(StatusCode::OK, content_type, Body::stream(chunks));
     if gzip {
         mark_gzip(&mut response);
     }
     response
 }
 
-fn item(out: &mut Vec<u8>, index: usize, entry: &Entry) {
-    if index > 0 {
-        out.push(b',');
-    }
-    api::codec::stored::splice_into(out, &entry.value, entry.modified);
+/// Makes the first chunk; true where it is the whole.
+fn items_fit(fill: &mut impl FnMut(Vec<u8>) -> (Vec<u8>, bool), chunk: &mut Vec<u8>) -> bool {
+    let (first, left) = fill(std::mem::take(chunk));
+    *chunk = first;
+    !left
 }
 
 /// Chunks as they are, or compressed.

@@ -3,6 +3,7 @@
 pub mod continuation;
 pub mod create;
 pub mod delete;
+pub mod forms;
 pub mod index;
 pub mod input;
 pub mod list;
@@ -139,7 +140,10 @@ impl Call {
             self.kind.strategy.to_storage(&mut object);
             metadata::set_type(&mut object, &self.stored);
         }
-        api::codec::stored::encode(&object)
+        let mut stored = api::codec::stored::encode(&object);
+        // It is kept for long.
+        stored.shrink_to_fit();
+        stored
     }
 
     /// Whether nothing is to be written; an unknown `dryRun` is a 400.

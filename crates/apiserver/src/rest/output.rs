@@ -5,12 +5,22 @@ use http::StatusCode;
 use serde_json::json;
 use store::Entry;
 
-use super::{Call, view};
+use super::{Call, forms, view};
 use crate::wire::{Format, Response, View, answer};
 
 /// An object that is stored.
 pub fn entry(call: &Call, code: StatusCode, entry: &Entry) -> Result<Response, Status> {
+    if is_message(call) {
+        let message = forms::message(call, entry, entry.modified)?;
+        let bytes = api::codec::protobuf::envelope(&call.kind.api_version(), &call.kind.kind, &message);
+        return Ok(answer::bytes(code, "application/vnd.kubernetes.protobuf", bytes));
+    }
     stored(call, code, &entry.value, entry.modified)
+}
+
+/// Whether objects are answered as protobuf messages of their own kind.
+pub fn is_message(call: &Call) -> bool {
+    call.accept.format == Format::Protobuf && call.accept.view == View::Object && !call.kind.schema.open
 }
 
 /// An object in its stored form: one that a dry run did not store has its old revision, or 0 for none.

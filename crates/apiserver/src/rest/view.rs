@@ -33,6 +33,15 @@ pub fn metadata(object: &mut Value) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"].take()})
 }
 
+/// The same of stored bytes, as JSON, without reading them.
+pub fn metadata_into(out: &mut Vec<u8>, stored: &[u8], revision: u64) {
+    out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":");
+    if !api::codec::stored::splice_metadata_into(out, stored, revision) {
+        out.extend_from_slice(b"{}");
+    }
+    out.push(b'}');
+}
+
 /// `PartialObjectMetadataList`.
 pub fn metadata_list(meta: Value, objects: impl Iterator<Item = Value>) -> Value {
     let items: Vec<Value> = objects.map(|mut object| metadata(&mut object)).collect();

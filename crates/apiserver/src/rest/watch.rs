@@ -1,6 +1,7 @@
 //! GET with `watch`: what is there, then every change of it, in order and without gaps.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +11,12 @@ use http::StatusCode;
 use rand::Rng;
 use serde_json::json;
 use store::{Entry, Event, EventKind, Watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::options::{Options, fresh_enough};
 use super::select::Selection;
-use super::{Call, output, store_error, view};
+use super::{Call, forms, output, store_error, view};
 use crate::wire::{Body, Format, Response, View, answer};
 
 /// How often a bookmark is sent while nothing else is.
@@ -35,6 +37,10 @@ struct Watching {
     bookmarks: bool,
     next_bookmark: Instant,
     deadline: Instant,
+    /// Goes off at the next bookmark or at the deadline. Kept, like what tells of the shutdown, since setting up a timer costs
+    /// more than an event.
+    timer: Pin<Box<Sleep>>,
+    stopping: Pin<Box<WaitForCancellationFutureOwned>>,
     watch: Watch,
     revision: u64,
     /// A table's columns were sent.
@@ -66,19 +72,22 @@ pub async fn watch(call: Call) -> Result<Response, Status> {
         Err(error) => return Ok(refused(&call, &store_error(error))),
     };
     let now = Instant::now();
-    let watching = Watching {
+    let mut watching = Watching {
         selection,
         initial,
         announce_end: send_initial == Some(true) && bookmarks,
         bookmarks,
         next_bookmark: now + BOOKMARKS,
         deadline: now + Duration::from_secs(timeout),
+        timer: Box::pin(sleep_until(now)),
+        stopping: Box::pin(call.server.stopping.clone().cancelled_owned()),
         watch,
         revision,
         columns_sent: false,
         ended: false,
         call,
     };
+    watching.set_timer();
     Ok(response(
         watching.call.accept.content_type(true),
         Body::stream(futures::stream::unfold(watching, Watching::advance)),
@@ -87,6 +96,15 @@ pub async fn watch(call: Call) -> Result<Response, Status> {
 
 fn response(content_type: &'static str, body: Body) -> Response {
     answer::bytes(StatusCode::OK, content_type, body)
+}
+
+/// One event as a line of JSON.
+fn line(out: &mut Vec<u8>, kind: &str, object: impl FnOnce(&mut Vec<u8>)) {
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(b"\",\"object\":");
+    object(out);
+    out.extend_from_slice(b"}\n");
 }
 
 /// A watch that cannot begin says so in its stream, as upstream's watch cache does.
@@ -108,7 +126,6 @@ impl Watching {
             return None;
         }
         while out.is_empty() {
-            let stopping = self.call.server.stopping.clone();
             tokio::select! {
                 biased;
                 batch = self.watch.next() => match batch {
@@ -119,19 +136,23 @@ impl Watching {
                     }
                     None => return None,
                 },
-                () = stopping.cancelled() => return None,
-                () = sleep_until(self.deadline) => {
-                    // The client goes on from here, however long nothing changed.
-                    self.ended = true;
-                    if !self.bookmarks {
+                () = self.stopping.as_mut() => return None,
+                () = self.timer.as_mut() => {
+                    // At its end the client is told how far it has come, however long nothing changed.
+                    self.ended = Instant::now() >= self.deadline;
+                    if self.ended && !self.bookmarks {
                         return None;
                     }
                     self.bookmark(&mut out, false);
                 }
-                () = sleep_until(self.next_bookmark), if self.bookmarks => self.bookmark(&mut out, false),
             }
         }
         Some((out.into(), self))
+    }
+
+    fn set_timer(&mut self) {
+        let next = if self.bookmarks { self.deadline.min(self.next_bookmark) } else { self.deadline };
+        self.timer.as_mut().reset(next);
     }
 
     fn send_initial(&mut self, out: &mut Vec<u8>) {
@@ -161,21 +182,31 @@ impl Watching {
     }
 
     fn event(&mut self, out: &mut Vec<u8>, kind: &str, entry: &Entry, revision: u64) {
-        let accept = self.call.accept;
-        if accept.view == View::Object && accept.format != Format::Protobuf && self.call.is_stored_version() {
-            out.extend_from_slice(b"{\"type\":\"");
-            out.extend_from_slice(kind.as_bytes());
-            out.extend_from_slice(b"\",\"object\":");
-            api::codec::stored::splice_into(out, &entry.value, revision);
-            out.extend_from_slice(b"}\n");
-            return;
-        }
-        match self.call.parse_at(&entry.value, revision).and_then(|object| self.shown(object)) {
-            Ok(object) => frame(&self.call, out, kind, &object),
-            Err(status) => {
-                self.ended = true;
-                frame(&self.call, out, "ERROR", &status.to_value());
+        let (call, accept) = (&self.call, self.call.accept);
+        let json = accept.format != Format::Protobuf;
+        let written = match accept.view {
+            View::Object if json && call.is_stored_version() => {
+                line(out, kind, |out| api::codec::stored::splice_into(out, &entry.value, revision));
+                Ok(())
             }
+            View::Object if json => forms::converted(call, entry, revision)
+                .map(|object| line(out, kind, |out| out.extend_from_slice(&object))),
+            View::Metadata if json => {
+                line(out, kind, |out| view::metadata_into(out, &entry.value, revision));
+                Ok(())
+            }
+            _ if output::is_message(call) => forms::message(call, entry, revision).map(|message| {
+                let kind_of = &call.kind;
+                let object = api::codec::protobuf::envelope(&kind_of.api_version(), &kind_of.kind, &message);
+                out.extend_from_slice(&api::codec::protobuf::event(kind, &object));
+            }),
+            _ => call.parse_at(&entry.value, revision).and_then(|object| self.shown(object)).map(|object| {
+                frame(&self.call, out, kind, &object);
+            }),
+        };
+        if let Err(status) = written {
+            self.ended = true;
+            frame(&self.call, out, "ERROR", &status.to_value());
         }
     }
 
@@ -193,6 +224,7 @@ impl Watching {
     /// Tells the client how far it has come, without an object.
     fn bookmark(&mut self, out: &mut Vec<u8>, ends_initial: bool) {
         self.next_bookmark = Instant::now() + BOOKMARKS;
+        self.set_timer();
         self.revision = self.revision.max(self.watch.progressed_to());
         let kind = &self.call.kind;
         let mut metadata = json!({"resourceVersion": self.revision.to_string(), "creationTimestamp": null});

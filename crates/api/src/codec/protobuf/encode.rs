@@ -3,8 +3,9 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use super::tree::Tree;
 use crate::schema::{Any, Field, Struct, Type, Wire, parse_time};
-use crate::{Map, Value, table};
+use crate::table;
 
 const VARINT: u32 = 0;
 const FIXED64: u32 = 1;
@@ -28,9 +29,14 @@ fn integer(out: &mut Vec<u8>, number: u32, value: i64) {
     varint(out, value as u64);
 }
 
-pub fn bytes(out: &mut Vec<u8>, number: u32, value: &[u8]) {
+/// What comes before a field of this length.
+pub fn length(out: &mut Vec<u8>, number: u32, length: usize) {
     tag(out, number, LENGTH);
-    varint(out, value.len() as u64);
+    varint(out, length as u64);
+}
+
+pub fn bytes(out: &mut Vec<u8>, number: u32, value: &[u8]) {
+    length(out, number, value.len());
     out.extend_from_slice(value);
 }
 
@@ -54,79 +60,92 @@ pub fn nested(out: &mut Vec<u8>, number: u32, content: impl FnOnce(&mut Vec<u8>)
     }
 }
 
-/// A struct's fields.
-pub fn message(out: &mut Vec<u8>, map: &Map<String, Value>, schema: &Struct) {
+/// A struct's fields. What is no object has none.
+pub fn message<T: Tree>(out: &mut Vec<u8>, object: &T, schema: &Struct) {
     for wire in schema.wire {
         match *wire {
-            Wire::Field { number, index } => field(out, number, map, &schema.fields[usize::from(index)]),
+            Wire::Field { number, index } => field(out, number, Some(object), &schema.fields[usize::from(index)]),
             Wire::Wrapped { number, index } => {
-                if let Some(value) = map.get(schema.fields[usize::from(index)].name.as_ref()) {
+                if let Some(value) = object.field(schema.fields[usize::from(index)].name.as_ref()) {
                     nested(out, number, |out| items(out, value));
                 }
             }
-            Wire::Embedded { number, of } => nested(out, number, |out| message(out, map, of)),
+            Wire::Embedded { number, of } => nested(out, number, |out| message(out, object, of)),
         }
     }
 }
 
-fn field(out: &mut Vec<u8>, number: u32, map: &Map<String, Value>, field: &Field) {
-    match (map.get(field.name.as_ref()), &field.ty) {
-        (Some(Value::Array(items)), Type::List(inner, _)) => {
-            for item in items {
-                value(out, number, item, inner);
+/// A message of which nothing is said.
+fn empty<T: Tree>(out: &mut Vec<u8>, schema: &Struct) {
+    for wire in schema.wire {
+        match *wire {
+            Wire::Field { number, index } => field::<T>(out, number, None, &schema.fields[usize::from(index)]),
+            Wire::Wrapped { .. } => {}
+            Wire::Embedded { number, of } => nested(out, number, |out| empty::<T>(out, of)),
+        }
+    }
+}
+
+fn field<T: Tree>(out: &mut Vec<u8>, number: u32, object: Option<&T>, field: &Field) {
+    let present = object.and_then(|object| object.field(field.name.as_ref())).filter(|value| !value.is_null());
+    match (present, &field.ty) {
+        (Some(list), Type::List(inner, _)) if list.items().is_some() => {
+            for item in list.items().into_iter().flatten() {
+                value(out, number, Some(item), inner);
             }
         }
-        (Some(Value::Object(entries)), Type::Map(inner, _)) => {
-            for (key, entry) in entries {
+        (Some(map), Type::Map(inner, _)) if map.entries().is_some() => {
+            for (key, entry) in map.entries().into_iter().flatten() {
                 nested(out, number, |out| {
                     text(out, 1, key);
-                    value(out, 2, entry, inner);
+                    value(out, 2, Some(entry), inner);
                 });
             }
         }
-        (Some(present), ty) if !present.is_null() => value(out, number, present, ty),
+        (Some(present), ty) => value(out, number, Some(present), ty),
         (_, Type::List(..) | Type::Map(..) | Type::Bytes) => {}
-        (_, ty) if !field.pointer => value(out, number, &Value::Null, ty),
+        (_, ty) if !field.pointer => value::<T>(out, number, None, ty),
         _ => {}
     }
 }
 
-/// A value with its tag; null is the type's zero.
-fn value(out: &mut Vec<u8>, number: u32, value: &Value, ty: &Type) {
-    let as_text = || value.as_str().unwrap_or_default();
+/// A value with its tag; nothing is the type's zero.
+fn value<T: Tree>(out: &mut Vec<u8>, number: u32, value: Option<&T>, ty: &Type) {
+    let value = value.filter(|value| !value.is_null());
+    let as_text = || value.and_then(T::text).unwrap_or_default();
     match ty {
-        Type::Bool => integer(out, number, i64::from(value.as_bool().unwrap_or_default())),
-        Type::Int32 | Type::Int64 => integer(out, number, value.as_i64().unwrap_or_default()),
+        Type::Bool => integer(out, number, i64::from(value.and_then(T::flag).unwrap_or_default())),
+        Type::Int32 | Type::Int64 => integer(out, number, value.and_then(T::integer).unwrap_or_default()),
         Type::Double => {
             tag(out, number, FIXED64);
-            out.extend_from_slice(&value.as_f64().unwrap_or_default().to_le_bytes());
+            out.extend_from_slice(&value.and_then(T::double).unwrap_or_default().to_le_bytes());
         }
         Type::String => text(out, number, as_text()),
         // The schema's check has let only base64 through.
         Type::Bytes => bytes(out, number, &STANDARD.decode(as_text().replace(['\n', '\r'], "")).unwrap_or_default()),
         Type::Time | Type::MicroTime => nested(out, number, |out| time(out, as_text())),
-        Type::Quantity => nested(out, number, |out| text(out, 1, if value.is_null() { "0" } else { as_text() })),
+        Type::Quantity => nested(out, number, |out| text(out, 1, if value.is_none() { "0" } else { as_text() })),
         Type::IntOrString => nested(out, number, |out| {
-            integer(out, 1, i64::from(value.is_string()));
-            integer(out, 2, value.as_i64().unwrap_or_default());
+            integer(out, 1, i64::from(value.and_then(T::text).is_some()));
+            integer(out, 2, value.and_then(T::integer).unwrap_or_default());
             text(out, 3, as_text());
         }),
         Type::Any(kind) => nested(out, number, |out| any(out, value, *kind)),
         Type::Object(schema) => nested(out, number, |out| match value {
-            Value::Object(map) => message(out, map, schema),
-            _ => message(out, &Map::new(), schema),
+            Some(object) => message(out, object, schema),
+            None => empty::<T>(out, schema),
         }),
         // Inside a map or list: a message that has nothing but the list.
-        Type::List(..) => nested(out, number, |out| items(out, value)),
+        Type::List(..) => nested(out, number, |out| value.into_iter().for_each(|list| items(out, list))),
         // No built-in type has a map there.
         Type::Map(..) => {}
     }
 }
 
 /// The strings of a list that is a message of its own.
-fn items(out: &mut Vec<u8>, list: &Value) {
-    for item in list.as_array().into_iter().flatten() {
-        text(out, 1, item.as_str().unwrap_or_default());
+fn items<T: Tree>(out: &mut Vec<u8>, list: &T) {
+    for item in list.items().into_iter().flatten() {
+        text(out, 1, item.text().unwrap_or_default());
     }
 }
 
@@ -137,30 +156,37 @@ fn time(out: &mut Vec<u8>, text: &str) {
     }
 }
 
-fn any(out: &mut Vec<u8>, value: &Value, kind: Any) {
+fn any<T: Tree>(out: &mut Vec<u8>, value: Option<&T>, kind: Any) {
     let schema = || table::get("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps");
-    let object = |out: &mut Vec<u8>, number: u32, map: &Map<String, Value>| {
+    let object = |out: &mut Vec<u8>, number: u32, object: &T| {
         if let Some(schema) = schema() {
-            nested(out, number, |out| message(out, map, schema));
+            nested(out, number, |out| message(out, object, schema));
         }
     };
-    match (kind, value) {
-        (Any::Raw | Any::Fields | Any::Json, Value::Null) => {}
-        (Any::Raw | Any::Fields | Any::Json, value) => bytes(out, 1, value.to_string().as_bytes()),
-        (Any::SchemaOrBool, Value::Object(map)) => {
-            integer(out, 1, 1);
-            object(out, 2, map);
+    let Some(value) = value else {
+        if matches!(kind, Any::SchemaOrBool) {
+            integer(out, 1, 0);
         }
-        (Any::SchemaOrBool, value) => integer(out, 1, i64::from(value.as_bool().unwrap_or_default())),
-        (Any::SchemaOrArray | Any::SchemaOrStrings, Value::Object(map)) => object(out, 1, map),
-        (Any::SchemaOrArray, list) => {
-            for map in list.as_array().into_iter().flatten().filter_map(Value::as_object) {
-                object(out, 2, map);
+        return;
+    };
+    let is_object = value.entries().is_some();
+    match kind {
+        // A tree can always be written as JSON.
+        Any::Raw | Any::Fields | Any::Json => bytes(out, 1, &serde_json::to_vec(value).unwrap_or_default()),
+        Any::SchemaOrBool if is_object => {
+            integer(out, 1, 1);
+            object(out, 2, value);
+        }
+        Any::SchemaOrBool => integer(out, 1, i64::from(value.flag().unwrap_or_default())),
+        Any::SchemaOrArray | Any::SchemaOrStrings if is_object => object(out, 1, value),
+        Any::SchemaOrArray => {
+            for item in value.items().into_iter().flatten().filter(|item| item.entries().is_some()) {
+                object(out, 2, item);
             }
         }
-        (Any::SchemaOrStrings, list) => {
-            for item in list.as_array().into_iter().flatten() {
-                text(out, 2, item.as_str().unwrap_or_default());
+        Any::SchemaOrStrings => {
+            for item in value.items().into_iter().flatten() {
+                text(out, 2, item.text().unwrap_or_default());
             }
         }
     }

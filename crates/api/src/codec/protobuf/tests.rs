@@ -66,7 +66,39 @@ fn the_published_objects_are_the_same_in_every_format() {
         let again = encode(&from_pb, schema);
         let place = again.iter().zip(&pb).position(|(a, b)| a != b);
         assert!(again == pb, "{name}: {} and {} bytes, differing at {place:?}", again.len(), pb.len());
+        let mut stored = from_pb;
+        if stored["metadata"].is_object() {
+            stored["metadata"]["resourceVersion"] = json!("7");
+            let message = message(&crate::codec::stored::encode(&stored), 7, schema).expect(&name);
+            let text = |key: &str| stored[key].as_str().unwrap_or_default();
+            let direct = envelope(text("apiVersion"), text("kind"), &message);
+            assert!(direct == encode(&stored, schema), "{name}: stored bytes give another message");
+        }
     }
+}
+
+#[test]
+fn a_list_is_its_messages_in_one_envelope() {
+    let schema = table::by_kind("v1", "PodList").expect("built in");
+    let pod = table::by_kind("v1", "Pod").expect("built in");
+    let items: Vec<Value> = (0..3).map(|_| POD.clone()).collect();
+    let meta = json!({"resourceVersion": "9", "remainingItemCount": 2, "continue": "x"});
+    let list = json!({"apiVersion": "v1", "kind": "PodList", "metadata": meta, "items": items});
+    let mut pods = items[0].clone();
+    pods["metadata"]["resourceVersion"] = json!("1");
+    let message = message(&crate::codec::stored::encode(&pods), 1, pod).expect("a message");
+    let parts = ListParts::new("v1", "PodList", &meta, [message.len(); 3].into_iter());
+    let mut whole = parts.head;
+    for _ in 0..3 {
+        ListParts::item(&mut whole, message.len());
+        whole.extend_from_slice(&message);
+    }
+    whole.extend_from_slice(&parts.tail);
+    let mut expected = list;
+    for item in expected["items"].as_array_mut().expect("items") {
+        item["metadata"]["resourceVersion"] = json!("1");
+    }
+    assert_eq!(whole, encode(&expected, schema));
 }
 
 #[test]
