@@ -1,6 +1,6 @@
 //! `apps/v1 StatefulSet`.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::kind::{Kind, Strategy};
 use crate::kinds::access::{at, each_mut, fill, fill_text, has, keep_at, list, number, section, text};
@@ -39,6 +39,23 @@ const MUTABLE: &[&str] = &[
     "persistentVolumeClaimRetentionPolicy",
     "minReadySeconds",
 ];
+
+/// The set with the volumes that its pods will have of its claim templates, which its containers may mount.
+fn with_claims(object: &Value) -> Value {
+    let mut object = object.clone();
+    let templates = list(&object, "spec.volumeClaimTemplates").to_vec();
+    let Some(spec) = object.pointer_mut("/spec/template/spec").and_then(Value::as_object_mut) else { return object };
+    let volumes = spec.entry("volumes").or_insert(Value::Null);
+    if volumes.is_null() {
+        *volumes = Value::Array(Vec::new());
+    }
+    for name in templates.iter().map(|template| text(template, "metadata.name")) {
+        if let Some(all) = volumes.as_array_mut().filter(|all| all.iter().all(|it| it["name"] != name)) {
+            all.push(json!({"name": name, "persistentVolumeClaim": {"claimName": name}}));
+        }
+    }
+    object
+}
 
 struct StatefulSet;
 
@@ -113,7 +130,7 @@ impl Strategy for StatefulSet {
         for field in ["replicas", "minReadySeconds", "ordinals.start", "revisionHistoryLimit"] {
             errors.not_negative(path.child(field), at(spec, field));
         }
-        template::workload(object, "statefulset", errors);
+        template::workload(&with_claims(object), "statefulset", errors);
     }
 
     fn validate_update(&self, old: &Value, new: &Value, errors: &mut Errors) {
