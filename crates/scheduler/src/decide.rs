@@ -91,7 +91,7 @@ struct Plans {
 
 impl Plans {
     fn new(pod: &Pod, profile: &Profile, snapshot: &mut Snapshot, world: World<'_>) -> Self {
-        snapshot.trim();
+        snapshot.refresh();
         let spread = || pod_topology_spread::Plan::new(pod, profile, world.siblings, snapshot);
         let spread = takes_part(profile, Plugin::PodTopologySpread).then(spread).flatten();
         let near = || inter_pod_affinity::Plan::new(&pod.needs, world.namespaces, snapshot);
@@ -190,6 +190,27 @@ fn ask<'a>(
         }
     }
     Ok(all)
+}
+
+#[cfg(test)]
+impl Decider {
+    /// All nodes that will do with their scores, by name.
+    pub fn scored(
+        &mut self,
+        pod: &Pod,
+        snapshot: &mut Snapshot,
+        world: World<'_>,
+    ) -> std::collections::BTreeMap<String, i64> {
+        let profile = self.profile.clone();
+        let plans = Plans::new(pod, &profile, snapshot, world);
+        let class = self.classes.get(&pod.needs, &profile, snapshot);
+        let Ok(mut against) = Against::new(pod, &profile, &plans, class, snapshot, world) else {
+            return Default::default();
+        };
+        let feasible = against.look(class, &mut 0).feasible;
+        let scores = scores(class, snapshot, &feasible, &mut against);
+        feasible.iter().map(|slot| snapshot.node_name(*slot).to_owned()).zip(scores).collect()
+    }
 }
 
 /// What became of the search.

@@ -41,6 +41,12 @@ mod verdict;
 mod writer;
 
 #[cfg(test)]
+mod random;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod simulate;
+#[cfg(test)]
 mod tests;
 
 use std::{path::Path, sync::Arc, time::Duration};

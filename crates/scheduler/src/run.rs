@@ -317,7 +317,7 @@ impl Scheduler {
                 self.bind(pod, node, reservations);
             }
             (Err(Failure::Unfit(unfit)), Some(outcome)) => {
-                self.refuse(pod, &unfit, &outcome);
+                self.refuse(pod, &unfit, &outcome, nominated.is_some());
                 self.nominate(pod, outcome, nominated);
             }
             (Err(Failure::Broken(message)), _) => {
@@ -423,14 +423,19 @@ impl Scheduler {
         self.tell(&pod, Standing { reason: "SchedulerError", message, nominated: None }, true);
     }
 
-    fn refuse(&mut self, pod: &Arc<Pod>, Unfit { diagnosis, .. }: &Unfit, outcome: &Outcome) {
+    fn refuse(&mut self, pod: &Arc<Pod>, Unfit { diagnosis, .. }: &Unfit, outcome: &Outcome, was_nominated: bool) {
         let message = diagnosis.message(&self.snapshot, outcome);
         let is_news = self.queue.unschedulable(pod.uid(), diagnosis.plugins, &message, Instant::now());
         let nominated = match outcome {
             Outcome::Nominated(preemption) => Some(self.snapshot.node_name(preemption.slot).to_owned()),
             _ => None,
         };
-        let is_news = is_news && *outcome != Outcome::Terminating;
+        let is_news = match outcome {
+            Outcome::Terminating => false,
+            // Its status still names a node.
+            Outcome::Nowhere(_) => is_news || was_nominated,
+            _ => is_news,
+        };
         self.tell(pod, Standing { reason: "Unschedulable", message, nominated }, is_news);
     }
 

@@ -64,8 +64,9 @@ pub(crate) struct Snapshot {
     pub assumed: [Vec<i64>; 2],
     on_node: Vec<Vec<Arc<Pod>>>,
     ports: Vec<Vec<HostPort>>,
-    /// The nodes, taken from the zones in turn.
+    /// The nodes, taken from the zones in turn; made anew by [`Snapshot::refresh`] when it is no longer so.
     order: Vec<Slot>,
+    is_ordered: bool,
     placed: HashMap<Box<str>, Placed>,
     /// Pods whose affinity matters to others, those of equal needs together (by the needs' address).
     with_affinity: BTreeMap<usize, (Arc<Needs>, Counts)>,
@@ -86,7 +87,7 @@ impl Snapshot {
         snapshot
     }
 
-    /// The nodes in the order in which they are looked at.
+    /// The nodes in the order in which they are looked at, as of the last [`refresh`](Self::refresh).
     pub fn order(&self) -> &[Slot] {
         &self.order
     }
@@ -152,10 +153,13 @@ impl Snapshot {
         self.placed.values()
     }
 
-    /// To be called before a decision asks for groups and topologies.
-    pub fn trim(&mut self) {
+    /// To be called before a decision asks for nodes, groups and topologies.
+    pub fn refresh(&mut self) {
         self.groups.trim();
         self.topologies.trim();
+        if !self.is_ordered {
+            self.reorder();
+        }
     }
 
     pub fn group(&mut self, group: Group) -> GroupId {
@@ -237,9 +241,7 @@ impl Snapshot {
         self.topologies.set(slot, Some(&node));
         let moved = old.as_ref().is_none_or(|old| old.zone() != node.zone());
         self.nodes[slot] = Some(Arc::new(node));
-        if moved {
-            self.reorder();
-        }
+        self.is_ordered &= !moved;
         Some(old)
     }
 
@@ -247,7 +249,7 @@ impl Snapshot {
     pub fn remove_node(&mut self, name: &str) {
         if let Some(&slot) = self.slots.get(name) {
             self.take(slot);
-            self.reorder();
+            self.is_ordered = false;
             self.release(slot);
         }
     }
@@ -279,6 +281,7 @@ impl Snapshot {
     }
 
     fn reorder(&mut self) {
+        self.is_ordered = true;
         let mut zones: BTreeMap<(&str, &str), Vec<Slot>> = BTreeMap::new();
         for (slot, node) in self.nodes.iter().enumerate() {
             if let Some(node) = node {

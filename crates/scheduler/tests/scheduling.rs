@@ -1,120 +1,17 @@
 //! The scheduler against the real API server in memory.
 
-use std::{collections::BTreeMap, future::Future, sync::Once, time::Duration};
+mod cluster;
 
-use apiserver::{ApiServer, Config, Pki};
-use client::{Caches, Endpoint, Identity};
+use std::{collections::BTreeMap, time::Duration};
+
+use cluster::{Cluster, eventually, parse};
 use futures::{StreamExt, stream};
-use k8s_openapi::api::core::v1::{Event, Node, Pod, ServiceAccount};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::{
     Api,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
-use rcgen::{CertificateParams, KeyPair};
-use scheduler::Options;
-use serde_json::{Value, json};
-use store::Store;
-use tokio_util::sync::{CancellationToken, DropGuard};
-
-struct Cluster {
-    admin: kube::Client,
-    server: ApiServer,
-    _scheduler: DropGuard,
-}
-
-fn parse<K: serde::de::DeserializeOwned>(value: Value) -> K {
-    serde_json::from_value(value).expect("an object of its kind")
-}
-
-impl Cluster {
-    async fn start() -> Self {
-        static PROVIDER: Once = Once::new();
-        PROVIDER.call_once(|| {
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        });
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(vec!["localhost".into()]).unwrap().self_signed(&key).unwrap().pem();
-        let config = Config {
-            store: Store::memory(),
-            pki: Pki {
-                client_ca: certificate.clone(),
-                serving_certificate: certificate,
-                serving_key: key.serialize_pem(),
-                service_account_key: KeyPair::generate().unwrap().serialize_pem(),
-            },
-            service_cidr: "10.96.0.0/16".parse().unwrap(),
-            node_ports: (30000, 32767),
-            advertise: "127.0.0.1:6443".parse().unwrap(),
-            kubelet: None,
-        };
-        let server = ApiServer::new(config).await.unwrap();
-        let connect = |identity| client::connect(&Endpoint::Memory(server.acceptor()), identity);
-        let admin = connect(Identity::admin("admin"));
-        let account = parse(json!({"metadata": {"name": "default"}}));
-        // A controller makes it in a whole cluster.
-        _ = Api::<ServiceAccount>::namespaced(admin.clone(), "default").create(&PostParams::default(), &account).await;
-        let shutdown = CancellationToken::new();
-        let client = connect(Identity::component("system:kube-scheduler"));
-        let caches = Caches::new(connect(Identity::admin("caches")));
-        tokio::spawn(scheduler::run(client, caches, Options::default(), shutdown.clone()));
-        Self { admin, server, _scheduler: shutdown.drop_guard() }
-    }
-
-    fn pods(&self) -> Api<Pod> {
-        Api::namespaced(self.admin.clone(), "default")
-    }
-
-    async fn node(&self, name: &str, cpu: &str) {
-        let nodes = Api::<Node>::all(self.admin.clone());
-        let node = parse(json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}}));
-        nodes.create(&PostParams::default(), &node).await.unwrap();
-        let status = json!({"status": {"allocatable": {"cpu": cpu, "memory": "32Gi", "pods": "110"}}});
-        nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.unwrap();
-        // What a node controller does when a node is ready.
-        let open = json!({"spec": {"taints": null}});
-        nodes.patch(name, &PatchParams::default(), &Patch::Merge(open)).await.unwrap();
-    }
-
-    async fn pod(&self, name: &str, cpu: &str, spec: Value) {
-        let mut pod = json!({"metadata": {"name": name}, "spec": {"containers": [
-            {"name": "c", "image": "web", "resources": {"requests": {"cpu": cpu}}}]}});
-        pod["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
-        self.pods().create(&PostParams::default(), &parse(pod)).await.unwrap();
-    }
-
-    async fn node_of(&self, name: &str) -> Option<String> {
-        self.pods().get(name).await.unwrap().spec.unwrap().node_name
-    }
-
-    /// The pod's condition `PodScheduled`: status, reason, message.
-    async fn condition(&self, name: &str) -> Option<(String, String, String)> {
-        let conditions = self.pods().get(name).await.unwrap().status?.conditions?;
-        let it = conditions.into_iter().find(|it| it.type_ == "PodScheduled")?;
-        Some((it.status, it.reason.unwrap_or_default(), it.message.unwrap_or_default()))
-    }
-
-    async fn event(&self, pod: &str, reason: &str) -> Option<String> {
-        let events = Api::<Event>::namespaced(self.admin.clone(), "default");
-        let events = events.list(&ListParams::default()).await.unwrap();
-        let about =
-            |it: &&Event| it.involved_object.name.as_deref() == Some(pod) && it.reason.as_deref() == Some(reason);
-        events.items.iter().find(about).and_then(|it| it.message.clone())
-    }
-}
-
-/// What is so in the end, or a failure after half a minute.
-async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, check: impl Fn() -> F) -> T {
-    let wait = async {
-        loop {
-            if let Some(found) = check().await {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), wait).await.unwrap_or_else(|_| panic!("never {what}"))
-}
+use serde_json::json;
 
 #[tokio::test]
 async fn a_pod_is_bound_as_soon_as_a_node_has_room_and_told_why_until_then() {

@@ -11,8 +11,8 @@
 use std::{borrow::Cow, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use super::{
-    Event, Plugin, node_volume_limits::NodeVolumeLimits, volume_binding::VolumeBinding,
-    volume_restrictions::VolumeRestrictions, volume_zone::VolumeZone,
+    Event, Plugin, dynamic_resources::DynamicResources, node_volume_limits::NodeVolumeLimits,
+    volume_binding::VolumeBinding, volume_restrictions::VolumeRestrictions, volume_zone::VolumeZone,
 };
 use crate::{
     node::Node,
@@ -81,5 +81,6 @@ pub(crate) fn all(objects: &Objects, volumes: Duration) -> Arc<[Arc<dyn Extensio
         Arc::new(NodeVolumeLimits { objects: objects() }),
         Arc::new(VolumeBinding::new(objects(), volumes)),
         Arc::new(VolumeZone { objects: objects() }),
+        Arc::new(DynamicResources::new(objects())),
     ])
 }

@@ -21,6 +21,7 @@
 //! as [`Pod::volumes`]). Rejections: [`Rejection::because`](crate::verdict::Rejection::because) with upstream's words, `hopeless`
 //! where upstream says `UnschedulableAndUnresolvable`.
 
+pub(crate) mod dynamic_resources;
 pub(crate) mod extension;
 pub(crate) mod image_locality;
 pub(crate) mod inter_pod_affinity;

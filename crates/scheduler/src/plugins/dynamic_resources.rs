@@ -1,0 +1,277 @@
+//! A pod goes where the devices are that its ResourceClaims ask for: those that are allocated already by their nodes, the others
+//! are allocated from what the nodes' drivers publish, by structured parameters.
+
+mod allocate;
+mod bind;
+mod pools;
+mod selectors;
+
+#[cfg(test)]
+mod tests;
+
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
+
+use client::Item;
+use k8s_openapi::api::resource::v1::{AllocationResult, DeviceClass, ResourceClaim};
+use parking_lot::Mutex;
+
+use super::{
+    Event, Plugin,
+    extension::{Extension, Judge, Reservation, Text},
+    node_affinity,
+};
+use crate::{
+    node::Node,
+    objects::{Kind, Objects},
+    pod::{Claim, NodeAffinity, Pod},
+    snapshot::{Slot, Snapshot},
+    verdict::Rejection,
+};
+use allocate::Asked;
+use bind::{Reserved, Wanted};
+use pools::{Slice, Taken};
+use selectors::Selectors;
+
+/// Users that a claim may have.
+const USERS: usize = 256;
+
+/// Allocations that the caches do not show yet, by the claims' uid.
+type Assumed = HashMap<String, Pending>;
+
+struct Pending {
+    namespace: String,
+    name: String,
+    allocation: AllocationResult,
+    /// The version of the claim with which it was written.
+    written: Option<u64>,
+}
+
+pub(crate) struct DynamicResources {
+    objects: Objects,
+    selectors: Selectors,
+    assumed: Arc<Mutex<Assumed>>,
+    slices: Mutex<Vec<Arc<Slice>>>,
+}
+
+impl DynamicResources {
+    pub fn new(objects: Objects) -> Self {
+        Self { objects, selectors: Selectors::new(), assumed: Arc::default(), slices: Mutex::default() }
+    }
+
+    /// The pod's claims, or why it cannot be tried now.
+    fn claims(&self, pod: &Pod) -> Result<Vec<ResourceClaim>, Text> {
+        let (namespace, pod_name) = (pod.item.namespace(), pod.item.name());
+        let mut claims = Vec::new();
+        for reference in &pod.resource_claims {
+            let (name, generated) = match &reference.claim {
+                Claim::Named(name) => (name, false),
+                Claim::Generated(name) => (name, true),
+                Claim::Needless => continue,
+                Claim::Awaited => {
+                    return Err(format!("pod \"{namespace}/{pod_name}\": ResourceClaim not created yet").into());
+                }
+            };
+            let missing = || format!("resourceclaim.resource.k8s.io \"{name}\" not found");
+            let item = self.objects.resource_claims.get(namespace, name).ok_or_else(missing)?;
+            if item.deleting {
+                return Err(format!("resourceclaim \"{name}\" is being deleted").into());
+            }
+            if generated && item.controller().is_none_or(|owner| *owner.uid != *pod.uid()) {
+                let text = format!(
+                    "ResourceClaim {namespace}/{name} was not created for pod {namespace}/{pod_name} (pod is not owner)"
+                );
+                return Err(text.into());
+            }
+            claims.extend(self.objects.resource_claims.parse(&item));
+        }
+        Ok(claims)
+    }
+
+    /// The slices, each read once a version.
+    fn slices(&self) -> Vec<Arc<Slice>> {
+        let mut known = self.slices.lock();
+        let mut old: HashMap<Box<str>, Arc<Slice>> = known.drain(..).map(|it| (it.name.clone(), it)).collect();
+        let items = self.objects.resource_slices.list();
+        let read = |item: Arc<Item>| match old.remove(item.name()) {
+            Some(slice) if slice.version == item.resource_version => Some(slice),
+            _ => Slice::read(&item).map(Arc::new),
+        };
+        *known = items.into_iter().filter_map(read).collect();
+        known.clone()
+    }
+
+    /// What all claims have, those included that are being written.
+    fn taken(&self) -> Taken {
+        let mut taken = Taken::default();
+        let mut assumed = self.assumed.lock();
+        bind::settle(&mut assumed, &self.objects.resource_claims);
+        assumed.values().for_each(|pending| taken.add(&pending.allocation));
+        for item in self.objects.resource_claims.list() {
+            if assumed.contains_key(&*item.uid) {
+                continue;
+            }
+            let claim = self.objects.resource_claims.parse(&item);
+            if let Some(allocation) = claim.and_then(|claim| claim.status).and_then(|status| status.allocation) {
+                taken.add(&allocation);
+            }
+        }
+        taken
+    }
+}
+
+fn rejection(text: impl Into<Text>) -> Rejection {
+    Rejection::because(Plugin::DynamicResources, true, [text.into()])
+}
+
+impl Extension for DynamicResources {
+    fn plugin(&self) -> Plugin {
+        Plugin::DynamicResources
+    }
+
+    fn hold(&self, pod: &Pod) -> Option<Text> {
+        if pod.resource_claims.is_empty() { None } else { self.claims(pod).err() }
+    }
+
+    fn prepare<'a>(&'a self, pod: &'a Pod, _: &'a Snapshot) -> Result<Option<Box<dyn Judge + 'a>>, Rejection> {
+        if pod.resource_claims.is_empty() {
+            return Ok(None);
+        }
+        let claims = self.claims(pod).map_err(rejection)?;
+        if claims.is_empty() {
+            return Ok(None);
+        }
+        let taken = self.taken();
+        let mut reach = Vec::new();
+        let mut classes = HashMap::new();
+        for claim in &claims {
+            let uid = claim.metadata.uid.as_deref().unwrap_or_default();
+            let status = claim.status.as_ref();
+            let Some(allocation) = status.and_then(|status| status.allocation.as_ref()) else {
+                if self.assumed.lock().contains_key(uid) {
+                    let name = claim.metadata.name.as_deref().unwrap_or_default();
+                    let namespace = pod.item.namespace();
+                    let text = format!("resource claim {namespace}/{name} is in the process of being allocated");
+                    return Err(rejection(text));
+                }
+                for name in class_names(claim) {
+                    if let Some(class) = self.objects.device_classes.read("", name) {
+                        classes.insert(name.to_owned(), class);
+                    }
+                }
+                continue;
+            };
+            let users = status.and_then(|status| status.reserved_for.as_deref()).unwrap_or_default();
+            if users.len() >= USERS && !users.iter().any(|user| *user.uid == *pod.uid()) {
+                return Err(rejection("resourceclaim in use"));
+            }
+            reach.extend(allocation.node_selector.as_ref().and_then(pools::affinity));
+        }
+        let judge =
+            Devices { rule: self, pod, claims, classes, reach, taken, slices: self.slices(), found: HashMap::new() };
+        judge.asked().map_err(rejection)?;
+        Ok(Some(Box::new(judge)))
+    }
+
+    fn helps(&self, pod: &Pod, event: Event<'_>) -> bool {
+        let allocated = |item: &Item| {
+            let claim = self.objects.resource_claims.parse(item);
+            claim.and_then(|claim| claim.status).is_some_and(|status| status.allocation.is_some())
+        };
+        let is_own = |item: &Item| {
+            item.namespace() == pod.item.namespace()
+                && pod.resource_claims.iter().any(|it| match &it.claim {
+                    Claim::Named(name) | Claim::Generated(name) => **name == *item.name(),
+                    Claim::Awaited | Claim::Needless => false,
+                })
+        };
+        match event {
+            Event::Object { kind: Kind::ResourceClaim, old, new } => {
+                new.is_some_and(is_own) || old.is_some_and(allocated) && !new.is_some_and(allocated)
+            }
+            Event::Object { kind: Kind::ResourceSlice | Kind::DeviceClass, new, .. } => new.is_some(),
+            Event::Node { old, new } => old.is_none_or(|old| old.labels != new.labels),
+            _ => false,
+        }
+    }
+}
+
+fn class_names(claim: &ResourceClaim) -> impl Iterator<Item = &str> {
+    let requests = claim.spec.devices.iter().flat_map(|devices| devices.requests.iter().flatten());
+    requests.flat_map(|request| {
+        let own = request.exactly.iter().map(|it| &*it.device_class_name);
+        own.chain(request.first_available.iter().flatten().map(|it| &*it.device_class_name))
+    })
+}
+
+/// The claims of one pod, and what nodes have for them.
+struct Devices<'a> {
+    rule: &'a DynamicResources,
+    pod: &'a Pod,
+    claims: Vec<ResourceClaim>,
+    classes: HashMap<String, DeviceClass>,
+    /// The nodes of claims that are allocated.
+    reach: Vec<NodeAffinity>,
+    taken: Taken,
+    slices: Vec<Arc<Slice>>,
+    /// What was found for each feasible node, in the order of the claims that are not allocated.
+    found: HashMap<Slot, Vec<AllocationResult>>,
+}
+
+impl Devices<'_> {
+    fn open(&self) -> impl Iterator<Item = &ResourceClaim> {
+        let is_open = |claim: &&ResourceClaim| claim.status.as_ref().is_none_or(|status| status.allocation.is_none());
+        self.claims.iter().filter(is_open)
+    }
+
+    fn asked(&self) -> Result<Vec<Asked<'_>>, String> {
+        self.open().map(|claim| Asked::new(claim, |name| self.classes.get(name))).collect()
+    }
+}
+
+impl Judge for Devices<'_> {
+    fn filter(&mut self, slot: Slot, node: &Node) -> Option<Rejection> {
+        if !self.reach.iter().all(|affinity| node_affinity::fits(affinity, node)) {
+            return Some(rejection("resourceclaim not available on the node"));
+        }
+        let asked = self.asked().unwrap_or_default();
+        if asked.is_empty() {
+            return None;
+        }
+        let candidates = pools::candidates(&self.slices, node);
+        match allocate::allocate(&asked, &candidates, &self.taken, &self.rule.selectors, &node.name) {
+            Ok(Some(found)) => {
+                self.found.insert(slot, found);
+                None
+            }
+            Ok(None) => Some(rejection("cannot allocate all claims")),
+            Err(error) => Some(rejection(error)),
+        }
+    }
+
+    fn reserve(&mut self, slot: Slot, _: &Node) -> Result<Option<Box<dyn Reservation>>, Text> {
+        let mut found = self.found.remove(&slot).unwrap_or_default().into_iter();
+        let mut wanted = Vec::new();
+        let mut assumed = self.rule.assumed.lock();
+        for claim in &self.claims {
+            let is_open = claim.status.as_ref().is_none_or(|status| status.allocation.is_none());
+            let allocation =
+                if is_open { Some(found.next().ok_or(Cow::Borrowed("no allocation for the node"))?) } else { None };
+            let name = claim.metadata.name.clone().unwrap_or_default();
+            let uid = claim.metadata.uid.clone().unwrap_or_default();
+            if let Some(allocation) = allocation.clone() {
+                let namespace = self.pod.item.namespace().to_owned();
+                assumed.insert(uid.clone(), Pending { namespace, name: name.clone(), allocation, written: None });
+            }
+            wanted.push(Wanted { name, uid, allocation });
+        }
+        drop(assumed);
+        Ok(Some(Box::new(Reserved {
+            claims: self.rule.objects.resource_claims.clone(),
+            assumed: self.rule.assumed.clone(),
+            pod: self.pod.item.clone(),
+            wanted,
+            written: 0,
+            client: None,
+        })))
+    }
+}
