@@ -197,8 +197,15 @@ impl Volume {
         let Some(selector) = self.spec.node_affinity.as_ref().and_then(|affinity| affinity.required.as_ref()) else {
             return true;
         };
+        selector.admits(node, label)
+    }
+}
+
+impl NodeSelector {
+    /// Whether one of its terms chooses the node of that name with those labels.
+    pub fn admits<'a>(&self, node: &str, label: impl Fn(&str) -> Option<&'a str>) -> bool {
         let field = |key: &str| (key == "metadata.name").then_some(node);
-        selector.node_selector_terms.iter().any(|term| {
+        self.node_selector_terms.iter().any(|term| {
             !(term.match_expressions.is_empty() && term.match_fields.is_empty())
                 && term.match_expressions.iter().all(|it| holds(it, &label))
                 && term.match_fields.iter().all(|it| holds(it, field))

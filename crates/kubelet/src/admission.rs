@@ -1,48 +1,170 @@
-//! Whether a pod fits on the node beside those that it runs already. The scheduler has asked before; this is for pods that were
-//! bound past it, or at the same time.
+//! Whether a pod may run on this node: what it asks of the kernel, and whether it fits beside the pods that are here. The
+//! scheduler has asked before; this is for pods that were bound past it, or at the same time. Reasons and words are upstream's.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1;
+use kube::Api;
+use serde_json::Value;
 
-use crate::eviction;
-use crate::pods::memory::Failure;
+use crate::context::Context;
+use crate::pods::memory::{Failure, Reason};
 use crate::pods::pod::Pod;
 use crate::resources::{self, Amounts, Qos};
 
 /// A port of the node that a pod publishes: protocol, address, port.
 type Port = (String, String, i32);
 
+/// Sysctls that a pod may set, since they are its own, and the namespace that makes them so.
+const SYSCTLS: [(&str, Namespace); 12] = [
+    ("kernel.shm_rmid_forced", Namespace::Ipc),
+    ("net.ipv4.ip_local_port_range", Namespace::Net),
+    ("net.ipv4.tcp_syncookies", Namespace::Net),
+    ("net.ipv4.ping_group_range", Namespace::Net),
+    ("net.ipv4.ip_unprivileged_port_start", Namespace::Net),
+    ("net.ipv4.ip_local_reserved_ports", Namespace::Net),
+    ("net.ipv4.tcp_keepalive_time", Namespace::Net),
+    ("net.ipv4.tcp_fin_timeout", Namespace::Net),
+    ("net.ipv4.tcp_keepalive_intvl", Namespace::Net),
+    ("net.ipv4.tcp_keepalive_probes", Namespace::Net),
+    ("net.ipv4.tcp_rmem", Namespace::Net),
+    ("net.ipv4.tcp_wmem", Namespace::Net),
+];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Namespace {
+    Ipc,
+    Net,
+}
+
+/// Takes the pod in, or says why not; gives the uids of the pods that must give way to it. One that `runs` is never refused.
+/// The node's labels are read anew before a pod is refused for them.
+pub async fn admit(context: &Context, pod: &Pod, runs: bool) -> Result<Vec<String>, Failure> {
+    if !runs {
+        fits_kernel(pod)?;
+    }
+    let outcome = context.ledger.lock().admit(pod, runs);
+    if !outcome.as_ref().is_err_and(|failure| failure.reason == AFFINITY) {
+        return outcome;
+    }
+    let nodes: Api<v1::Node> = Api::all(context.client.clone());
+    let Ok(node) = nodes.get(&context.node_name).await else { return outcome };
+    let mut ledger = context.ledger.lock();
+    ledger.labels = node.metadata.labels.unwrap_or_default();
+    ledger.admit(pod, runs)
+}
+
+/// Whether the node's kernel and its rules allow what the pod asks for.
+fn fits_kernel(pod: &Pod) -> Result<(), Failure> {
+    let labels = pod.object.metadata.labels.as_ref();
+    if labels.and_then(|l| l.get("kubernetes.io/os")).is_some_and(|os| os != "linux") {
+        let message = "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label";
+        return Err(refusal("PodOSSelectorNodeLabelDoesNotMatch", message));
+    }
+    if pod.spec().os.as_ref().is_some_and(|os| os.name != "linux") {
+        return Err(refusal("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"));
+    }
+    let spec = pod.spec();
+    for sysctl in spec.security_context.iter().flat_map(|s| s.sysctls.iter().flatten()) {
+        let name = sysctl.name.replace('/', ".");
+        let forbidden = |why: String| Err(refusal("SysctlForbidden", &format!("forbidden sysctl: {why}")));
+        let Some((_, namespace)) = SYSCTLS.iter().find(|(safe, _)| *safe == name) else {
+            return forbidden(format!("{name:?} not allowlisted"));
+        };
+        let shared = match namespace {
+            Namespace::Ipc => spec.host_ipc.unwrap_or(false).then_some("ipc"),
+            Namespace::Net => pod.host_network().then_some("net"),
+        };
+        if let Some(shared) = shared {
+            return forbidden(format!("{name:?} not allowed with host {shared} enabled"));
+        }
+    }
+    Ok(())
+}
+
+const AFFINITY: &str = "NodeAffinity";
+
 #[derive(Debug)]
 struct Share {
     requests: Amounts,
     ports: Vec<Port>,
+    priority: i32,
+    is_static: bool,
+    qos: Qos,
 }
 
 /// What the node has and which pod holds what of it.
 #[derive(Debug, Default)]
 pub struct Ledger {
+    node: String,
     allocatable: Amounts,
     labels: BTreeMap<String, String>,
     shares: BTreeMap<String, Share>,
     pressures: Vec<&'static str>,
 }
 
+/// A resource of which a pod asks for more than is left.
+struct Shortage {
+    name: String,
+    requested: i64,
+    used: i64,
+    capacity: i64,
+}
+
+impl Shortage {
+    fn message(&self) -> String {
+        let Shortage { name, requested, used, capacity } = self;
+        format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}")
+    }
+}
+
 impl Ledger {
-    /// A node that has this to give and these labels.
-    pub fn new(allocatable: Amounts, labels: BTreeMap<String, String>) -> Ledger {
-        Ledger { allocatable, labels, shares: BTreeMap::new(), pressures: Vec::new() }
+    /// A node of that name that has this to give and these labels.
+    pub fn new(node: &str, allocatable: Amounts, labels: BTreeMap<String, String>) -> Ledger {
+        Ledger { node: node.to_owned(), allocatable, labels, shares: BTreeMap::new(), pressures: Vec::new() }
     }
 
-    /// Takes the pod in, or says why not. A pod that is in already stays; one that `runs` is never refused.
-    pub fn admit(&mut self, pod: &Pod, runs: bool) -> Result<(), Failure> {
+    /// Takes the pod in, or says why not. A pod that is in already stays; one that `runs` is never refused. Where a critical
+    /// pod lacks nothing but resources, gives the pods that have to give way.
+    pub fn admit(&mut self, pod: &Pod, runs: bool) -> Result<Vec<String>, Failure> {
         if self.shares.contains_key(&pod.uid) {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        let share = Share { requests: counted(pod), ports: ports(pod) };
+        let share = self.share(pod);
+        let mut victims = Vec::new();
         if !runs {
             self.bears(pod)?;
             self.fits(pod, &share)?;
+            let short = self.short(&share, &pod.uid);
+            if let Some(first) = short.first() {
+                let message = first.message();
+                let refused = || refusal(&format!("OutOf{}", first.name), &message);
+                let chosen = if pod.is_critical() { self.preempt(&share, &short) } else { None };
+                victims = chosen.ok_or_else(refused)?;
+                self.shares.retain(|uid, _| !victims.contains(uid));
+            }
+        }
+        self.shares.insert(pod.uid.clone(), share);
+        Ok(victims)
+    }
+
+    /// Takes over what a pod that is in asks for now, or says why the node cannot give it.
+    pub fn resize(&mut self, pod: &Pod) -> Result<(), Reason> {
+        if pod.is_static() {
+            return Err(Reason::infeasible("In-place resize of static-pods is not supported".to_owned()));
+        }
+        let share = self.share(pod);
+        let too_much = share.requests.iter().find_map(|(name, requested)| {
+            let capacity = *self.allocatable.get(name)?;
+            (*requested > capacity).then(|| {
+                format!("Node didn't have enough capacity: {name}, requested: {requested}, capacity: {capacity}")
+            })
+        });
+        if let Some(message) = too_much {
+            return Err(Reason::infeasible(message));
+        }
+        if let Some(short) = self.short(&share, &pod.uid).first() {
+            return Err(Reason::deferred(short.message()));
         }
         self.shares.insert(pod.uid.clone(), share);
         Ok(())
@@ -59,7 +181,7 @@ impl Ledger {
 
     /// A node that runs short takes critical pods; one that only lacks memory also those that asked for theirs or that tolerate it.
     fn bears(&self, pod: &Pod) -> Result<(), Failure> {
-        if self.pressures.is_empty() || eviction::is_critical(pod) {
+        if self.pressures.is_empty() || pod.is_critical() {
             return Ok(());
         }
         if self.pressures == ["MemoryPressure"] {
@@ -76,27 +198,34 @@ impl Ledger {
         Err(refusal("Evicted", &message))
     }
 
-    pub fn release(&mut self, uid: &str) {
-        self.shares.remove(uid);
+    /// Gives back what the pod holds; true if it held anything.
+    pub fn release(&mut self, uid: &str) -> bool {
+        self.shares.remove(uid).is_some()
+    }
+
+    /// What the pod asks for of what this node counts; extended resources that it does not know are others'.
+    fn share(&self, pod: &Pod) -> Share {
+        let mut requests = resources::pod_requests(pod);
+        requests.retain(|name, amount| *amount > 0 && (!name.contains('/') || self.allocatable.contains_key(name)));
+        requests.insert("pods".to_owned(), 1);
+        Share { requests, ports: ports(pod), priority: pod.priority(), is_static: pod.is_static(), qos: Qos::of(pod) }
+    }
+
+    fn short(&self, share: &Share, uid: &str) -> Vec<Shortage> {
+        let others = || self.shares.iter().filter(|(other, _)| *other != uid).map(|(_, share)| share);
+        let short = share.requests.iter().filter_map(|(name, requested)| {
+            let used: i64 = others().filter_map(|s| s.requests.get(name)).sum();
+            let capacity = self.allocatable.get(name).copied().unwrap_or(0);
+            let requested = *requested;
+            (used + requested > capacity).then(|| Shortage { name: name.clone(), requested, used, capacity })
+        });
+        short.collect()
     }
 
     fn fits(&self, pod: &Pod, share: &Share) -> Result<(), Failure> {
-        for (name, requested) in share.requests.iter().filter(|(_, amount)| **amount > 0) {
-            let used: i64 = self.shares.values().filter_map(|s| s.requests.get(name)).sum();
-            let capacity = self.allocatable.get(name).copied().unwrap_or(0);
-            if used + requested > capacity {
-                let message = format!(
-                    "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
-                );
-                return Err(refusal(&format!("OutOf{name}"), &message));
-            }
-        }
-        let selector = pod.spec().node_selector.iter().flatten();
-        if selector.into_iter().any(|(key, value)| self.labels.get(key) != Some(value)) {
-            return Err(refusal(
-                "NodeAffinity",
-                "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
-            ));
+        if !self.selected(pod) {
+            let message = "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
+            return Err(refusal(AFFINITY, message));
         }
         let taken = |port: &Port| self.shares.values().flat_map(|s| &s.ports).any(|other| clash(port, other));
         if share.ports.iter().any(taken) {
@@ -105,16 +234,63 @@ impl Ledger {
         }
         Ok(())
     }
+
+    /// Whether the pod's selector and its required affinity choose this node.
+    fn selected(&self, pod: &Pod) -> bool {
+        let spec = pod.spec();
+        let affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
+        let required =
+            affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref()).map(|required| {
+                let terms = serde_json::to_value(required).unwrap_or(Value::Null);
+                serde_json::from_value::<api::volume::NodeSelector>(terms).unwrap_or_default()
+            });
+        let label = |key: &str| self.labels.get(key).map(String::as_str);
+        spec.node_selector.iter().flatten().all(|(key, value)| label(key) == Some(value))
+            && required.is_none_or(|required| required.admits(&self.node, label))
+    }
+
+    /// The fewest pods of lower priority that free what is short: of the lowest quality of service where that is enough, and
+    /// of those the ones that fit best.
+    fn preempt(&self, share: &Share, short: &[Shortage]) -> Option<Vec<String>> {
+        let mut lacks: BTreeMap<&str, i64> =
+            short.iter().map(|s| (s.name.as_str(), s.requested + s.used - s.capacity)).collect();
+        let gives = |(_, other): &(&String, &Share)| {
+            let lower = other.priority < share.priority || (share.is_static && !other.is_static);
+            lower && !other.is_static
+        };
+        let mut candidates: Vec<_> = self.shares.iter().filter(gives).collect();
+        let mut chosen = Vec::new();
+        while lacks.values().any(|amount| *amount > 0) {
+            // How far each would still be from enough, in parts of what is lacking.
+            let distance = |other: &Share| -> f64 {
+                let part = |(name, amount): (&&str, &i64)| {
+                    let left = (amount - other.requests.get(*name).copied().unwrap_or(0)).max(0);
+                    (left as f64 / (*amount).max(1) as f64).powi(2)
+                };
+                lacks.iter().filter(|(_, amount)| **amount > 0).map(part).sum()
+            };
+            let total = |other: &Share| other.requests.values().sum::<i64>();
+            let best = candidates.iter().enumerate().min_by(|(_, (_, a)), (_, (_, b))| {
+                let order = |s: &Share| (s.qos != Qos::BestEffort, s.qos == Qos::Guaranteed);
+                let helps = |s: &Share| distance(s) >= lacks.values().filter(|amount| **amount > 0).count() as f64;
+                (helps(a), order(a))
+                    .cmp(&(helps(b), order(b)))
+                    .then(distance(a).total_cmp(&distance(b)))
+                    .then(total(a).cmp(&total(b)))
+            });
+            let (index, _) = best?;
+            let (uid, other) = candidates.swap_remove(index);
+            for (name, amount) in &mut lacks {
+                *amount -= other.requests.get(*name).copied().unwrap_or(0);
+            }
+            chosen.push(uid.clone());
+        }
+        Some(chosen)
+    }
 }
 
 fn refusal(reason: &str, message: &str) -> Failure {
-    Failure { reason: reason.to_owned(), message: format!("Pod was rejected: {message}") }
-}
-
-fn counted(pod: &Pod) -> Amounts {
-    let mut requests = resources::pod_requests(pod);
-    requests.insert("pods".to_owned(), 1);
-    requests
+    Failure::new(reason, format!("Pod was rejected: {message}"))
 }
 
 fn ports(pod: &Pod) -> Vec<Port> {
@@ -135,29 +311,104 @@ fn clash(a: &Port, b: &Port) -> bool {
 mod tests {
     use super::*;
 
-    fn pod(uid: &str, cpu: &str, port: i32) -> Pod {
-        let object = serde_json::json!({"metadata": {"name": uid, "uid": uid}, "spec": {"containers": [{
-            "name": "c", "ports": [{"containerPort": 80, "hostPort": port}],
-            "resources": {"requests": {"cpu": cpu}}}]}});
+    fn pod(uid: &str, cpu: &str, more: Value) -> Pod {
+        let mut spec = serde_json::json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]});
+        spec.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
+        let object = serde_json::json!({"metadata": {"name": uid, "uid": uid}, "spec": spec});
         Pod::new(serde_json::from_value(object).unwrap())
+    }
+
+    fn on_port(uid: &str, cpu: &str, port: i32) -> Pod {
+        let mut pod = pod(uid, cpu, Value::Null);
+        pod.members[0].spec.ports =
+            Some(vec![v1::ContainerPort { container_port: 80, host_port: Some(port), ..Default::default() }]);
+        pod
+    }
+
+    fn ledger(pods: i64) -> Ledger {
+        let allocatable = Amounts::from([("cpu".to_owned(), 1000), ("pods".to_owned(), pods)]);
+        Ledger::new("n", allocatable, BTreeMap::from([("zone".to_owned(), "a".to_owned())]))
     }
 
     #[test]
     fn a_pod_that_does_not_fit_is_refused_with_the_reason_and_one_that_runs_never_is() {
-        let allocatable = Amounts::from([("cpu".to_owned(), 1000), ("pods".to_owned(), 3)]);
-        let mut ledger = Ledger::new(allocatable, BTreeMap::new());
+        let mut ledger = ledger(3);
         let mut outcome = |pod: &Pod, runs| ledger.admit(pod, runs).err().map(|f| f.reason);
-        assert_eq!(outcome(&pod("a", "600m", 80), false), None);
-        assert_eq!(outcome(&pod("b", "600m", 81), false), Some("OutOfcpu".to_owned()));
-        assert_eq!(outcome(&pod("c", "1m", 80), false), Some("NodePorts".to_owned()));
-        assert_eq!(outcome(&pod("d", "600m", 80), true), None);
-        assert_eq!(outcome(&pod("d", "600m", 80), false), None);
+        assert_eq!(outcome(&on_port("a", "600m", 80), false), None);
+        assert_eq!(outcome(&on_port("b", "600m", 81), false), Some("OutOfcpu".to_owned()));
+        assert_eq!(outcome(&on_port("c", "1m", 80), false), Some("NodePorts".to_owned()));
+        assert_eq!(outcome(&on_port("d", "600m", 80), true), None);
+        assert_eq!(outcome(&on_port("d", "600m", 80), false), None);
+    }
+
+    #[test]
+    fn the_node_must_be_one_that_the_pod_chooses() {
+        let required = |operator: &str, value: &str| {
+            serde_json::json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": operator, "values": [value]}]}]}}}})
+        };
+        for (spec, expected) in [
+            (serde_json::json!({"nodeSelector": {"zone": "a"}}), None),
+            (serde_json::json!({"nodeSelector": {"zone": "b"}}), Some("NodeAffinity")),
+            (required("In", "a"), None),
+            (required("NotIn", "a"), Some("NodeAffinity")),
+        ] {
+            let outcome = ledger(9).admit(&pod("a", "1m", spec.clone()), false);
+            assert_eq!(outcome.err().map(|f| f.reason).as_deref(), expected, "{spec}");
+        }
+    }
+
+    #[test]
+    fn a_critical_pod_takes_what_it_needs_from_the_fewest_of_lower_priority() {
+        let mut ledger = ledger(9);
+        for (name, cpu) in [("small", "100m"), ("middle", "300m"), ("large", "500m")] {
+            ledger.admit(&pod(name, cpu, Value::Null), false).unwrap();
+        }
+        let critical = |cpu: &str| pod("critical", cpu, serde_json::json!({"priority": 2_000_001_000}));
+        let outcome = |cpu: &str| {
+            let pod = critical(cpu);
+            let share = ledger.share(&pod);
+            ledger.preempt(&share, &ledger.short(&share, &pod.uid))
+        };
+        let names = |list: &[&str]| Some(list.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(outcome("100m"), names(&[]));
+        assert_eq!(outcome("350m"), names(&["middle"]));
+        assert_eq!(outcome("600m"), names(&["large"]));
+        assert_eq!(outcome("900m"), names(&["large", "middle"]));
+        assert_eq!(outcome("1200m"), None);
+        assert_eq!(ledger.admit(&critical("350m"), false).unwrap(), ["middle"]);
+    }
+
+    #[test]
+    fn a_resize_waits_for_room_and_is_refused_where_there_never_is_any() {
+        let mut ledger = ledger(9);
+        ledger.admit(&pod("a", "400m", Value::Null), false).unwrap();
+        ledger.admit(&pod("b", "400m", Value::Null), false).unwrap();
+        let mut resize = |cpu: &str| ledger.resize(&pod("a", cpu, Value::Null)).err().map(|why| why.reason);
+        assert_eq!(resize("600m"), None);
+        assert_eq!(resize("700m").as_deref(), Some("Deferred"));
+        assert_eq!(resize("1100m").as_deref(), Some("Infeasible"));
+    }
+
+    #[test]
+    fn only_sysctls_of_the_pods_own_namespaces_may_be_set() {
+        let with = |name: &str, more: Value| {
+            let mut spec = serde_json::json!({"securityContext": {"sysctls": [{"name": name, "value": "1"}]}});
+            spec.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
+            fits_kernel(&pod("a", "1m", spec)).err().map(|f| f.message)
+        };
+        assert_eq!(with("net.ipv4.tcp_syncookies", Value::Null), None);
+        assert_eq!(with("kernel/shm_rmid_forced", Value::Null), None);
+        let refused = with("kernel.msgmax", Value::Null);
+        assert_eq!(refused.as_deref(), Some("Pod was rejected: forbidden sysctl: \"kernel.msgmax\" not allowlisted"));
+        let refused = with("net.ipv4.tcp_syncookies", serde_json::json!({"hostNetwork": true})).unwrap();
+        assert!(refused.ends_with("not allowed with host net enabled"), "{refused}");
     }
 
     #[test]
     fn a_node_that_runs_short_refuses_by_what_it_lacks() {
         let allocatable = Amounts::from([("cpu".to_owned(), 9000), ("pods".to_owned(), 9)]);
-        let mut ledger = Ledger::new(allocatable, BTreeMap::new());
+        let mut ledger = Ledger::new("n", allocatable, BTreeMap::new());
         let effort = |uid: &str, cpu: &str, priority: i32| {
             let object = serde_json::json!({"metadata": {"uid": uid}, "spec": {"priority": priority, "containers": [
                 {"name": "c", "resources": {"requests": {"cpu": cpu}}}]}});

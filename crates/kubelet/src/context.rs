@@ -9,12 +9,14 @@ use client::events::EventType;
 use k8s_openapi::api::core::v1;
 use parking_lot::Mutex;
 use runtime::cri::{ImageService, RuntimeService};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Ledger;
 use crate::collect::Records;
 use crate::config::Configuration;
 use crate::dns::ClusterDns;
+use crate::eviction::Eviction;
 use crate::images::Pulls;
 use crate::objects::Objects;
 use crate::pods::pod::Pod;
@@ -40,6 +42,13 @@ pub struct Context {
     pub logs: PathBuf,
     pub node_memory: i64,
     pub ledger: Mutex<Ledger>,
+    /// Changes when a pod has given back what it held.
+    pub room: watch::Sender<()>,
+    /// Pods by uid that give way to critical ones, and what they are told; [`Context::preempted`] is the other end.
+    pub evicting: mpsc::UnboundedSender<(String, Eviction)>,
+    pub evicted: Mutex<Option<mpsc::UnboundedReceiver<(String, Eviction)>>>,
+    /// The folder of static pods' manifests.
+    pub manifests: Option<PathBuf>,
     pub configuration: Arc<Configuration>,
     /// The kubelet's own directory; its disk is the node's.
     pub data: PathBuf,
@@ -59,6 +68,18 @@ impl Context {
     /// Runs a task until it is done or the kubelet ends.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         tokio::spawn(self.stopping.clone().run_until_cancelled_owned(work));
+    }
+
+    /// What the node holds for the pod is free again.
+    pub fn release(&self, uid: &str) {
+        if self.ledger.lock().release(uid) {
+            self.room.send_replace(());
+        }
+    }
+
+    /// The pods that give way. Only the first to ask gets them.
+    pub fn preempted(&self) -> mpsc::UnboundedReceiver<(String, Eviction)> {
+        self.evicted.lock().take().unwrap_or_else(|| mpsc::unbounded_channel().1)
     }
 
     /// The directory of a pod's logs, named as upstream's.

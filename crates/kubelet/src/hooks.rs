@@ -33,7 +33,7 @@ pub async fn run(
     }
     if let Some(action) = &handler.http_get {
         let call = Call::of(action, container, pod_ip)?;
-        let (status, _) = probes::get(&call, "kube-lifecycle/1.36", HTTP_LIMIT).await?;
+        let status = probes::get(&call, "kube-lifecycle/1.36", HTTP_LIMIT).await?.status;
         return if status < 400 { Ok(()) } else { Err(format!("HTTP hook failed with statuscode: {status}")) };
     }
     if let Some(sleep) = &handler.sleep {

@@ -9,7 +9,7 @@ use client::{Cache, Caches, Recorder};
 use k8s_openapi::api::core::v1;
 use parking_lot::Mutex;
 use runtime::cri::{ImageService, RuntimeService};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::admission::Ledger;
@@ -47,6 +47,8 @@ pub struct Config {
     pub images: Arc<dyn ImageService>,
     /// Where the kubelet keeps pods' volumes and logs.
     pub data_dir: PathBuf,
+    /// The folder of static pods' manifests, made if it is missing; none for none.
+    pub manifests: Option<PathBuf>,
     /// The addresses of the cluster's DNS.
     pub cluster_dns: Vec<IpAddr>,
     /// `cluster.local`.
@@ -109,9 +111,10 @@ impl Kubelet {
             client: config.client.clone(),
         };
         let allocatable = resources::amounts(Some(&node.allocatable()));
-        let ledger = Ledger::new(allocatable.clone(), node.all_labels());
+        let ledger = Ledger::new(&config.node_name, allocatable.clone(), node.all_labels());
         let runtime_name = config.runtime.version().await.map_or_else(|_| "regatta".to_owned(), |v| v.runtime_name);
         let stopping = CancellationToken::new();
+        let (evicting, evicted) = mpsc::unbounded_channel();
         let objects = Objects::new(config.client.clone(), &config.caches);
         let context = Arc::new(Context {
             recorder: Recorder::new(config.client.clone(), "kubelet", &config.node_name),
@@ -140,6 +143,10 @@ impl Kubelet {
             logs: logs_dir,
             node_memory: facts::memory(),
             ledger: Mutex::new(ledger),
+            room: watch::channel(()).0,
+            evicting,
+            evicted: Mutex::new(Some(evicted)),
+            manifests: config.manifests,
             pulls: Pulls::new(
                 config.configuration.parallel_pulls(),
                 config.credential_providers,

@@ -12,6 +12,14 @@ pub const HASH: &str = "io.kubernetes.container.hash";
 pub const RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
 pub const MESSAGE_PATH: &str = "io.kubernetes.container.terminationMessagePath";
 pub const MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
+/// Where a pod comes from: `file`, or `api` as if there were none.
+pub const SOURCE: &str = "kubernetes.io/config.source";
+/// When the kubelet first saw a pod from a file.
+pub const SEEN: &str = "kubernetes.io/config.seen";
+/// What identifies the content of a pod from a file; its uid.
+pub const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+/// On a pod of the API: it only shows a pod from a file, the one with this hash.
+pub const MIRROR: &str = "kubernetes.io/config.mirror";
 const POD_GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
 
 fn owner(pod: &Pod) -> BTreeMap<String, String> {

@@ -180,8 +180,7 @@ fn huge_page_size(suffix: &str) -> Option<String> {
 
 /// How willingly the kernel kills it: the more memory it was promised, the less.
 fn oom_score(pod: &Pod, memory: i64, node_memory: i64) -> i64 {
-    const CRITICAL: i32 = 2_000_000_000;
-    if pod.spec().priority.is_some_and(|p| p >= CRITICAL) {
+    if pod.is_critical() {
         return -997;
     }
     match Qos::of(pod) {

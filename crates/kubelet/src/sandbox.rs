@@ -1,5 +1,7 @@
 //! The configuration of a pod's sandbox.
 
+use k8s_openapi::api::node::v1::RuntimeClass;
+use kube::Api;
 use runtime::cri::{
     LinuxPodSandboxConfig, LinuxSandboxSecurityContext, PodSandboxConfig, PodSandboxMetadata, PortMapping, Protocol,
 };
@@ -49,6 +51,19 @@ pub fn config(context: &Context, pod: &Pod, attempt: u32) -> Result<PodSandboxCo
             resources: Some(resources::pod_resources(pod)),
         },
     })
+}
+
+/// The runtime's handler that the pod's class names; empty for the default one.
+pub async fn handler(context: &Context, pod: &Pod) -> Result<String, String> {
+    let Some(name) = pod.spec().runtime_class_name.as_deref().filter(|name| !name.is_empty()) else {
+        return Ok(String::new());
+    };
+    let classes: Api<RuntimeClass> = Api::all(context.client.clone());
+    match classes.get_opt(name).await {
+        Ok(Some(class)) => Ok(class.handler),
+        Ok(None) => Err(format!("failed to get runtime class: runtimeclass.node.k8s.io {name:?} not found")),
+        Err(error) => Err(format!("failed to get runtime class {name:?}: {error}")),
+    }
 }
 
 /// The ports that the pod's containers publish on the node; none on the node's own network.

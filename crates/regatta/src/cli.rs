@@ -68,6 +68,9 @@ pub struct Up {
     /// Registries' mirrors, credentials and TLS settings, in the form of k3s's registries.yaml
     #[arg(long)]
     pub registries: Option<PathBuf>,
+    /// Folder of static pods' manifests [default: manifests in the data directory]
+    #[arg(long, value_name = "DIR")]
+    pub pod_manifest_path: Option<PathBuf>,
     /// Socket of another container runtime to use, as unix:///run/containerd/containerd.sock [default: the built-in one]
     #[arg(long, value_name = "URL")]
     pub container_runtime_endpoint: Option<String>,

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -46,7 +47,7 @@ pub async fn up(options: Up) -> Result<()> {
     let data = DataDir::at(&options.data_dir)?;
     let (hold, previous) = data.take()?;
     let plan = settle(&options, &data, previous.as_ref())?;
-    let node = NodeOptions::load(&options)?;
+    let node = NodeOptions::load(&options, &data)?;
     let registries = match &plan.settings.registries {
         Some(file) => Registries::load(file)?,
         None => Registries::default(),
@@ -81,10 +82,11 @@ pub async fn up(options: Up) -> Result<()> {
 struct NodeOptions {
     configuration: kubelet::Configuration,
     credential_providers: kubelet::CredentialProviders,
+    manifests: PathBuf,
 }
 
 impl NodeOptions {
-    fn load(options: &Up) -> Result<NodeOptions> {
+    fn load(options: &Up, data: &DataDir) -> Result<NodeOptions> {
         let configuration =
             kubelet::Configuration::load(options.kubelet_config.as_deref(), options.kubelet_config_dir.as_deref())
                 .context("the kubelet's configuration cannot be used")?;
@@ -94,7 +96,8 @@ impl NodeOptions {
                     .context("the credential providers cannot be used")?,
                 _ => kubelet::CredentialProviders::default(),
             };
-        Ok(NodeOptions { configuration, credential_providers })
+        let manifests = options.pod_manifest_path.clone().unwrap_or_else(|| data.join("manifests"));
+        Ok(NodeOptions { configuration, credential_providers, manifests })
     }
 }
 
@@ -203,6 +206,7 @@ async fn compose(
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
         configuration: own.configuration,
         credential_providers: own.credential_providers,
+        manifests: Some(own.manifests),
         port: Some(kubelet_listener.local_addr()?.port()),
     })
     .await?;

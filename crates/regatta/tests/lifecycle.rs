@@ -170,14 +170,15 @@ fn containers_are_probed_hooked_ended_and_restarted_as_their_pod_says() {
         return;
     }
     let directory = tempfile::tempdir().expect("directory");
+    let folder = directory.path().to_str().expect("path");
     let machine = Machine::new();
     let cluster = Cluster::start(&machine, &[]);
     cluster.import_images();
     cluster.apply(&JOBS.replace("IMAGE", BUSYBOX));
-    apply(&cluster, HOOKED, directory.path(), &["web"]);
+    cluster.apply_pods(&HOOKED.replace("DIRECTORY", folder), &["web"]);
     cluster.kubectl(&["wait", "pod/web", "--for=condition=Ready", "--timeout=60s"]);
     for pods in [PROBED, HOOKED, ENDING] {
-        apply(&cluster, pods, directory.path(), &[]);
+        cluster.apply_pods(&pods.replace("DIRECTORY", folder), &[]);
     }
     ends(&cluster);
     probes(&cluster);
@@ -185,51 +186,9 @@ fn containers_are_probed_hooked_ended_and_restarted_as_their_pod_says() {
     hooks(&cluster, directory.path());
 }
 
-/// Applies the pods of a text, or those named.
-fn apply(cluster: &Cluster, pods: &str, directory: &Path, only: &[&str]) {
-    let text = pods.replace("DIRECTORY", directory.to_str().expect("path"));
-    let specs: serde_json::Map<String, serde_json::Value> = serde_saphyr::from_str(&text).expect("pods");
-    let mut documents = String::new();
-    for (name, mut spec) in specs.into_iter().filter(|(name, _)| only.is_empty() || only.contains(&name.as_str())) {
-        for list in ["containers", "initContainers"] {
-            for container in spec[list].as_array_mut().into_iter().flatten() {
-                container.as_object_mut().expect("container").entry("image").or_insert(BUSYBOX.into());
-            }
-        }
-        spec.as_object_mut().expect("spec").entry("terminationGracePeriodSeconds").or_insert(1.into());
-        let metadata = serde_json::json!({"name": name, "labels": {"app": name}});
-        let pod = serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
-        documents += &format!("---\n{pod}\n");
-    }
-    cluster.apply(&documents);
-}
-
-fn pod(cluster: &Cluster, name: &str) -> serde_json::Value {
-    serde_json::from_str(&cluster.kubectl(&["get", "pod", name, "-o", "json"])).expect("a pod")
-}
-
-/// Waits until what is found at a pointer of the pod is the value.
-fn until(cluster: &Cluster, name: &str, pointer: &str, wanted: impl Into<serde_json::Value>) {
-    let wanted = wanted.into();
-    cluster.wait_for(&format!("{pointer} of {name} to be {wanted}"), || {
-        let pod = pod(cluster, name);
-        if pod.pointer(pointer) == Some(&wanted) { Ok(()) } else { Err(pod["status"].to_string()) }
-    });
-}
-
-/// Waits for an event about the pod.
-fn told(cluster: &Cluster, name: &str, reason: &str, message: &str) {
-    cluster.wait_for(&format!("{reason} about {name}: {message}"), || {
-        let field = format!("involvedObject.name={name},reason={reason}");
-        let events =
-            cluster.kubectl(&["get", "events", "--field-selector", &field, "-o", "jsonpath={.items[*].message}"]);
-        if events.contains(message) { Ok(()) } else { Err(events) }
-    });
-}
-
 fn ends(cluster: &Cluster) {
-    until(cluster, "message", "/status/phase", "Failed");
-    let statuses = pod(cluster, "message")["status"]["containerStatuses"].clone();
+    cluster.until("message", "/status/phase", "Failed");
+    let statuses = cluster.pod("message")["status"]["containerStatuses"].clone();
     for (name, code, reason, message) in [
         ("main", 0, "Completed", Some("DONE")),
         ("path", 2, "Error", Some("there")),
@@ -241,30 +200,30 @@ fn ends(cluster: &Cluster) {
         assert_eq!((ended["exitCode"].as_i64(), ended["reason"].as_str()), (Some(code), Some(reason)), "{name}");
         assert_eq!(ended["message"].as_str(), message, "{name}");
     }
-    until(cluster, "complete", "/status/phase", "Succeeded");
+    cluster.until("complete", "/status/phase", "Succeeded");
     assert_eq!(cluster.kubectl(&["logs", "complete"]), "one\ntwo\n");
-    until(cluster, "init-fails", "/status/phase", "Failed");
-    let failed = pod(cluster, "init-fails");
+    cluster.until("init-fails", "/status/phase", "Failed");
+    let failed = cluster.pod("init-fails");
     assert_eq!(failed["status"]["initContainerStatuses"][0]["state"]["terminated"]["exitCode"], 5);
     assert_eq!(failed["status"]["containerStatuses"][0]["state"]["waiting"]["reason"], "PodInitializing");
-    until(cluster, "init-again", "/status/initContainerStatuses/0/state/waiting/reason", "CrashLoopBackOff");
-    assert_eq!(pod(cluster, "init-again")["status"]["phase"], "Pending");
-    until(cluster, "crash", "/status/containerStatuses/0/state/waiting/reason", "CrashLoopBackOff");
-    let crash = &pod(cluster, "crash")["status"];
+    cluster.until("init-again", "/status/initContainerStatuses/0/state/waiting/reason", "CrashLoopBackOff");
+    assert_eq!(cluster.pod("init-again")["status"]["phase"], "Pending");
+    cluster.until("crash", "/status/containerStatuses/0/state/waiting/reason", "CrashLoopBackOff");
+    let crash = &cluster.pod("crash")["status"];
     assert_eq!(crash["phase"], "Running");
     assert_eq!(crash["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 9);
-    told(cluster, "crash", "BackOff", "Back-off restarting failed container main in pod crash_default(");
-    until(cluster, "memory", "/status/containerStatuses/0/state/terminated/reason", "OOMKilled");
-    assert_eq!(pod(cluster, "memory")["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"], 137);
-    told(cluster, "no-program", "Failed", "Error: ");
-    until(cluster, "no-image", "/status/containerStatuses/0/state/waiting/reason", "ErrImageNeverPull");
-    until(cluster, "deadline", "/status/reason", "DeadlineExceeded");
-    until(cluster, "deadline", "/status/phase", "Failed");
-    until(cluster, "sidecar", "/status/phase", "Succeeded");
+    cluster.told("crash", "BackOff", "Back-off restarting failed container main in pod crash_default(");
+    cluster.until("memory", "/status/containerStatuses/0/state/terminated/reason", "OOMKilled");
+    assert_eq!(cluster.pod("memory")["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"], 137);
+    cluster.told("no-program", "Failed", "Error: ");
+    cluster.until("no-image", "/status/containerStatuses/0/state/waiting/reason", "ErrImageNeverPull");
+    cluster.until("deadline", "/status/reason", "DeadlineExceeded");
+    cluster.until("deadline", "/status/phase", "Failed");
+    cluster.until("sidecar", "/status/phase", "Succeeded");
     assert_eq!(cluster.kubectl(&["logs", "sidecar", "-c", "uses"]), "ok\n");
     assert_eq!(cluster.kubectl(&["logs", "sidecar", "-c", "main"]), "ok\n");
-    until(cluster, "on-failure", "/status/phase", "Succeeded");
-    assert_eq!(pod(cluster, "on-failure")["status"]["containerStatuses"][0]["restartCount"], 1);
+    cluster.until("on-failure", "/status/phase", "Succeeded");
+    assert_eq!(cluster.pod("on-failure")["status"]["containerStatuses"][0]["restartCount"], 1);
 }
 
 fn probes(cluster: &Cluster) {
@@ -273,23 +232,23 @@ fn probes(cluster: &Cluster) {
         ("live-http", "Liveness", "HTTP probe failed with statuscode: 404"),
         ("unstarted", "Startup", ""),
     ] {
-        told(cluster, name, "Unhealthy", &format!("{kind} probe failed: "));
-        told(cluster, name, "Unhealthy", words);
+        cluster.told(name, "Unhealthy", &format!("{kind} probe failed: "));
+        cluster.told(name, "Unhealthy", words);
         let killed = format!("Container main failed {} probe, will be restarted", kind.to_lowercase());
-        told(cluster, name, "Killing", &killed);
+        cluster.told(name, "Killing", &killed);
         cluster.wait_for("a restart", || {
-            let count = pod(cluster, name)["status"]["containerStatuses"][0]["restartCount"].as_u64();
+            let count = cluster.pod(name)["status"]["containerStatuses"][0]["restartCount"].as_u64();
             if count > Some(0) { Ok(()) } else { Err(format!("{name} {count:?}")) }
         });
     }
-    until(cluster, "live-well", "/status/containerStatuses/0/ready", true);
+    cluster.until("live-well", "/status/containerStatuses/0/ready", true);
     let endpoint = |field: &str| {
         let path = format!("jsonpath={{.items[*].endpoints[*].{field}}}");
         cluster.kubectl(&["get", "endpointslices", "-l", "kubernetes.io/service-name=ready", "-o", &path])
     };
     let ready = |wanted: &str| {
         cluster.wait_for(&format!("readiness to be {wanted}"), || {
-            let (pod, slice) = (pod(cluster, "ready"), endpoint("conditions.ready"));
+            let (pod, slice) = (cluster.pod("ready"), endpoint("conditions.ready"));
             let seen = pod["status"]["containerStatuses"][0]["ready"].to_string();
             if seen == wanted && slice == wanted { Ok(()) } else { Err(format!("{seen} {slice}")) }
         });
@@ -302,12 +261,12 @@ fn probes(cluster: &Cluster) {
     ready("true");
     cluster.kubectl(&["exec", "ready", "--", "rm", "/tmp/ready"]);
     ready("false");
-    let starting = &pod(cluster, "starting")["status"]["containerStatuses"][0];
+    let starting = &cluster.pod("starting")["status"]["containerStatuses"][0];
     assert_eq!((&starting["started"], &starting["ready"]), (&false.into(), &false.into()), "{starting}");
     cluster.kubectl(&["exec", "starting", "--", "touch", "/tmp/started"]);
-    until(cluster, "starting", "/status/containerStatuses/0/ready", true);
+    cluster.until("starting", "/status/containerStatuses/0/ready", true);
     for name in ["starting", "live-well", "ready"] {
-        assert_eq!(pod(cluster, name)["status"]["containerStatuses"][0]["restartCount"], 0, "{name}");
+        assert_eq!(cluster.pod(name)["status"]["containerStatuses"][0]["restartCount"], 0, "{name}");
     }
 }
 
@@ -320,11 +279,11 @@ fn jobs(cluster: &Cluster) {
 }
 
 fn hooks(cluster: &Cluster, directory: &Path) {
-    until(cluster, "hooks", "/status/containerStatuses/2/ready", true);
+    cluster.until("hooks", "/status/containerStatuses/2/ready", true);
     assert_eq!(std::fs::read_to_string(directory.join("started")).expect("postStart ran"), "hooks started\n");
     assert!(!directory.join("stopping").exists());
-    told(cluster, "failing-hook", "FailedPostStartHook", "PostStartHook failed");
-    told(cluster, "failing-hook", "Killing", "failed postStart hook");
+    cluster.told("failing-hook", "FailedPostStartHook", "PostStartHook failed");
+    cluster.told("failing-hook", "Killing", "failed postStart hook");
     let began = Instant::now();
     cluster.kubectl(&["delete", "pod", "hooks"]);
     let took = began.elapsed();

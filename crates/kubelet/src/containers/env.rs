@@ -11,6 +11,7 @@ use crate::fields::{self, Addresses};
 use crate::objects::Objects;
 use crate::pods::pod::Pod;
 use crate::resources::{self, Amounts};
+use crate::volumes::{self, Prepared, Source};
 
 /// Everything that values may come from.
 pub struct Sources<'a> {
@@ -18,6 +19,7 @@ pub struct Sources<'a> {
     pub addresses: &'a Addresses,
     pub allocatable: &'a Amounts,
     pub objects: &'a Objects,
+    pub volumes: &'a Prepared,
 }
 
 /// Ordered variables in which a later definition takes the place of an earlier one.
@@ -137,7 +139,72 @@ async fn one_key(
             },
         };
     }
+    if let Some(selector) = &from.file_key_ref {
+        return from_file(selector, sources.volumes);
+    }
     Err("unsupported source of an environment variable".to_owned())
+}
+
+/// The value of a key in a file of an emptyDir, which another container of the pod has written.
+fn from_file(selector: &v1::FileKeySelector, volumes: &Prepared) -> Result<Option<String>, String> {
+    const FILE_MAX: u64 = 64 * 1024;
+    let v1::FileKeySelector { volume_name, path, key, optional } = selector;
+    let optional = optional.unwrap_or(false);
+    let Some(Source::Path { path: root, .. }) = volumes.sources.get(volume_name) else {
+        return Err(format!("cannot find the volume {volume_name:?} referenced by FileKeyRef"));
+    };
+    let told = |error: &dyn std::fmt::Display| format!("failed to open environment variable file {path:?}: {error}");
+    let mut text = String::new();
+    match volumes::open_below(root, path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && optional => return Ok(None),
+        Err(error) => return Err(told(&error)),
+        Ok(file) => {
+            if file.metadata().map_err(|e| told(&e))?.len() > FILE_MAX {
+                return Err(told(&"the file is larger than 64 KiB"));
+            }
+            std::io::Read::read_to_string(&mut std::io::Read::take(file, FILE_MAX), &mut text).map_err(|e| told(&e))?;
+        }
+    }
+    match file_value(&text, key).map_err(|error| format!("invalid environment variable file {path:?}: {error}"))? {
+        None if !optional => Err(format!("environment variable key {key:?} not found in file {path:?}")),
+        value => Ok(value),
+    }
+}
+
+/// The value of a key in an environment file: `KEY=value` a line, with comments; a value in single quotes is taken as it
+/// stands and may go over several lines. The last of several counts.
+fn file_value(text: &str, key: &str) -> Result<Option<String>, String> {
+    let (mut found, mut rest) = (None, text);
+    while !rest.is_empty() {
+        let (line, after) = rest.split_once('\n').unwrap_or((rest, ""));
+        let bare = line.trim();
+        if bare.is_empty() || bare.starts_with('#') {
+            rest = after;
+            continue;
+        }
+        let (name, value) = line.split_once('=').ok_or_else(|| format!("{bare:?} is no assignment"))?;
+        let name = name.trim();
+        let value = match value.trim_start().strip_prefix('\'') {
+            Some(_) => {
+                let quoted = &rest[rest.find('\'').map_or(0, |at| at + 1)..];
+                let (value, tail) = quoted.split_once('\'').ok_or_else(|| format!("{name}'s quote is not closed"))?;
+                let (end, next) = tail.split_once('\n').unwrap_or((tail, ""));
+                if !end.trim().is_empty() && !end.trim_start().starts_with('#') {
+                    return Err(format!("{name} is followed by {:?}", end.trim()));
+                }
+                rest = next;
+                value.to_owned()
+            }
+            None => {
+                rest = after;
+                value.split('#').next().unwrap_or_default().trim().to_owned()
+            }
+        };
+        if name == key {
+            found = Some(value);
+        }
+    }
+    Ok(found)
 }
 
 /// The variables of Docker's links that every service with an address gets.
@@ -179,6 +246,23 @@ fn screaming(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_environment_file_gives_the_value_of_a_key() {
+        let text = "# settings\nA=1\n\nB='two # words'\nC='three\nlines\n' # end\nD=four # told\nA=5\n";
+        for (key, expected) in [
+            ("A", Some("5")),
+            ("B", Some("two # words")),
+            ("C", Some("three\nlines\n")),
+            ("D", Some("four")),
+            ("E", None),
+        ] {
+            assert_eq!(file_value(text, key).unwrap().as_deref(), expected, "{key}");
+        }
+        for broken in ["A", "A='1", "A='1' 2"] {
+            assert!(file_value(broken, "A").is_err(), "{broken}");
+        }
+    }
 
     #[test]
     fn a_service_gives_the_variables_of_links() {

@@ -43,7 +43,8 @@ impl Makings<'_> {
     pub async fn config(&self) -> Result<ContainerConfig, String> {
         let (context, pod, spec) = (self.context, self.pod, &self.member.spec);
         let allocatable = &context.volumes.allocatable;
-        let sources = env::Sources { pod, addresses: self.addresses, allocatable, objects: &context.objects };
+        let volumes = self.volumes;
+        let sources = env::Sources { pod, addresses: self.addresses, allocatable, objects: &context.objects, volumes };
         let envs = env::resolve(spec, &sources).await?;
         let lookup = |name: &str| envs.get(name);
         let expanded = |list: &Option<Vec<String>>| {

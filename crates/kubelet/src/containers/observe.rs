@@ -84,6 +84,9 @@ fn container(status: &ContainerStatus) -> Container {
         message: if state == State::Exited { last_words(status) } else { status.message.clone() },
         hash: annotation(labels::HASH).to_owned(),
         log_path: status.log_path.clone(),
+        resources: status.resources.clone(),
+        user: status.user.clone(),
+        stop_signal: status.stop_signal.clone(),
     }
 }
 

@@ -16,7 +16,6 @@ use jiff::Timestamp;
 use runtime::cri::{PodSandboxFilter, PodSandboxState, PodSandboxStatsFilter};
 use tokio::sync::Notify;
 
-pub use rank::is_critical;
 pub use signal::Signal;
 pub use thresholds::{Thresholds, reserved};
 
@@ -174,7 +173,7 @@ impl Manager {
 
     /// Tells a pod to go, unless the node cannot do without it.
     fn evict(&mut self, pod: &Pod, message: String, grace: i64, need: bool) -> bool {
-        if is_critical(pod) {
+        if pod.is_critical() {
             tracing::warn!(pod = pod.display(), "a critical pod is not evicted");
             return false;
         }

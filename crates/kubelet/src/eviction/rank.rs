@@ -13,22 +13,11 @@ use crate::pods::pod::{Pod, Role};
 use crate::resources;
 use crate::stats::PodUsage;
 
-/// From this priority on a pod is critical.
-const SYSTEM_CRITICAL: i32 = 2_000_000_000;
-
 /// A pod that runs, and what it uses if that is known.
 #[derive(Clone)]
 pub struct Candidate {
     pub pod: Arc<Pod>,
     pub usage: Option<PodUsage>,
-}
-
-/// Whether the node cannot do without it.
-pub fn is_critical(pod: &Pod) -> bool {
-    let annotations = pod.object.metadata.annotations.as_ref();
-    let source = annotations.and_then(|a| a.get("kubernetes.io/config.source"));
-    let mirror = annotations.is_some_and(|a| a.contains_key("kubernetes.io/config.mirror"));
-    mirror || source.is_some_and(|s| s != "api") || pod.spec().priority.is_some_and(|p| p >= SYSTEM_CRITICAL)
 }
 
 /// Orders pods for eviction, the first to go first.

@@ -25,7 +25,7 @@ impl Changes {
     pub fn of(dir: &Path) -> io::Result<Changes> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         let (written, named) = (AddWatchFlags::IN_MODIFY, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO);
-        inotify.add_watch(dir, written | named | AddWatchFlags::IN_DELETE)?;
+        inotify.add_watch(dir, written | named | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM)?;
         // SAFETY: the value owns its descriptor, gives the same one for as long as it lives, and closes it only when it is
         // dropped, after the registration.
         Ok(Changes(unsafe { AsyncFd::register(Watch(inotify)) }.map_err(io::Error::from)?))

@@ -9,6 +9,18 @@ use super::observed::Observed;
 use super::pod::{Pod, Role};
 use super::status::whole_seconds;
 
+/// The conditions that the kubelet alone sets, and takes away where it does not compute them.
+pub const OWN: [&str; 8] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    "PodResizePending",
+    "PodResizeInProgress",
+    "AllContainersRestarting",
+];
+
 /// Those of `last` that others set, followed by the kubelet's own.
 pub fn compute(
     pod: &Pod,
@@ -25,17 +37,20 @@ pub fn compute(
         Verdict { status: true, .. } => gates(pod, last),
         unready => unready.clone(),
     };
-    let own = [
+    let mut own = vec![
         ("PodReadyToStartContainers", Verdict { status: sandboxed, ..Verdict::default() }),
-        ("Initialized", initialized(pod, status, phase)),
+        ("Initialized", initialized(pod, seen, status, phase)),
         ("Ready", ready),
         ("ContainersReady", containers),
         ("PodScheduled", Verdict { status: true, ..Verdict::default() }),
     ];
+    own.extend(resizes(memory));
+    if seen.since.is_some() {
+        let status = seen.containers.iter().any(|c| c.ended_with().is_none() && seen.is_stale(c));
+        own.push(("AllContainersRestarting", Verdict { status, ..Verdict::default() }));
+    }
     let before: Vec<_> = last.conditions.iter().flatten().collect();
-    let names: Vec<_> = own.iter().map(|(name, _)| *name).collect();
-    let foreign = before.iter().filter(|c| !names.contains(&c.type_.as_str())).map(|c| (*c).clone());
-    let mut all: Vec<_> = foreign.collect();
+    let mut all: Vec<_> = before.iter().filter(|c| !OWN.contains(&c.type_.as_str())).map(|c| (*c).clone()).collect();
     let told = |c: &v1::PodCondition| c.type_ == "DisruptionTarget" && c.status == "True";
     if let Some(why) = memory.disruption.as_ref().filter(|_| !all.iter().any(told)) {
         all.retain(|c| c.type_ != "DisruptionTarget");
@@ -59,7 +74,10 @@ pub fn compute(
             reason: verdict.reason.map(str::to_owned),
             message: verdict.message,
             last_transition_time: Some(unchanged.unwrap_or_else(|| Time(whole_seconds(now)))),
-            observed_generation: pod.object.metadata.generation,
+            observed_generation: match name {
+                "PodResizePending" | "PodResizeInProgress" => memory.resize.generation,
+                _ => pod.object.metadata.generation,
+            },
             ..Default::default()
         }
     }));
@@ -79,11 +97,29 @@ impl Verdict {
     }
 }
 
-fn initialized(pod: &Pod, status: &v1::PodStatus, phase: &str) -> Verdict {
+/// What is not yet given of what the pod asks for, and what is on its way.
+fn resizes(memory: &Memory) -> impl Iterator<Item = (&'static str, Verdict)> {
+    let resize = &memory.resize;
+    let pending = resize.pending.as_ref().map(|why| {
+        let reason = if why.reason == "Infeasible" { "Infeasible" } else { "Deferred" };
+        ("PodResizePending", Verdict { status: true, reason: Some(reason), message: Some(why.message.clone()) })
+    });
+    let under_way = resize.in_progress.then(|| {
+        let error = resize.error.as_ref().map(|(message, _)| message.clone());
+        let reason = error.as_ref().map(|_| "Error");
+        ("PodResizeInProgress", Verdict { status: true, reason, message: error })
+    });
+    pending.into_iter().chain(under_way)
+}
+
+fn initialized(pod: &Pod, seen: &Observed, status: &v1::PodStatus, phase: &str) -> Verdict {
     if phase == "Succeeded" {
         return Verdict { status: true, reason: Some("PodCompleted"), message: None };
     }
-    let main_ran = status.container_statuses.iter().flatten().any(|s| s.container_id.is_some());
+    let main_ran = match seen.since {
+        Some(_) => pod.with_role(Role::Main).any(|m| seen.latest(&m.spec.name).is_some()),
+        None => status.container_statuses.iter().flatten().any(|s| s.container_id.is_some()),
+    };
     let incomplete = |s: &&v1::ContainerStatus| match pod.member(&s.name).map(|m| m.role) {
         Some(Role::Sidecar) => !s.started.unwrap_or(false),
         _ => !s.ready,

@@ -6,9 +6,13 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::backoff::go_seconds;
-use super::memory::{ImageStep, Memory, Reason, Step};
+use super::memory::{ImageStep, Memory, Reason, Resize, Step};
 use super::observed::{Container, Observed, State};
-use super::pod::{Member, Pod, Role};
+use super::pod::{After, Member, Pod, Role};
+use super::resize;
+
+/// Seconds that a container gets at least, whatever others took of the pod's period.
+const GRACE_MIN: i64 = 2;
 
 /// Something to do. All of one decision may run at the same time.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,6 +51,14 @@ pub enum Action {
     TearDown,
     /// The last step of a deleted pod: remove what is left and the API object.
     Finish,
+    /// Run the preStop hook of a sidecar, which is stopped only when its turn comes.
+    PreStop {
+        id: String,
+        container: String,
+        grace: i64,
+    },
+    /// Bring what is allocated to the running containers.
+    Resize,
     /// Fail the pod for this reason.
     Fail {
         reason: &'static str,
@@ -100,11 +112,11 @@ pub fn stops(pod: &Pod, seen: &Observed, memory: &Memory) -> bool {
 /// Whether every container has ended and none restarts, or an init container failed for good.
 pub fn finished(pod: &Pod, seen: &Observed) -> bool {
     let ended_for_good = |m: &Member| {
-        let code = seen.newest(&m.spec.name).and_then(Container::ended_with);
+        let code = seen.latest(&m.spec.name).and_then(Container::ended_with);
         code.is_some() && !pod.restarts(m, code)
     };
     let init_failed = pod.with_role(Role::Init).any(|m| {
-        ended_for_good(m) && seen.newest(&m.spec.name).and_then(Container::ended_with).is_some_and(|code| code != 0)
+        ended_for_good(m) && seen.latest(&m.spec.name).and_then(Container::ended_with).is_some_and(|code| code != 0)
     });
     let mut main = pod.with_role(Role::Main).peekable();
     (init_failed && !initialized_before(pod, seen)) || (main.peek().is_some() && main.all(ended_for_good))
@@ -141,18 +153,24 @@ fn stop(pod: &Pod, seen: &Observed, memory: &Memory, now: Timestamp, decision: &
     first.extend(seen.containers.iter().filter(|c| alive(c) && !known.contains(&c.name.as_str())));
     // Sidecars serve the others to the end, and stop in the reverse of the order in which they started.
     let sidecars = live(Role::Sidecar);
+    if !first.is_empty() {
+        pre_stop(pod, &sidecars, memory, grace, decision);
+    }
     let batch = if first.is_empty() { sidecars.last().copied().into_iter().collect() } else { first };
     let quiet = batch.is_empty();
     for container in batch {
+        if memory.hooking.contains(&container.id) && grace > GRACE_MIN {
+            continue;
+        }
         // One that is being stopped is hurried where less time is left than it was given.
         let end = now + SignedDuration::from_secs(grace + 2);
         if memory.stopping.get(&container.id).is_some_and(|given| *given <= end) {
             continue;
         }
         decision.actions.push(match container.state {
-            State::Created if !memory.of(&container.name).starting => {
-                Action::RemoveContainer { id: container.id.clone() }
-            }
+            // What is being started is stopped when it runs; half-way it would look like a container that cannot start.
+            State::Created if memory.of(&container.name).starting => continue,
+            State::Created => Action::RemoveContainer { id: container.id.clone() },
             _ => Action::Stop { id: container.id.clone(), container: container.name.clone(), why: None, grace },
         });
     }
@@ -177,6 +195,17 @@ fn stop(pod: &Pod, seen: &Observed, memory: &Memory, now: Timestamp, decision: &
     }
 }
 
+/// The hooks of sidecars run when the pod begins to stop, beside all else; only their signals wait for their turn.
+fn pre_stop(pod: &Pod, sidecars: &[&Container], memory: &Memory, grace: i64, decision: &mut Decision) {
+    let hook = |c: &Container| pod.member(&c.name)?.spec.lifecycle.as_ref()?.pre_stop.clone();
+    let due = |c: &&&Container| c.running() && grace > 0 && !memory.hooked.contains(&c.id) && hook(c).is_some();
+    decision.actions.extend(sidecars.iter().filter(due).map(|c| Action::PreStop {
+        id: c.id.clone(),
+        container: c.name.clone(),
+        grace,
+    }));
+}
+
 fn alive(container: &Container) -> bool {
     container.state != State::Exited
 }
@@ -184,23 +213,43 @@ fn alive(container: &Container) -> bool {
 /// What is left of the pod's grace period since it began to stop.
 fn remaining_grace(pod: &Pod, memory: &Memory, now: Timestamp) -> i64 {
     let spent = memory.stop_began.map_or(0, |began| now.duration_since(began).as_secs());
-    let grace = memory.grace_max.map_or(pod.grace(), |most| most.min(pod.grace()));
-    if pod.deletion().is_some() && grace == 0 { 0 } else { (grace - spent).max(1) }
+    let whole = memory.grace_max.map_or(pod.grace(), |most| most.min(pod.grace()));
+    if whole == 0 { 0 } else { (whole - spent).max(GRACE_MIN.min(whole)) }
 }
 
 fn run(pod: &Pod, seen: &Observed, memory: &Memory, now: Timestamp, decision: &mut Decision) {
     if let Some(sandbox) = seen.sandbox().filter(|s| !s.ready) {
         return replace_sandbox(sandbox.attempt + 1, pod, seen, memory, now, decision);
     }
+    if end_stale(seen, memory, decision) {
+        return;
+    }
     replace_unfit(pod, seen, memory, decision);
     for member in next(pod, seen, memory) {
         advance(pod, member, seen, memory, now, decision);
+    }
+    match &memory.resize {
+        resize if !resize.in_progress || resize.busy => {}
+        Resize { error: Some((_, again)), .. } if *again > now => decision.wake_at(*again),
+        _ => decision.actions.push(Action::Resize),
     }
     if seen.sandbox().is_none() {
         prepare(memory, 0, now, decision);
     } else {
         prepare_volumes(memory, now, decision);
     }
+}
+
+/// Where all containers begin again, ends what runs since before, at once and without hooks; true while anything does.
+fn end_stale(seen: &Observed, memory: &Memory, decision: &mut Decision) -> bool {
+    let mut stale = seen.containers.iter().filter(|c| alive(c) && seen.is_stale(c)).peekable();
+    let any = stale.peek().is_some();
+    for container in stale.filter(|c| !memory.stopping.contains_key(&c.id)) {
+        let why = Some(format!("Container {} is restarted with all containers of its pod", container.name));
+        let (id, container) = (container.id.clone(), container.name.clone());
+        decision.actions.push(Action::Stop { id, container, why, grace: 0 });
+    }
+    any
 }
 
 /// The sandbox died (the node restarted, or somebody stopped it): its containers go, and it is made anew.
@@ -248,8 +297,14 @@ fn replace_unfit(pod: &Pod, seen: &Observed, memory: &Memory, decision: &mut Dec
         let failed = memory.findings(name, &container.id).and_then(|f| f.failed.clone());
         let changed = container.hash != crate::containers::hash(&member.spec);
         let (why, grace) = match failed {
-            Some((why, grace)) => (format!("Container {name} failed {why}, will be restarted"), grace),
+            Some((why, grace)) if pod.restarts_failed(member) => {
+                (format!("Container {name} failed {why}, will be restarted"), grace)
+            }
+            Some((why, grace)) => (format!("Container {name} failed {why}"), grace),
             None if changed => (format!("Container {name} definition changed, will be restarted"), None),
+            None if memory.resize.in_progress && resize::restarts(member, container, memory) => {
+                (format!("Container {name} resize requires restart, will be restarted"), None)
+            }
             None => continue,
         };
         let grace = grace.unwrap_or(pod.grace());
@@ -265,7 +320,9 @@ fn replace_unfit(pod: &Pod, seen: &Observed, memory: &Memory, decision: &mut Dec
 /// The containers that are to be started next, those in back-off included.
 fn next<'a>(pod: &'a Pod, seen: &Observed, memory: &Memory) -> Vec<&'a Member> {
     let past_init = initialized_before(pod, seen);
-    let mut due = Vec::new();
+    // Ephemeral containers run once and wait for nothing.
+    let debugs = |m: &&Member| m.role == Role::Ephemeral && seen.newest(&m.spec.name).is_none();
+    let mut due: Vec<_> = pod.members.iter().filter(debugs).collect();
     for member in pod.members.iter().filter(|m| matches!(m.role, Role::Init | Role::Sidecar)) {
         let container = seen.current(&member.spec.name);
         match (member.role, container) {
@@ -286,11 +343,11 @@ fn next<'a>(pod: &'a Pod, seen: &Observed, memory: &Memory) -> Vec<&'a Member> {
         }
     }
     let wanted = |m: &&Member| match seen.current(&m.spec.name) {
-        None => m.role == Role::Main || seen.newest(&m.spec.name).is_none(),
+        None => true,
         Some(c) if c.running() => false,
         Some(c) => pod.restarts(m, c.ended_with()),
     };
-    due.extend(pod.members.iter().filter(|m| matches!(m.role, Role::Main | Role::Ephemeral)).filter(wanted));
+    due.extend(pod.with_role(Role::Main).filter(wanted));
     due
 }
 
@@ -314,7 +371,7 @@ fn advance(pod: &Pod, member: &Member, seen: &Observed, memory: &Memory, now: Ti
             decision.actions.push(Action::Stop { id: c.id.clone(), container: name.clone(), why, grace: pod.grace() });
             return;
         }
-        Some(c) if seen.current(name).is_some() => {
+        Some(c) if crashed(pod, member, seen) => {
             let ended = c.finished_at.unwrap_or(c.created_at);
             if let Some(until) = starts.crash.until(ended).filter(|until| *until > now) {
                 let message = format!(
@@ -361,6 +418,16 @@ fn advance(pod: &Pod, member: &Member, seen: &Observed, memory: &Memory, now: Ti
                 decision.actions.push(Action::Start { container: name.clone(), attempt, sandbox });
             }
         }
+    }
+}
+
+/// Whether the container's next run follows an end of its own, so that the back-off holds: not one of all containers' new
+/// beginning, unless it was the cause.
+pub fn crashed(pod: &Pod, member: &Member, seen: &Observed) -> bool {
+    let cause = |c: &Container| seen.is_stale(c) && pod.after(member, c.ended_with()) == After::RestartAll;
+    match seen.current(&member.spec.name) {
+        Some(c) => c.state == State::Exited,
+        None => seen.newest(&member.spec.name).is_some_and(cause),
     }
 }
 

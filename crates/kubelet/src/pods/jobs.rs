@@ -5,20 +5,24 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1;
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use runtime::cri::{ContainerState, CriError};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use runtime::cri::{ContainerState, CriError, LinuxContainerResources};
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use super::memory::{Present, Reason};
 use super::pod::{Member, Pod, Role};
+use super::{resize, statics};
 use crate::containers::Makings;
 use crate::context::Context;
 use crate::fields::Addresses;
 use crate::volumes::Prepared;
-use crate::{hooks, sandbox};
+use crate::{hooks, resources, sandbox};
 
 /// A container gets at least this long after its hook took the grace period.
 const AFTER_HOOK: Duration = Duration::from_secs(2);
+/// Before a static pod that could not be shown in the API is shown again.
+const MIRROR_AGAIN: Duration = Duration::from_secs(5);
 /// Before something that failed and must succeed is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -27,7 +31,7 @@ pub async fn create_sandbox(context: Arc<Context>, pod: Arc<Pod>, attempt: u32) 
         let config = sandbox::config(&context, &pod, attempt)?;
         let logs = context.log_dir(&pod);
         std::fs::create_dir_all(&logs).map_err(|e| format!("create log directory {}: {e}", logs.display()))?;
-        let handler = pod.spec().runtime_class_name.clone().unwrap_or_default();
+        let handler = sandbox::handler(&context, &pod).await?;
         context.runtime.run_pod_sandbox(config, &handler).await.map_err(|e| rpc(&e))
     };
     match made.await {
@@ -54,6 +58,8 @@ pub struct Start {
     pub image: Present,
     /// The running container that an ephemeral one targets.
     pub target: Option<String>,
+    /// The container is to stop before its hook has passed.
+    pub cancelled: CancellationToken,
 }
 
 /// Why a start failed, and whether the runtime keeps the container as one that ended, so that the crash-loop rules hold.
@@ -95,7 +101,8 @@ pub async fn start(context: Arc<Context>, pod: Arc<Pod>, start: Start) -> Result
         return Err(failed);
     }
     context.tell(&pod, name, "Started", format!("Container started: {}", member.spec.name));
-    post_start(&context, &pod, member, &id, &start.addresses).await
+    let hook = post_start(&context, &pod, member, &id, &start.addresses);
+    start.cancelled.run_until_cancelled(hook).await.unwrap_or(Ok(()))
 }
 
 async fn post_start(
@@ -117,26 +124,35 @@ async fn post_start(
     Err(Failed { why: Reason::new("PostStartHookError", message), ended: true })
 }
 
-/// Stops a container within its grace, of which its preStop hook takes its part.
-pub async fn stop(context: Arc<Context>, pod: Arc<Pod>, id: String, name: String, why: Option<String>, grace: i64) {
+/// Runs a container's preStop hook within the grace that there is. False where there is none to run.
+pub async fn pre_stop(context: &Context, pod: &Pod, id: &str, name: &str, grace: i64) -> bool {
+    let member = pod.member(name).filter(|m| m.role != Role::Ephemeral);
+    let hook = member.and_then(|m| m.spec.lifecycle.as_ref()?.pre_stop.as_ref().map(|handler| (m, handler)));
+    let Some((member, handler)) = hook.filter(|_| grace > 0) else { return false };
+    let ip = pod.status().and_then(|s| s.pod_ip.clone()).unwrap_or_default();
+    let run = hooks::run(context, handler, &member.spec, id, &ip);
+    if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(grace as u64), run).await {
+        context.warn(pod, Some(name), "FailedPreStopHook", format!("PreStopHook failed: {error}"));
+    }
+    true
+}
+
+/// Stops a container within its grace, of which its preStop hook takes its part unless it has run before.
+pub async fn stop(
+    context: Arc<Context>,
+    pod: Arc<Pod>,
+    id: String,
+    name: String,
+    why: Option<String>,
+    grace: i64,
+    hooked: bool,
+) {
     let message = why.unwrap_or_else(|| format!("Stopping container {name}"));
     context.tell(&pod, Some(&name), "Killing", message);
-    let grace = Duration::from_secs(grace.max(0) as u64);
     let began = Instant::now();
-    let mut left = grace;
-    let hook = pod
-        .member(&name)
-        .filter(|m| m.role != Role::Ephemeral)
-        .and_then(|m| m.spec.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref()).map(|handler| (m, handler)));
-    if let Some((member, handler)) = hook
-        && !grace.is_zero()
-    {
-        let ip = pod.status().and_then(|s| s.pod_ip.clone()).unwrap_or_default();
-        let run = hooks::run(&context, handler, &member.spec, &id, &ip);
-        if let Ok(Err(error)) = tokio::time::timeout(grace, run).await {
-            context.warn(&pod, Some(&name), "FailedPreStopHook", format!("PreStopHook failed: {error}"));
-        }
-        left = grace.saturating_sub(began.elapsed()).max(AFTER_HOOK);
+    let mut left = Duration::from_secs(grace.max(0) as u64);
+    if !hooked && pre_stop(&context, &pod, &id, &name, grace).await {
+        left = left.saturating_sub(began.elapsed()).max(AFTER_HOOK);
     }
     if let Err(error) = context.runtime.stop_container(&id, left).await
         && !error.is_not_found()
@@ -167,25 +183,77 @@ pub async fn tear_down(context: Arc<Context>, pod: Arc<Pod>) -> bool {
     done.is_ok()
 }
 
-/// Deletes what is left of a pod: its object, unless that is gone, its sandboxes and its logs.
-pub async fn finish(context: Arc<Context>, pod: Arc<Pod>, sandboxes: Vec<String>, vanished: bool) -> bool {
-    let delete = async {
-        if vanished {
-            return true;
-        }
-        let api: Api<v1::Pod> = Api::namespaced(context.client.clone(), &pod.namespace);
-        let preconditions = Preconditions { uid: Some(pod.uid.clone()), resource_version: None };
-        let params =
-            DeleteParams { grace_period_seconds: Some(0), preconditions: Some(preconditions), ..Default::default() };
-        match api.delete(&pod.name, &params).await {
-            Ok(_) => true,
-            // Gone, or another pod of the same name is there.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => true,
-            Err(error) => {
-                tracing::warn!(pod = pod.display(), %error, "deleting the pod's object failed");
-                tokio::time::sleep(AGAIN).await;
-                false
+/// Brings settings to running containers: first what takes from them, then the pod's own cgroup, then what gives.
+pub async fn resize(
+    context: Arc<Context>,
+    pod: Arc<Pod>,
+    sandbox: String,
+    changes: Vec<(String, LinuxContainerResources, LinuxContainerResources)>,
+) -> Result<(), String> {
+    let runtime = &context.runtime;
+    let told = |error: CriError| error.message;
+    for (id, now, wanted) in &changes {
+        let limit = wanted.memory_limit_in_bytes;
+        if limit > 0 && (now.memory_limit_in_bytes <= 0 || limit < now.memory_limit_in_bytes) {
+            let used = runtime.container_stats(id).await.map_err(told)?.memory.usage_bytes.unwrap_or(0);
+            if used > limit as u64 {
+                return Err(format!("attempting to set container memory limit ({limit}) below current usage ({used})"));
             }
+        }
+        runtime.update_container_resources(id, resize::lowered(now, wanted)).await.map_err(told)?;
+    }
+    let whole = resources::pod_resources(&pod);
+    runtime.update_pod_sandbox_resources(&sandbox, None, Some(whole)).await.map_err(told)?;
+    for (id, _, wanted) in &changes {
+        runtime.update_container_resources(id, resize::update(wanted)).await.map_err(told)?;
+    }
+    Ok(())
+}
+
+/// Deletes an object of the API at once, if it is still the one with that uid.
+pub async fn delete(context: &Context, pod: &Pod, uid: &str) -> bool {
+    let api: Api<v1::Pod> = Api::namespaced(context.client.clone(), &pod.namespace);
+    let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+    let params =
+        DeleteParams { grace_period_seconds: Some(0), preconditions: Some(preconditions), ..Default::default() };
+    match api.delete(&pod.name, &params).await {
+        Ok(_) => true,
+        // Gone, or another pod of the same name is there.
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => true,
+        Err(error) => {
+            tracing::warn!(pod = pod.display(), %error, "deleting the pod's object failed");
+            tokio::time::sleep(AGAIN).await;
+            false
+        }
+    }
+}
+
+/// Makes the object by which the API shows a static pod.
+pub async fn create_mirror(context: Arc<Context>, pod: Arc<Pod>) -> bool {
+    let api: Api<v1::Pod> = Api::namespaced(context.client.clone(), &pod.namespace);
+    let nodes: Api<v1::Node> = Api::all(context.client.clone());
+    let made = async {
+        let node = nodes.get(&context.node_name).await?;
+        api.create(&PostParams::default(), &statics::mirror(&node, &pod)).await
+    };
+    match made.await {
+        Ok(_) => true,
+        // It is there already and on its way here.
+        Err(kube::Error::Api(status)) if status.code == 409 => true,
+        Err(error) => {
+            tracing::warn!(pod = pod.display(), %error, "a static pod cannot be shown in the API");
+            tokio::time::sleep(MIRROR_AGAIN).await;
+            false
+        }
+    }
+}
+
+/// Deletes what is left of a pod: its object with that uid, if there is one, its sandboxes and its logs.
+pub async fn finish(context: Arc<Context>, pod: Arc<Pod>, sandboxes: Vec<String>, object: Option<String>) -> bool {
+    let delete = async {
+        match &object {
+            Some(uid) => delete(&context, &pod, uid).await,
+            None => true,
         }
     };
     let remove = async {

@@ -11,6 +11,7 @@ use runtime::cri::{ContainerEventResponse, PodSandboxFilter};
 use tokio::sync::mpsc;
 
 use super::pod::Pod;
+use super::statics;
 use super::worker::{Input, Worker};
 use crate::context::Context;
 use crate::eviction::Eviction;
@@ -29,6 +30,8 @@ struct Entry {
 pub struct Pods {
     context: Arc<Context>,
     entries: Arc<Mutex<HashMap<String, Entry>>>,
+    /// Static pods that begin when the one of their name has ended.
+    next: Arc<Mutex<HashMap<(String, String), Arc<Pod>>>>,
     ended: mpsc::UnboundedSender<String>,
 }
 
@@ -54,13 +57,21 @@ impl Pods {
     /// objects that pods show.
     pub async fn run(context: Arc<Context>, cache: Cache<v1::Pod>, publish: impl FnOnce(Pods)) {
         let (ended, mut endings) = mpsc::unbounded_channel();
-        let pods = Pods { context: context.clone(), entries: Arc::default(), ended };
+        let pods = Pods { context: context.clone(), entries: Arc::default(), next: Arc::default(), ended };
         publish(pods.clone());
         // Events are heard before anything is read, so that none falls in between.
         let events = pods.clone();
         context.spawn(async move { events.hear_runtime().await });
         let objects = pods.clone();
         context.spawn(async move { objects.hear_objects().await });
+        let (files, mut folders) = mpsc::unbounded_channel();
+        if let Some(folder) = context.manifests.clone() {
+            context.spawn(statics::watch(folder, context.node_name.clone(), files.clone()));
+            // The files come first, so that the API's mirrors of them are known for what they are.
+            if let Some(found) = folders.recv().await {
+                pods.set_static(found);
+            }
+        }
         cache.synced().await;
         let mut changes = cache.subscribe();
         while let Some(change) = changes.try_next() {
@@ -69,18 +80,88 @@ impl Pods {
             }
         }
         pods.adopt_orphans().await;
+        let mut preempted = context.preempted();
         loop {
             tokio::select! {
                 change = changes.next() => match (&change.new, &change.old) {
                     (Some(item), _) => pods.desire(item),
-                    (None, Some(item)) => pods.send(&item.uid, Input::Vanished),
+                    (None, Some(item)) => pods.vanish(item),
                     (None, None) => {}
                 },
+                Some(found) = folders.recv() => pods.set_static(found),
+                Some((uid, eviction)) = preempted.recv() => pods.preempt(&uid, eviction),
                 uid = endings.recv() => if let Some(uid) = uid {
-                    pods.entries.lock().remove(&uid);
+                    pods.end(&uid);
                 },
             }
         }
+    }
+
+    /// Ends a pod for a critical one's sake.
+    fn preempt(&self, uid: &str, eviction: Eviction) {
+        if let Some(pod) = self.entries.lock().get(uid).map(|entry| entry.pod.clone()) {
+            self.context.warn(&pod, None, &eviction.failure.reason, eviction.failure.message.clone());
+        }
+        self.evict(uid, eviction);
+    }
+
+    /// A worker has done its work.
+    fn end(&self, uid: &str) {
+        let ended = self.entries.lock().remove(uid);
+        let next = ended.and_then(|e| self.next.lock().remove(&(e.pod.namespace.clone(), e.pod.name.clone())));
+        if let Some(pod) = next {
+            self.put(pod, false);
+        }
+    }
+
+    /// Brings the static pods to those that are asked for now.
+    fn set_static(&self, wanted: Vec<Pod>) {
+        let kept: BTreeSet<_> = wanted.iter().map(|pod| pod.uid.clone()).collect();
+        let running: Vec<_> = self.all().into_iter().filter(|pod| pod.is_static()).collect();
+        self.next.lock().clear();
+        for pod in running.iter().filter(|pod| !kept.contains(&pod.uid)) {
+            self.send(&pod.uid, Input::Vanished);
+        }
+        for pod in wanted.into_iter().map(Arc::new) {
+            let same_name = |other: &&Arc<Pod>| other.namespace == pod.namespace && other.name == pod.name;
+            match running.iter().find(same_name) {
+                Some(same) if same.uid == pod.uid => {}
+                Some(_) => {
+                    self.next.lock().insert((pod.namespace.clone(), pod.name.clone()), pod);
+                }
+                None => self.put(pod, false),
+            }
+        }
+    }
+
+    fn vanish(&self, item: &Item) {
+        match self.mirrored(item.namespace(), item.name()) {
+            Some(sender) => drop(sender.send(Input::Mirror(None))),
+            None => self.send(&item.uid, Input::Vanished),
+        }
+    }
+
+    /// The worker of the static pod with that name.
+    fn mirrored(&self, namespace: &str, name: &str) -> Option<mpsc::UnboundedSender<Input>> {
+        let entries = self.entries.lock();
+        let mut all = entries.values();
+        let named = all.find(|e| e.pod.namespace == namespace && e.pod.name == name && e.pod.is_static());
+        named.map(|e| e.sender.clone())
+    }
+
+    /// Hands what the API shows of a static pod to its worker; what it shows of none is taken away.
+    fn mirror(&self, object: v1::Pod) {
+        let (namespace, name) = (object.metadata.namespace.clone(), object.metadata.name.clone());
+        let (namespace, name) = (namespace.unwrap_or_default(), name.unwrap_or_default());
+        if let Some(sender) = self.mirrored(&namespace, &name) {
+            let _ = sender.send(Input::Mirror(Some(Box::new(object))));
+            return;
+        }
+        let uid = object.metadata.uid.clone().unwrap_or_default();
+        let context = self.context.clone();
+        self.context.spawn(async move {
+            super::jobs::delete(&context, &Pod::new(object), &uid).await;
+        });
     }
 
     fn desire(&self, item: &Item) {
@@ -93,6 +174,9 @@ impl Pods {
                 return tracing::warn!(namespace = item.namespace(), name = item.name(), %error, "a pod cannot be read");
             }
         };
+        if object.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(labels::MIRROR)) {
+            return self.mirror(object);
+        }
         self.put(Arc::new(Pod::new(object)), false);
     }
 

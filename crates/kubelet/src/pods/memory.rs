@@ -1,9 +1,11 @@
 //! What a pod's worker remembers between decisions. None of it outlives the process: what must, the runtime or the API
 //! keeps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1;
+use runtime::cri::LinuxContainerResources;
 
 use super::backoff::Backoff;
 
@@ -106,6 +108,26 @@ pub struct Failure {
     pub message: String,
 }
 
+impl Failure {
+    pub fn new(reason: impl Into<String>, message: impl Into<String>) -> Failure {
+        Failure { reason: reason.into(), message: message.into() }
+    }
+}
+
+/// How far a changed request for CPU and memory has come.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Resize {
+    /// Why the node cannot give what is asked for: `Deferred` or `Infeasible`.
+    pub pending: Option<Reason>,
+    /// The generation that `pending` or the work under way is about.
+    pub generation: Option<i64>,
+    /// What was allocated is being brought to the containers.
+    pub in_progress: bool,
+    pub busy: bool,
+    /// Why that failed last, and when it is tried again.
+    pub error: Option<(String, Timestamp)>,
+}
+
 /// The memory of one pod.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Memory {
@@ -120,6 +142,15 @@ pub struct Memory {
     pub containers: BTreeMap<String, Starts>,
     /// Containers that are being stopped, by id, and when they are killed at the latest.
     pub stopping: BTreeMap<String, Timestamp>,
+    /// Containers that were stopped in order to be started again, by id.
+    pub replaced: BTreeSet<String>,
+    /// Containers whose preStop hook has been run or is running, by id; those in which it still runs.
+    pub hooked: BTreeSet<String>,
+    pub hooking: BTreeSet<String>,
+    pub resize: Resize,
+    /// What the node has allocated to the containers by name, where that can change, and what it means to the runtime.
+    pub allocated: BTreeMap<String, v1::ResourceRequirements>,
+    pub wanted: BTreeMap<String, LinuxContainerResources>,
     pub sandbox_stopping: bool,
     pub tearing_down: bool,
     /// Volumes are gone for good.

@@ -11,6 +11,8 @@ pub mod manager;
 pub mod memory;
 pub mod observed;
 pub mod pod;
+mod resize;
+pub mod statics;
 pub mod status;
 mod sync;
 pub mod worker;

@@ -1,6 +1,7 @@
 //! What the runtime says about one pod: its sandboxes and containers, newest first.
 
 use jiff::Timestamp;
+use runtime::cri::{LinuxContainerResources, LinuxContainerUser};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -33,6 +34,11 @@ pub struct Container {
     /// The hash of the spec that it was made from.
     pub hash: String,
     pub log_path: String,
+    /// What the runtime gives it.
+    pub resources: Option<LinuxContainerResources>,
+    pub user: Option<LinuxContainerUser>,
+    /// As `SIGTERM`; empty where the runtime does not tell.
+    pub stop_signal: String,
 }
 
 impl Container {
@@ -60,6 +66,8 @@ pub struct Sandbox {
 pub struct Observed {
     pub sandboxes: Vec<Sandbox>,
     pub containers: Vec<Container>,
+    /// Since when all containers begin again: those made before then are to end, and count as if they were not.
+    pub since: Option<Timestamp>,
 }
 
 impl Observed {
@@ -67,7 +75,7 @@ impl Observed {
     pub fn new(mut sandboxes: Vec<Sandbox>, mut containers: Vec<Container>) -> Observed {
         sandboxes.sort_by_key(|s| std::cmp::Reverse((s.attempt, s.created_at)));
         containers.sort_by_key(|c| std::cmp::Reverse((c.attempt, c.created_at)));
-        Observed { sandboxes, containers }
+        Observed { sandboxes, containers, since: None }
     }
 
     pub fn sandbox(&self) -> Option<&Sandbox> {
@@ -83,10 +91,20 @@ impl Observed {
         self.containers.iter().find(|c| c.name == name)
     }
 
-    /// The newest container of that name in the present sandbox.
+    /// The newest container of that name, unless all begin again since.
+    pub fn latest(&self, name: &str) -> Option<&Container> {
+        self.newest(name).filter(|c| !self.is_stale(c))
+    }
+
+    /// The newest container of that name in the present sandbox, unless all begin again since.
     pub fn current(&self, name: &str) -> Option<&Container> {
         let sandbox = self.sandbox()?;
-        self.containers.iter().find(|c| c.name == name && c.sandbox_id == sandbox.id)
+        self.containers.iter().find(|c| c.name == name && c.sandbox_id == sandbox.id).filter(|c| !self.is_stale(c))
+    }
+
+    /// Whether it was made before all containers were to begin again.
+    pub fn is_stale(&self, container: &Container) -> bool {
+        self.since.is_some_and(|since| container.created_at <= since)
     }
 
     pub fn by_id(&self, id: &str) -> Option<&Container> {

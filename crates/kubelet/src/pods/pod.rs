@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 
+use super::observed::Observed;
+
 /// What a container is to its pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -15,6 +17,15 @@ pub enum Role {
     Main,
     /// Added to a running pod for debugging; never restarted.
     Ephemeral,
+}
+
+/// What the end of a container is followed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    Nothing,
+    Restart,
+    /// All containers of the pod begin again, the init containers first.
+    RestartAll,
 }
 
 /// A container of the spec with its role.
@@ -99,25 +110,56 @@ impl Pod {
         self.spec().restart_policy.as_deref().unwrap_or("Always")
     }
 
-    /// Whether a container that ended with this code is to run again; `None` when it never ran or its end is unknown.
-    pub fn restarts(&self, member: &Member, exit_code: Option<i32>) -> bool {
-        let Some(code) = exit_code else { return true };
+    /// What follows an end with this code; `None` when it never ran or its end is unknown. The first rule that fits goes
+    /// before the container's policy, and that before the pod's.
+    pub fn after(&self, member: &Member, exit_code: Option<i32>) -> After {
+        let Some(code) = exit_code else { return After::Restart };
         if let Some(rule) = member.spec.restart_policy_rules.iter().flatten().find(|r| rule_matches(r, code)) {
-            return rule.action == "Restart";
+            return if rule.action == "RestartAllContainers" { After::RestartAll } else { After::Restart };
         }
-        match member.role {
-            Role::Sidecar => true,
-            Role::Ephemeral => false,
-            Role::Init => match member.spec.restart_policy.as_deref().unwrap_or(self.restart_policy()) {
-                "Never" => false,
-                _ => code != 0,
-            },
-            Role::Main => match member.spec.restart_policy.as_deref().unwrap_or(self.restart_policy()) {
-                "Always" => true,
-                "OnFailure" => code != 0,
-                _ => false,
-            },
-        }
+        let again = match (member.role, member.spec.restart_policy.as_deref().unwrap_or(self.restart_policy())) {
+            (Role::Sidecar, _) | (Role::Main, "Always") => true,
+            (Role::Ephemeral, _) | (_, "Never") => false,
+            (Role::Init | Role::Main, _) => code != 0,
+        };
+        if again { After::Restart } else { After::Nothing }
+    }
+
+    /// Whether a container that ended with this code is to run again.
+    pub fn restarts(&self, member: &Member, exit_code: Option<i32>) -> bool {
+        self.after(member, exit_code) != After::Nothing
+    }
+
+    /// Whether anything that a probe condemns is to run again.
+    pub fn restarts_failed(&self, member: &Member) -> bool {
+        self.restarts(member, Some(137))
+    }
+
+    /// When all containers were last to begin again: the end of the last container whose rules say so.
+    pub fn began_again(&self, seen: &Observed) -> Option<Timestamp> {
+        let rules = |name: &str| {
+            self.member(name).filter(|m| m.spec.restart_policy_rules.iter().flatten().any(|r| r.action != "Restart"))
+        };
+        let ends = seen.containers.iter().filter_map(|c| {
+            let all = self.after(rules(&c.name)?, c.ended_with()) == After::RestartAll;
+            c.finished_at.filter(|_| all)
+        });
+        ends.max()
+    }
+
+    /// Whether it comes from a file of the node and not from the API, where only its mirror is.
+    pub fn is_static(&self) -> bool {
+        let annotations = self.object.metadata.annotations.as_ref();
+        annotations.and_then(|a| a.get(crate::labels::SOURCE)).is_some_and(|source| source != "api")
+    }
+
+    pub fn priority(&self) -> i32 {
+        self.spec().priority.unwrap_or(0)
+    }
+
+    /// Whether the node must run it before all that is not: by its priority, or because it is static.
+    pub fn is_critical(&self) -> bool {
+        self.is_static() || self.priority() >= CRITICAL
     }
 
     pub fn deletion(&self) -> Option<Timestamp> {
@@ -166,6 +208,9 @@ impl Pod {
         }
     }
 }
+
+/// The priority from which a pod is critical: that of `system-cluster-critical`.
+pub const CRITICAL: i32 = 2_000_000_000;
 
 static EMPTY_SPEC: std::sync::LazyLock<v1::PodSpec> = std::sync::LazyLock::new(v1::PodSpec::default);
 

@@ -3,12 +3,14 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use runtime::cri::LinuxContainerUser;
 
 use super::conditions;
 use super::decide;
 use super::memory::Memory;
 use super::observed::{Container, Observed, State};
 use super::pod::{Member, Pod, Role};
+use super::resize;
 use crate::resources::Qos;
 
 /// What a status says of the node.
@@ -89,7 +91,7 @@ fn phase<'a>(
     }
     if quiet {
         // Nothing runs and nothing will: what the containers ended with decides.
-        let ended = |m: &Member| seen.newest(&m.spec.name).and_then(Container::ended_with);
+        let ended = |m: &Member| seen.latest(&m.spec.name).and_then(Container::ended_with);
         let failed_init = pod.with_role(Role::Init).any(|m| ended(m).is_some_and(|code| code != 0));
         let codes: Vec<_> = pod.with_role(Role::Main).map(ended).collect();
         let deleted_unstarted = codes.iter().all(Option::is_none) && !failed_init;
@@ -151,25 +153,32 @@ fn container(
     status.image_id = c.image_id.clone();
     status.restart_count = c.attempt as i32;
     status.last_state = Some(mine.find(|c| c.state == State::Exited).map(|c| terminated(c, host)).unwrap_or_default());
+    status.user = c.user.as_ref().map(user);
+    status.stop_signal = Some(c.stop_signal.clone()).filter(|signal| !signal.is_empty());
+    let ends = decide::stops(pod, seen, memory);
     match c.state {
+        // Its postStart hook has not passed yet.
+        State::Running if starts.starting => {
+            status.state = Some(waiting(starts.waiting.as_ref(), default_reason(pod, member, seen, memory)));
+        }
         State::Running => {
             let found = memory.findings(name, &c.id);
             let started = found.map_or(member.spec.startup_probe.is_none() && !starts.starting, |f| f.started);
             status.started = Some(started);
             status.ready = started
                 && !matches!(member.role, Role::Ephemeral | Role::Init)
-                && !memory.stopping.contains_key(&c.id)
                 && found.map_or(member.spec.readiness_probe.is_none(), |f| f.ready);
             status.state = Some(v1::ContainerState {
                 running: Some(v1::ContainerStateRunning { started_at: c.started_at.map(|t| Time(whole_seconds(t))) }),
                 ..Default::default()
             });
             status.allocated_resources = member.spec.resources.as_ref().and_then(|r| r.requests.clone());
-            status.resources = member.spec.resources.clone().map(|r| v1::ResourceRequirements { claims: None, ..r });
+            status.resources = Some(resources(member, c, told, memory));
         }
-        State::Exited if starts.waiting.is_some() && !decide::stops(pod, seen, memory) => {
+        // Only the kubelet's own work lies between its end and its next run.
+        State::Exited if !ends && (starts.waiting.is_some() || restarts(pod, member, c, memory)) => {
             status.last_state = Some(terminated(c, host));
-            status.state = Some(waiting(starts.waiting.as_ref(), ""));
+            status.state = Some(waiting(starts.waiting.as_ref(), "ContainerCreating"));
         }
         State::Exited => {
             status.ready = member.role == Role::Init && c.exit_code == 0;
@@ -181,6 +190,37 @@ fn container(
         }
     }
     status
+}
+
+/// Whether the container was stopped in order to be started again.
+fn restarts(pod: &Pod, member: &Member, container: &Container, memory: &Memory) -> bool {
+    memory.replaced.contains(&container.id) && pod.restarts(member, Some(container.exit_code))
+}
+
+/// What holds in the runtime, as the spec would say it: what is allocated, or what was before as long as it is on its way.
+fn resources(
+    member: &Member,
+    seen: &Container,
+    told: Option<&v1::ContainerStatus>,
+    memory: &Memory,
+) -> v1::ResourceRequirements {
+    let behind = match (&seen.resources, memory.wanted.get(&member.spec.name)) {
+        (Some(now), Some(wanted)) => resize::differences(now, wanted) != (false, false),
+        _ => false,
+    };
+    let before = told.and_then(|t| t.resources.clone()).filter(|_| behind);
+    let resources = before.or_else(|| member.spec.resources.clone()).unwrap_or_default();
+    v1::ResourceRequirements { claims: None, ..resources }
+}
+
+fn user(user: &LinuxContainerUser) -> v1::ContainerUser {
+    v1::ContainerUser {
+        linux: Some(v1::LinuxContainerUser {
+            uid: user.uid,
+            gid: user.gid,
+            supplemental_groups: Some(user.supplemental_groups.clone()).filter(|groups| !groups.is_empty()),
+        }),
+    }
 }
 
 fn is_running(status: &v1::ContainerStatus) -> bool {
@@ -208,9 +248,9 @@ fn lost(told: &v1::ContainerStatus) -> v1::ContainerState {
 
 fn default_reason(pod: &Pod, member: &Member, seen: &Observed, memory: &Memory) -> &'static str {
     let before = |m: &&Member| match m.role {
-        Role::Init => seen.newest(&m.spec.name).is_none_or(|c| c.ended_with() != Some(0)),
+        Role::Init => seen.latest(&m.spec.name).is_none_or(|c| c.ended_with() != Some(0)),
         Role::Sidecar => {
-            !seen.newest(&m.spec.name).is_some_and(|c| memory.findings(&c.name, &c.id).is_some_and(|f| f.started))
+            !seen.latest(&m.spec.name).is_some_and(|c| memory.findings(&c.name, &c.id).is_some_and(|f| f.started))
         }
         _ => false,
     };

@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use super::conditions::OWN;
+
 /// The fields of a status that the kubelet keeps; all others are left alone.
 const OWNED: [&str; 14] = [
     "phase",
@@ -51,11 +53,14 @@ fn replaced(new: &Value) -> Option<Value> {
     Some(Value::Array(list))
 }
 
-/// The conditions that changed; what vanished from one is said to be null.
+/// The conditions that changed; what vanished from one is said to be null, and what the kubelet does not say any more goes.
 fn conditions(old: &Value, new: &Value) -> Option<Value> {
     let list = |v: &Value| v.as_array().cloned().unwrap_or_default();
-    let old = list(old);
-    let changed: Vec<_> = list(new)
+    let (old, new) = (list(old), list(new));
+    let has = |kind: &Value| new.iter().any(|c| c["type"] == *kind);
+    let gone = old.iter().map(|c| &c["type"]).filter(|kind| OWN.iter().any(|own| *kind == own) && !has(kind));
+    let gone: Vec<_> = gone.map(|kind| json!({"$patch": "delete", "type": kind})).collect();
+    let mut changed: Vec<_> = new
         .into_iter()
         .filter(|c| !old.contains(c))
         .map(|mut condition| {
@@ -68,6 +73,7 @@ fn conditions(old: &Value, new: &Value) -> Option<Value> {
             condition
         })
         .collect();
+    changed.extend(gone);
     (!changed.is_empty()).then_some(Value::Array(changed))
 }
 
@@ -88,5 +94,12 @@ mod tests {
                 "conditions": [{"type": "B", "status": "True", "reason": null}]}}))
         );
         assert_eq!(patch("u", &wanted, &wanted), None);
+        let told = json!({"conditions": [{"type": "PodResizePending", "status": "True"}, {"type": "Other", "status": "True"}]});
+        assert_eq!(
+            patch("u", &told, &json!({"conditions": []})),
+            Some(
+                json!({"metadata": {"uid": "u"}, "status": {"conditions": [{"$patch": "delete", "type": "PodResizePending"}]}})
+            )
+        );
     }
 }

@@ -2,6 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1;
+use runtime::cri::LinuxContainerResources;
 use serde_json::{Value, json};
 
 use super::decide::{Action, decide};
@@ -57,6 +58,9 @@ fn seen(text: &str) -> Observed {
             message: String::new(),
             hash: crate::containers::hash(&spec),
             log_path: String::new(),
+            resources: None,
+            user: None,
+            stop_signal: String::new(),
         }
     });
     let containers = containers.collect();
@@ -85,6 +89,8 @@ fn actions(pod: &Pod, seen: &Observed, memory: &Memory) -> String {
         Action::RemoveSandbox { .. } => "remove-sandbox".to_owned(),
         Action::TearDown => "tear-down".to_owned(),
         Action::Finish => "finish".to_owned(),
+        Action::PreStop { id, .. } => format!("hook:{id}"),
+        Action::Resize => "resize".to_owned(),
         Action::Fail { reason, .. } => format!("fail:{reason}"),
         Action::Wait { container, why, .. } => format!("wait:{container}:{}", why.reason),
     };
@@ -185,6 +191,98 @@ fn a_deleted_pod_stops_in_order_and_is_finished_last() {
     assert_eq!(actions(&pod, &stopped, &memory), "");
     memory.status_settled = true;
     assert_eq!(actions(&pod, &stopped, &memory), "finish");
+}
+
+#[test]
+fn hooks_of_sidecars_run_when_the_pod_begins_to_stop() {
+    let spec = json!({"initContainers": [{"name": "x", "image": "i", "restartPolicy": "Always",
+        "lifecycle": {"preStop": {"sleep": {"seconds": 5}}}}]});
+    let deleted = json!({"deletionTimestamp": "2024-05-01T12:00:00Z", "deletionGracePeriodSeconds": 20});
+    let pod = pod_with(deleted, spec);
+    let mut memory = prepared(&pod);
+    memory.stop_began = Some(now());
+    assert_eq!(actions(&pod, &seen("x=r a=r"), &memory), "hook:x0 stop:a0/20");
+    memory.hooked.insert("x0".into());
+    memory.hooking.insert("x0".into());
+    assert_eq!(actions(&pod, &seen("x=r a=r"), &memory), "stop:a0/20");
+    assert_eq!(actions(&pod, &seen("x=r a=0"), &memory), "");
+    memory.hooking.clear();
+    assert_eq!(actions(&pod, &seen("x=r a=0"), &memory), "stop:x0/20");
+}
+
+#[test]
+fn a_rule_begins_all_containers_again() {
+    let rule = |action: &str| json!([{"action": action, "exitCodes": {"operator": "In", "values": [42]}}]);
+    let spec = |action: &str| {
+        json!({"restartPolicy": "Never", "initContainers": [{"name": "x", "image": "i"}], "containers": [
+            {"name": "a", "image": "i", "restartPolicy": "Never", "restartPolicyRules": rule(action)},
+            {"name": "b", "image": "i"}]})
+    };
+    let all = pod(spec("RestartAllContainers"));
+    for (have, expected) in [
+        ("x=0@9 a=42@5 b=r@8", "stop:b0/0"),
+        ("x=0@9 a=42@5 b=137@8", "start:x#1"),
+        ("x=0@9 a=42@5 b=137@8 x=0@3", "start:a#1 start:b#1"),
+        ("x=0@9 a=42@5 b=137@8 x=0@3 a=0@2 b=0@2", "stop-sandbox"),
+        ("x=0@9 a=1@5 b=r@8", ""),
+    ] {
+        let mut have_seen = seen(have);
+        have_seen.since = all.began_again(&have_seen);
+        assert_eq!(actions(&all, &have_seen, &prepared(&all)), expected, "{have}");
+    }
+    let one = pod(spec("Restart"));
+    assert_eq!(actions(&one, &seen("x=0@9 a=42@5 b=r@8"), &prepared(&one)), "start:a#1");
+    let mut memory = prepared(&all);
+    memory.starts("a").crash.next(now() - SignedDuration::from_secs(5));
+    let mut again = seen("x=0@9 a=42@5 b=137@8 x=0@3");
+    again.since = all.began_again(&again);
+    assert_eq!(
+        actions(&all, &again, &memory),
+        "wait:a:CrashLoopBackOff start:b#1",
+        "the cause waits, so that there is no loop"
+    );
+}
+
+#[test]
+fn a_condemned_container_that_never_restarts_is_not_said_to() {
+    let pod = pod(json!({"restartPolicy": "Never"}));
+    let mut memory = prepared(&pod);
+    let failed = Some(("liveness probe".to_owned(), None));
+    memory.starts("a").findings = Findings { id: "a0".into(), started: true, ready: true, failed };
+    let decision = decide(&pod, &seen("a=r"), &memory, now());
+    let Action::Stop { why, .. } = &decision.actions[0] else { panic!() };
+    assert_eq!(why.as_deref(), Some("Container a failed liveness probe"));
+}
+
+#[test]
+fn an_ephemeral_container_waits_for_no_other() {
+    let spec = json!({"initContainers": [{"name": "x", "image": "i"}],
+        "ephemeralContainers": [{"name": "e", "image": "i"}]});
+    let pod = pod(spec);
+    assert_eq!(actions(&pod, &seen("x=r"), &prepared(&pod)), "start:e#0");
+    assert_eq!(actions(&pod, &seen("x=r e=1"), &prepared(&pod)), "");
+}
+
+#[test]
+fn a_changed_allocation_is_brought_to_the_container_or_restarts_it() {
+    let resized = |policy: Value| pod(json!({"containers": [{"name": "a", "image": "i", "resizePolicy": policy}]}));
+    let settings = |memory: i64| LinuxContainerResources { memory_limit_in_bytes: memory, ..Default::default() };
+    for (policy, expected) in [
+        (json!([]), "resize"),
+        (json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]), "resize"),
+        (json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]), "stop:a0/30 resize"),
+    ] {
+        let pod = resized(policy.clone());
+        let mut memory = prepared(&pod);
+        let mut have = seen("a=r");
+        have.containers[0].resources = Some(settings(64));
+        memory.wanted.insert("a".into(), settings(96));
+        memory.resize.in_progress = true;
+        assert_eq!(actions(&pod, &have, &memory), expected, "{policy}");
+        memory.wanted.insert("a".into(), settings(64));
+        memory.resize.in_progress = false;
+        assert_eq!(actions(&pod, &have, &memory), "", "{policy}");
+    }
 }
 
 #[test]

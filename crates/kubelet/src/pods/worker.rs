@@ -1,7 +1,10 @@
 //! One pod's worker: it holds what is wanted, what is seen and what was tried, asks for a decision after every event, and lets
 //! the actions run side by side. It sleeps until something happens.
 
+mod mirror;
 mod news;
+mod probing;
+mod resize;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,22 +12,25 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1;
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
-use super::decide::{Action, decide, stops};
+use super::decide::{Action, crashed, decide, stops};
 use super::jobs::{self, Failed, Start};
-use super::memory::{Findings, ImageStep, Memory, Present, Reason, Step};
-use super::observed::{Observed, State};
-use super::pod::{Pod, Role};
-use super::{status, sync};
+use super::memory::{Failure, ImageStep, Memory, Present, Reason, Step};
+use super::observed::Observed;
+use super::pod::Pod;
+use super::{conditions, resize as allocations, status, sync};
+use crate::admission;
 use crate::containers::observe;
 use crate::context::Context;
 use crate::eviction::Eviction;
 use crate::fields::Addresses;
 use crate::images;
-use crate::probes::{Finding, Probing, Subject};
+use crate::probes::{Finding, Probing};
 use crate::volumes::Prepared;
+use mirror::Mirror;
 
 /// After a failure that nothing but time is likely to cure.
 const RETRY: SignedDuration = SignedDuration::from_secs(10);
@@ -32,6 +38,9 @@ const RETRY: SignedDuration = SignedDuration::from_secs(10);
 const RETRY_VOLUMES: SignedDuration = SignedDuration::from_secs(5);
 /// How long `ErrImagePull` is shown before it becomes `ImagePullBackOff`.
 const SHOW_PULL_ERROR: SignedDuration = SignedDuration::from_secs(3);
+
+/// What a pod is told that gave way to a critical one.
+const PREEMPTED: &str = "Preempted in order to admit critical pod";
 
 /// News for a worker.
 pub enum Input {
@@ -46,6 +55,8 @@ pub enum Input {
     Probe(Finding),
     /// The node cannot keep the pod.
     Evict(Eviction),
+    /// How the API shows a static pod; `None` if it does not any more.
+    Mirror(Option<Box<v1::Pod>>),
 }
 
 /// What a finished job brings.
@@ -55,6 +66,9 @@ enum Done {
     Image { container: String, outcome: Result<Present, Reason> },
     Started { container: String, outcome: Result<(), Failed> },
     Stopped(String),
+    Hooked(String),
+    Resized(Result<(), String>),
+    Mirrored(bool),
     SandboxStopped,
     TornDown(bool),
     Finished(bool),
@@ -64,6 +78,8 @@ enum Done {
 
 pub struct Worker {
     context: Arc<Context>,
+    /// The pod as it was asked for, and as it runs here: with the resources that are allocated.
+    desired: Arc<Pod>,
     pod: Arc<Pod>,
     seen: Observed,
     memory: Memory,
@@ -73,6 +89,12 @@ pub struct Worker {
     stale: bool,
     jobs: JoinSet<Done>,
     probing: HashMap<String, Probing>,
+    /// Ends the postStart hooks of containers that are stopped meanwhile.
+    starting: HashMap<String, CancellationToken>,
+    /// Changes when room becomes free on the node.
+    room: watch::Receiver<()>,
+    /// The API's object of a static pod.
+    mirror: Mirror,
     inbox: mpsc::UnboundedReceiver<Input>,
     sender: mpsc::WeakUnboundedSender<Input>,
     /// The last status computed.
@@ -95,7 +117,11 @@ impl Worker {
         inbox: mpsc::UnboundedReceiver<Input>,
     ) -> Worker {
         let status = pod.status().cloned().unwrap_or_default();
-        Worker {
+        let mut worker = Worker {
+            room: context.room.subscribe(),
+            starting: HashMap::new(),
+            mirror: Mirror::default(),
+            desired: pod.clone(),
             told: as_value(&status),
             memory: Memory { start_time: status.start_time.as_ref().map(|t| t.0), ..Default::default() },
             status,
@@ -113,13 +139,16 @@ impl Worker {
             patching: false,
             pruning: false,
             finished: false,
-        }
+        };
+        worker.allocate(allocations::adopted(&worker.desired));
+        worker
     }
 
     /// Runs until the pod is gone from the API and from the node.
     pub async fn run(mut self) {
         self.observe().await;
-        self.admit();
+        self.admit().await;
+        self.consider_resize();
         loop {
             let wake = self.step();
             if self.memory.vanished && self.finished {
@@ -144,10 +173,16 @@ impl Worker {
             }
         };
         let mut look = false;
+        let defers = self.defers();
+        let mut room = false;
         tokio::select! {
+            Ok(()) = self.room.changed(), if defers => room = true,
             input = self.inbox.recv() => if let Some(input) = input { look |= self.take(input) },
             Some(done) = self.jobs.join_next() => look |= self.finish_job(done),
             () = sleep => {}
+        }
+        if room {
+            self.consider_resize();
         }
         while let Ok(input) = self.inbox.try_recv() {
             look |= self.take(input);
@@ -160,19 +195,34 @@ impl Worker {
 
     async fn observe(&mut self) {
         match observe::pod(&*self.context.runtime, &self.pod.uid, &self.seen).await {
-            Ok(seen) => self.seen = seen,
+            Ok(mut seen) => {
+                seen.since = self.pod.began_again(&seen);
+                self.seen = seen;
+            }
             Err(error) => tracing::warn!(pod = self.pod.display(), %error, "reading the runtime's state failed"),
         }
         self.track();
     }
 
-    fn admit(&mut self) {
+    /// Asks whether the pod may run here. What a critical pod needs is taken from others.
+    async fn admit(&mut self) {
         let runs = self.pod.ended() || self.pod.deletion().is_some() || self.seen.sandbox().is_some();
-        let outcome = self.context.ledger.lock().admit(&self.pod, runs);
-        if let Err(failure) = outcome {
-            let message = failure.message.trim_start_matches("Pod was rejected: ").to_owned();
-            self.context.warn(&self.pod, None, &failure.reason, message);
-            self.memory.failure = Some(failure);
+        match admission::admit(&self.context, &self.pod, runs).await {
+            Ok(victims) => {
+                for uid in victims {
+                    let eviction = Eviction {
+                        failure: Failure::new("Preempting", PREEMPTED),
+                        grace: i64::MAX,
+                        disruption: Some(PREEMPTED.to_owned()),
+                    };
+                    let _ = self.context.evicting.send((uid, eviction));
+                }
+            }
+            Err(failure) => {
+                let message = failure.message.trim_start_matches("Pod was rejected: ").to_owned();
+                self.context.warn(&self.pod, None, &failure.reason, message);
+                self.memory.failure = Some(failure);
+            }
         }
         if self.memory.start_time.is_none() {
             self.memory.start_time = Some(Timestamp::now());
@@ -185,6 +235,7 @@ impl Worker {
         if self.memory.stop_began.is_none() && stops(&self.pod, &self.seen, &self.memory) {
             self.memory.stop_began = Some(now);
         }
+        self.track_resize();
         self.report(now);
         let decision = decide(&self.pod, &self.seen, &self.memory, now);
         let changes = decision.actions.iter().any(|a| matches!(a, Action::Wait { .. } | Action::Fail { .. }));
@@ -246,12 +297,30 @@ impl Worker {
             Action::Start { container, attempt, sandbox } => self.start(container, attempt, sandbox, now),
             Action::Stop { id, container, why, grace } => {
                 self.memory.stopping.insert(id.clone(), now + SignedDuration::from_secs(grace));
-                self.probing.remove(&container);
+                if let Some(probing) = self.probing.get(&container) {
+                    probing.calm();
+                }
+                if let Some(start) = self.starting.remove(&container) {
+                    start.cancel();
+                }
+                if !stops(&self.pod, &self.seen, &self.memory) {
+                    self.memory.replaced.insert(id.clone());
+                }
+                let hooked = self.memory.hooked.contains(&id);
                 self.jobs.spawn(async move {
-                    jobs::stop(context, pod, id.clone(), container, why, grace).await;
+                    jobs::stop(context, pod, id.clone(), container, why, grace, hooked).await;
                     Done::Stopped(id)
                 });
             }
+            Action::PreStop { id, container, grace } => {
+                self.memory.hooked.insert(id.clone());
+                self.memory.hooking.insert(id.clone());
+                self.jobs.spawn(async move {
+                    jobs::pre_stop(&context, &pod, &id, &container, grace).await;
+                    Done::Hooked(id)
+                });
+            }
+            Action::Resize => self.bring_resources(),
             Action::RemoveContainer { id } => {
                 self.memory.stopping.insert(id.clone(), now);
                 self.jobs.spawn(async move {
@@ -277,19 +346,22 @@ impl Worker {
             }
             Action::TearDown => {
                 self.memory.tearing_down = true;
-                context.ledger.lock().release(&pod.uid);
+                context.release(&pod.uid);
                 self.jobs.spawn(async move { Done::TornDown(jobs::tear_down(context, pod).await) });
             }
             Action::Finish => {
                 self.memory.removing = true;
                 let sandboxes = self.seen.sandboxes.iter().map(|s| s.id.clone()).collect();
-                let vanished = self.memory.vanished;
-                self.jobs.spawn(async move { Done::Finished(jobs::finish(context, pod, sandboxes, vanished).await) });
+                let object = match (self.pod.is_static(), self.memory.vanished) {
+                    (true, _) => self.mirror.uid.clone(),
+                    (false, true) => None,
+                    (false, false) => Some(self.pod.uid.clone()),
+                };
+                self.jobs.spawn(async move { Done::Finished(jobs::finish(context, pod, sandboxes, object).await) });
             }
             Action::Fail { reason, message } => {
                 context.tell(&pod, None, reason, message.to_owned());
-                self.memory.failure =
-                    Some(super::memory::Failure { reason: reason.to_owned(), message: message.to_owned() });
+                self.memory.failure = Some(Failure::new(reason, message));
             }
             Action::Wait { container, why, about } => self.show_waiting(&container, why, about),
         }
@@ -298,17 +370,19 @@ impl Worker {
     fn start(&mut self, container: String, attempt: u32, sandbox: String, now: Timestamp) {
         let (addresses, volumes) = (self.addresses(), self.volumes.clone());
         let target = self.pod.targets.get(&container).and_then(|name| self.seen.current(name)).map(|c| c.id.clone());
-        let again = self.seen.current(&container).is_some_and(|c| c.state == State::Exited);
+        let again = self.pod.member(&container).is_some_and(|m| crashed(&self.pod, m, &self.seen));
         let starts = self.memory.starts(&container);
         let ImageStep::Present(image) = starts.image.clone() else { return };
         if again {
             starts.crash.next(now);
         }
         starts.starting = true;
+        let cancelled = CancellationToken::new();
+        self.starting.insert(container.clone(), cancelled.clone());
         let (context, pod) = (self.context.clone(), self.pod.clone());
         self.jobs.spawn(async move {
             let name = container.clone();
-            let start = Start { container: name, attempt, sandbox, addresses, volumes, image, target };
+            let start = Start { container: name, attempt, sandbox, addresses, volumes, image, target, cancelled };
             Done::Started { container, outcome: jobs::start(context, pod, start).await }
         });
     }
@@ -349,58 +423,6 @@ impl Worker {
         }
     }
 
-    /// Starts the probes of containers that began to run, and ends those of containers that do not any more.
-    fn track(&mut self) {
-        let running: Vec<_> = self.seen.containers.iter().filter(|c| c.running()).cloned().collect();
-        self.probing.retain(|_, probing| running.iter().any(|c| c.id == probing.id));
-        let pod_ip = self.addresses().pod_ips.first().cloned().unwrap_or_default();
-        for container in running {
-            let Some(member) = self.pod.member(&container.name).filter(|m| m.role != Role::Ephemeral) else { continue };
-            if self.memory.of(&container.name).findings.id == container.id
-                || self.memory.stopping.contains_key(&container.id)
-            {
-                continue;
-            }
-            let adopted = self.adopted(&container.name, &container.id);
-            let spec = member.spec.clone();
-            let started = spec.startup_probe.is_none() || adopted.0;
-            let findings = Findings {
-                id: container.id.clone(),
-                started,
-                ready: spec.readiness_probe.is_none() || adopted.1,
-                failed: None,
-            };
-            self.memory.starts(&container.name).findings = findings;
-            let subject = Subject {
-                context: self.context.clone(),
-                pod: self.pod.clone(),
-                container: spec,
-                id: container.id.clone(),
-                pod_ip: pod_ip.clone(),
-                started,
-            };
-            let sender = self.sender.clone();
-            let report = move |finding| {
-                if let Some(sender) = sender.upgrade() {
-                    let _ = sender.send(Input::Probe(finding));
-                }
-            };
-            let probing = Probing::start(subject, report);
-            if !probing.is_idle() {
-                self.probing.insert(container.name, probing);
-            }
-        }
-    }
-
-    /// Whether the API shows this very container as started and as ready, from before the kubelet's own start.
-    fn adopted(&self, name: &str, id: &str) -> (bool, bool) {
-        let Some(status) = self.pod.status() else { return (false, false) };
-        let lists = [&status.init_container_statuses, &status.container_statuses];
-        let told = lists.into_iter().flatten().flatten().find(|s| s.name == name);
-        let same = |s: &&v1::ContainerStatus| s.container_id.as_deref().is_some_and(|full| full.ends_with(id));
-        told.filter(same).map_or((false, false), |s| (s.started.unwrap_or(false), s.ready))
-    }
-
     /// Computes the status and sends it if it differs from what the API has.
     fn report(&mut self, now: Timestamp) {
         let mut last = self.status.clone();
@@ -413,7 +435,11 @@ impl Worker {
         }
         self.status = status::compute(&self.pod, &self.seen, &self.memory, &self.context.host, &last, now);
         let wanted = as_value(&self.status);
-        let patch = sync::patch(&self.pod.uid, &self.told, &wanted);
+        if self.pod.is_static() && !self.show_mirror() {
+            return;
+        }
+        let uid = self.mirror.uid.clone().unwrap_or_else(|| self.pod.uid.clone());
+        let patch = sync::patch(&uid, &self.told, &wanted);
         let quiet = self.memory.torn_down;
         self.memory.status_settled = patch.is_none() && !self.patching && quiet;
         let Some(patch) = patch.filter(|_| !self.patching && !self.memory.vanished && !self.memory.removing) else {
@@ -438,8 +464,8 @@ fn merge_conditions(
     newest: Option<&Vec<v1::PodCondition>>,
 ) -> Option<Vec<v1::PodCondition>> {
     let mut all = own.unwrap_or_default();
-    let kept = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
-    all.retain(|c| kept.contains(&c.type_.as_str()));
-    all.extend(newest.into_iter().flatten().filter(|c| !kept.contains(&c.type_.as_str())).cloned());
+    let kept = |c: &v1::PodCondition| conditions::OWN.contains(&c.type_.as_str());
+    all.retain(kept);
+    all.extend(newest.into_iter().flatten().filter(|c| !kept(c)).cloned());
     Some(all)
 }

@@ -71,11 +71,11 @@ async fn command(target: &Target<'_>, cmd: Vec<String>, limit: Duration) -> Outc
 
 async fn http_get(target: &Target<'_>, action: &v1::HTTPGetAction, limit: Duration) -> Outcome {
     let call = Call::of(action, target.container, target.pod_ip)?;
-    let (status, body) = http::get(&call, "kube-probe/1.36", limit).await?;
-    match status {
+    let reply = http::get(&call, "kube-probe/1.36", limit).await?;
+    match reply.status {
         200..=299 => Ok(None),
-        300..=399 => Ok(Some(format!("Probe terminated redirects, Response body: {body}"))),
-        _ => Err(format!("HTTP probe failed with statuscode: {status}")),
+        300..=399 => Ok(Some(format!("Probe terminated redirects, Response body: {}", reply.body))),
+        status => Err(format!("HTTP probe failed with statuscode: {status}")),
     }
 }
 

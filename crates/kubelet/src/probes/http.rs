@@ -1,4 +1,4 @@
-//! HTTP as probes and hooks speak it: one request a connection, no redirects, any certificate.
+//! HTTP as probes and hooks speak it: one request a connection, redirects only to the same host, any certificate.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use super::check::port_of;
 
 const BODY_MAX: usize = 10 * 1024;
+const REDIRECTS_MAX: usize = 10;
 
 /// One request.
 #[derive(Clone, Debug)]
@@ -41,22 +42,76 @@ impl Call {
         })
     }
 
+    /// The call that a redirect asks for; none if that leads to another host.
+    fn redirected(&self, location: &str) -> Option<Call> {
+        let mut call = self.clone();
+        let (tls, rest) = match location.split_once("://") {
+            Some(("http", rest)) => (false, rest),
+            Some(("https", rest)) => (true, rest),
+            Some(_) => return None,
+            None if location.starts_with("//") => (self.tls, &location[2..]),
+            None => {
+                call.path = match location.strip_prefix('/') {
+                    Some(_) => location.to_owned(),
+                    None => {
+                        let folder = self.path.split('?').next().unwrap_or_default().rsplit_once('/');
+                        format!("{}/{location}", folder.map_or("", |(folder, _)| folder))
+                    }
+                };
+                return Some(call);
+            }
+        };
+        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let bare = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        let (host, port) = match bare.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())) {
+            Some((host, port)) => (host, port.parse().ok()?),
+            None => (bare, if tls { 443 } else { 80 }),
+        };
+        call.path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        (call.tls, call.port) = (tls, port);
+        (host.trim_matches(['[', ']']) == self.host).then_some(call)
+    }
+
     fn url(&self) -> String {
         let scheme = if self.tls { "https" } else { "http" };
         format!("{scheme}://{}:{}{}", self.host, self.port, self.path)
     }
 }
 
-/// The status and the beginning of the body. Errors are worded as Go's client words them.
-pub async fn get(call: &Call, agent: &str, limit: Duration) -> Result<(u16, String), String> {
-    let told = |error: String| format!("Get \"{}\": {error}", call.url());
-    match timeout(limit, exchange(call, agent)).await {
-        Ok(done) => done.map_err(told),
-        Err(_) => Err(told("context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned())),
+/// What a server answered.
+pub struct Reply {
+    pub status: u16,
+    /// Its beginning.
+    pub body: String,
+    /// Where a redirect leads.
+    location: Option<String>,
+}
+
+/// The last answer of a chain of redirects, of which only those to the same host are followed. Errors are worded as Go's
+/// client words them.
+pub async fn get(call: &Call, agent: &str, limit: Duration) -> Result<Reply, String> {
+    let told = |call: &Call, error: String| format!("Get \"{}\": {error}", call.url());
+    let follow = async {
+        let mut call = call.clone();
+        for _ in 0..=REDIRECTS_MAX {
+            let reply = exchange(&call, agent).await.map_err(|error| told(&call, error))?;
+            let next = reply.location.as_deref().filter(|_| matches!(reply.status, 301 | 302 | 303 | 307 | 308));
+            match next.and_then(|location| call.redirected(location)) {
+                Some(next) => call = next,
+                None => return Ok(reply),
+            }
+        }
+        Err(told(&call, format!("stopped after {REDIRECTS_MAX} redirects")))
+    };
+    match timeout(limit, follow).await {
+        Ok(done) => done,
+        Err(_) => {
+            Err(told(call, "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned()))
+        }
     }
 }
 
-async fn exchange(call: &Call, agent: &str) -> Result<(u16, String), String> {
+async fn exchange(call: &Call, agent: &str) -> Result<Reply, String> {
     let stream = TcpStream::connect((call.host.as_str(), call.port)).await;
     let stream = stream.map_err(|e| format!("dial tcp {}:{}: {}", call.host, call.port, words(&e)))?;
     if call.tls {
@@ -68,28 +123,35 @@ async fn exchange(call: &Call, agent: &str) -> Result<(u16, String), String> {
     }
 }
 
-async fn send<S>(call: &Call, agent: &str, stream: S) -> Result<(u16, String), String>
+async fn send<S>(call: &Call, agent: &str, stream: S) -> Result<Reply, String>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let mut request = Request::get(call.path.as_str()).body(Empty::<Bytes>::new()).map_err(|e| e.to_string())?;
     let headers = request.headers_mut();
-    let host = format!("{}:{}", call.host, call.port);
-    for (name, value) in [("host", host.as_str()), ("user-agent", agent), ("accept", "*/*"), ("connection", "close")] {
-        headers.insert(HeaderName::from_static(name), HeaderValue::from_str(value).map_err(|e| e.to_string())?);
-    }
     for (name, value) in &call.headers {
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|e| e.to_string())?;
-        headers.insert(name, HeaderValue::from_str(value).map_err(|e| e.to_string())?);
+        headers.append(name, HeaderValue::from_str(value).map_err(|e| e.to_string())?);
+    }
+    let host = format!("{}:{}", call.host, call.port);
+    for (name, value) in [("host", host.as_str()), ("user-agent", agent), ("accept", "*/*"), ("connection", "close")] {
+        if !headers.contains_key(name) {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_str(value).map_err(|e| e.to_string())?);
+        }
+    }
+    // One that is given without a value is not sent at all.
+    if headers.get(http::header::ACCEPT).is_some_and(HeaderValue::is_empty) {
+        headers.remove(http::header::ACCEPT);
     }
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|e| e.to_string())?;
     let exchange = async {
         let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
         let status = response.status().as_u16();
+        let location = response.headers().get(http::header::LOCATION).and_then(|l| l.to_str().ok()).map(str::to_owned);
         let body = Limited::new(response.into_body(), BODY_MAX).collect().await;
         let body = body.map(|b| String::from_utf8_lossy(&b.to_bytes()).into_owned()).unwrap_or_default();
-        Ok((status, body))
+        Ok(Reply { status, body, location })
     };
     tokio::pin!(exchange);
     // The connection is driven only for as long as the answer takes. A server that closes may have answered before.
@@ -220,5 +282,27 @@ impl ServerCertVerifier for AnyCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_is_followed_to_the_same_host_only() {
+        let (host, path) = ("10.0.0.2".to_owned(), "/a/b?c".to_owned());
+        let call = Call { tls: false, host, port: 8080, path, headers: Vec::new() };
+        for (location, expected) in [
+            ("/x?y", Some("http://10.0.0.2:8080/x?y")),
+            ("x", Some("http://10.0.0.2:8080/a/x")),
+            ("http://10.0.0.2/x", Some("http://10.0.0.2:80/x")),
+            ("https://10.0.0.2:8443", Some("https://10.0.0.2:8443/")),
+            ("//10.0.0.2:8080/x", Some("http://10.0.0.2:8080/x")),
+            ("http://0.0.0.0/", None),
+            ("ftp://10.0.0.2/", None),
+        ] {
+            assert_eq!(call.redirected(location).map(|c| c.url()).as_deref(), expected, "{location}");
+        }
     }
 }

@@ -9,8 +9,10 @@ mod http;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::pods::pod::Pod;
@@ -96,6 +98,7 @@ impl Tally {
 pub struct Probing {
     tasks: JoinSet<()>,
     pub id: String,
+    calm: CancellationToken,
 }
 
 /// What a container's probes work on.
@@ -107,12 +110,15 @@ pub struct Subject {
     pub pod_ip: String,
     /// It has passed its startup probe already, before this kubelet began.
     pub started: bool,
+    /// When the container started, from which delays count.
+    pub since: Timestamp,
 }
 
 impl Probing {
     /// Starts the probes that the container has.
     pub fn start(subject: Subject, report: impl Fn(Finding) + Clone + Send + Sync + 'static) -> Probing {
         let mut tasks = JoinSet::new();
+        let calm = CancellationToken::new();
         let id = subject.id.clone();
         let subject = Arc::new(subject);
         let container = &subject.container;
@@ -120,16 +126,29 @@ impl Probing {
         let after = [(Kind::Liveness, &container.liveness_probe), (Kind::Readiness, &container.readiness_probe)];
         let after: Vec<_> = after.into_iter().filter_map(|(kind, probe)| Some((kind, probe.clone()?))).collect();
         if startup.is_some() || !after.is_empty() {
-            let subject = subject.clone();
+            let (subject, stopping) = (subject.clone(), calm.clone());
             tasks.spawn(async move {
-                if let Some(probe) = startup {
-                    probe_until(&subject, Kind::Startup, &probe, &report).await;
+                let probe = async |kind: Kind, probe: &v1::Probe| {
+                    let probing = probe_until(&subject, kind, probe, &report);
+                    match kind {
+                        Kind::Readiness => Some(probing.await),
+                        Kind::Startup | Kind::Liveness => stopping.run_until_cancelled(probing).await,
+                    }
+                };
+                if let Some(startup) = startup
+                    && probe(Kind::Startup, &startup).await.is_none()
+                {
+                    return;
                 }
-                let each = after.iter().map(|(kind, probe)| probe_until(&subject, *kind, probe, &report));
-                futures::future::join_all(each).await;
+                futures::future::join_all(after.iter().map(|(kind, settings)| probe(*kind, settings))).await;
             });
         }
-        Probing { tasks, id }
+        Probing { tasks, id, calm }
+    }
+
+    /// The container is being stopped: from now on only its readiness matters.
+    pub fn calm(&self) {
+        self.calm.cancel();
     }
 
     /// Whether there is anything to probe.
@@ -142,7 +161,8 @@ impl Probing {
 async fn probe_until(subject: &Subject, kind: Kind, probe: &v1::Probe, report: &impl Fn(Finding)) {
     let settings = Settings::of(probe);
     let mut tally = Tally::default();
-    tokio::time::sleep(settings.delay).await;
+    let passed = Timestamp::now().duration_since(subject.since).unsigned_abs();
+    tokio::time::sleep(settings.delay.saturating_sub(passed)).await;
     let mut ticks = tokio::time::interval(settings.period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

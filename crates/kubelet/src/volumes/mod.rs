@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use parking_lot::Mutex;
 use runtime::cri::{ImageService, ImageSpec};
 
@@ -247,6 +248,15 @@ impl Makings<'_> {
 /// What a pod is told when a volume cannot be made.
 fn set_up_failed(volume: &str, error: &str) -> String {
     format!("MountVolume.SetUp failed for volume {volume:?} : {error}")
+}
+
+/// Opens a file below a volume, never through a link that leads out of it.
+pub fn open_below(root: &Path, path: &str) -> std::io::Result<std::fs::File> {
+    let volume = std::fs::File::open(root)?;
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    Ok(std::fs::File::from(openat2(&volume, path, how)?))
 }
 
 /// File system work that may block, off the threads that serve everybody.

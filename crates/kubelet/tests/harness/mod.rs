@@ -95,6 +95,7 @@ impl Node {
             cluster_dns: vec!["10.96.0.10".parse().unwrap()],
             cluster_domain: "cluster.local".into(),
             configuration: kubelet::Configuration::default(),
+            manifests: None,
             credential_providers: kubelet::CredentialProviders::default(),
             port: None,
         })

@@ -226,6 +226,47 @@ impl<'a> Cluster<'a> {
         text(&output.stdout)
     }
 
+    /// Applies pods given as `name: spec`, all of them or those named; what every pod has is added.
+    pub fn apply_pods(&self, pods: &str, only: &[&str]) {
+        let specs: serde_json::Map<String, serde_json::Value> = serde_saphyr::from_str(pods).expect("pods");
+        let mut documents = String::new();
+        for (name, mut spec) in specs.into_iter().filter(|(name, _)| only.is_empty() || only.contains(&name.as_str())) {
+            for list in ["containers", "initContainers"] {
+                for container in spec[list].as_array_mut().into_iter().flatten() {
+                    container.as_object_mut().expect("container").entry("image").or_insert(BUSYBOX.into());
+                }
+            }
+            spec.as_object_mut().expect("spec").entry("terminationGracePeriodSeconds").or_insert(1.into());
+            let metadata = serde_json::json!({"name": name, "labels": {"app": name}});
+            let pod = serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
+            documents += &format!("---\n{pod}\n");
+        }
+        self.apply(&documents);
+    }
+
+    pub fn pod(&self, name: &str) -> serde_json::Value {
+        serde_json::from_str(&self.kubectl(&["get", "pod", name, "-o", "json"])).expect("a pod")
+    }
+
+    /// Waits until what is found at a pointer of the pod is the value.
+    pub fn until(&self, name: &str, pointer: &str, wanted: impl Into<serde_json::Value>) {
+        let wanted = wanted.into();
+        self.wait_for(&format!("{pointer} of {name} to be {wanted}"), || {
+            let pod = self.pod(name);
+            if pod.pointer(pointer) == Some(&wanted) { Ok(()) } else { Err(pod["status"].to_string()) }
+        });
+    }
+
+    /// Waits for an event about the pod.
+    pub fn told(&self, name: &str, reason: &str, message: &str) {
+        self.wait_for(&format!("{reason} about {name}: {message}"), || {
+            let field = format!("involvedObject.name={name},reason={reason}");
+            let events =
+                self.kubectl(&["get", "events", "--field-selector", &field, "-o", "jsonpath={.items[*].message}"]);
+            if events.contains(message) { Ok(()) } else { Err(events) }
+        });
+    }
+
     /// Imports the sample's images and one with busybox.
     pub fn import_images(&self) {
         let archive = self.data.with_extension("tar");

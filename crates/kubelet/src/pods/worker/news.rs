@@ -16,11 +16,7 @@ impl Worker {
             Input::Vanished => self.memory.vanished = true,
             Input::Objects => {
                 self.refresh();
-                for starts in self.memory.containers.values_mut() {
-                    if starts.waiting.as_ref().is_some_and(|w| w.reason == "CreateContainerConfigError") {
-                        starts.retry_at = None;
-                    }
-                }
+                self.retry_configs();
             }
             Input::Desired(pod) => {
                 let shown = |p: &Pod| (p.object.metadata.labels.clone(), p.object.metadata.annotations.clone());
@@ -29,11 +25,13 @@ impl Worker {
                 if version >= self.told_at && !self.patching {
                     self.told = as_value(&pod.status().cloned().unwrap_or_default());
                 }
-                self.pod = pod;
+                self.desire(pod);
                 if changed {
                     self.refresh();
+                    self.retry_configs();
                 }
             }
+            Input::Mirror(object) => self.mirrored(object),
             Input::Probe(finding) => self.probed(finding),
             Input::Evict(eviction) if self.memory.failure.is_none() => {
                 self.memory.failure = Some(eviction.failure);
@@ -43,6 +41,15 @@ impl Worker {
             Input::Evict(_) => {}
         }
         false
+    }
+
+    /// What a container's configuration lacked may be there now.
+    fn retry_configs(&mut self) {
+        for starts in self.memory.containers.values_mut() {
+            if starts.waiting.as_ref().is_some_and(|w| w.reason == "CreateContainerConfigError") {
+                starts.retry_at = None;
+            }
+        }
     }
 
     fn probed(&mut self, finding: Finding) {
@@ -80,6 +87,7 @@ impl Worker {
             }
             Done::Image { container, outcome } => self.image_done(&container, outcome, now),
             Done::Started { container, outcome } => {
+                self.starting.remove(&container);
                 let starts = self.memory.starts(&container);
                 starts.starting = false;
                 starts.image = ImageStep::Todo;
@@ -96,6 +104,14 @@ impl Worker {
                 self.memory.stopping.remove(&id);
                 return true;
             }
+            Done::Hooked(id) => {
+                self.memory.hooking.remove(&id);
+            }
+            Done::Resized(outcome) => {
+                self.resized(outcome);
+                return true;
+            }
+            Done::Mirrored(done) => self.mirror.made(done),
             Done::SandboxStopped => {
                 self.memory.sandbox_stopping = false;
                 return true;
@@ -111,7 +127,7 @@ impl Worker {
             Done::Finished(done) => {
                 self.memory.removing = done;
                 self.finished = done;
-                self.context.ledger.lock().release(&self.pod.uid);
+                self.context.release(&self.pod.uid);
             }
             Done::Patched { told, outcome } => {
                 self.patching = false;
