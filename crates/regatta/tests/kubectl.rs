@@ -31,3 +31,8 @@ fn running_workloads_are_rolled_scaled_exposed_drained_and_orphaned() {
 fn the_server_explains_itself() {
     transcript(include_str!("transcripts/documents.txt"), false);
 }
+
+#[test]
+fn the_server_adds_and_refuses_as_its_plugins_say() {
+    transcript(include_str!("transcripts/admission.txt"), false);
+}

@@ -8,6 +8,7 @@ mod schemas;
 #[cfg(test)]
 mod tests;
 mod texts;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -29,13 +30,19 @@ use crate::wire::accept::clauses;
 use crate::wire::{Query, Response, answer};
 use texts::Texts;
 
+const JSON: &str = "application/json";
+
 /// Answers below `/openapi`.
 pub fn answer(server: &Server, headers: &HeaderMap, path: &str, query: &Query) -> Result<Response, Status> {
     let catalog = server.catalog.load();
     if path == "/openapi/v2" {
-        accepts_json(headers)?;
+        let protobuf = wants_protobuf(headers)?;
         let kinds: Vec<Arc<Kind>> = catalog.iter().cloned().collect();
-        return Ok(document(headers, &hash(&kinds), || v2(&kinds)));
+        return Ok(if protobuf {
+            document(headers, &format!("{}-P", hash(&kinds)), wire::ANSWERED, || wire::encode(&v2(&kinds)))
+        } else {
+            document(headers, &hash(&kinds), JSON, || v2(&kinds).to_string().into_bytes())
+        });
     }
     let parts = parts(&catalog);
     if path == "/openapi/v3" {
@@ -50,8 +57,8 @@ pub fn answer(server: &Server, headers: &HeaderMap, path: &str, query: &Query) -
     let now = hash(part.kinds());
     match query.get("hash") {
         Some(asked) if asked != now => Ok(moved(&format!("{path}?hash={now}"))),
-        Some(_) => Ok(forever(document(headers, &now, || v3(part)))),
-        None => Ok(document(headers, &now, || v3(part))),
+        Some(_) => Ok(forever(document(headers, &now, JSON, || v3(part).to_string().into_bytes()))),
+        None => Ok(document(headers, &now, JSON, || v3(part).to_string().into_bytes())),
     }
 }
 
@@ -134,41 +141,45 @@ fn v3(part: &Part) -> Value {
     })
 }
 
-fn accepts_json(headers: &HeaderMap) -> Result<(), Status> {
+/// Whether version 2 is asked for in protobuf, which the client names before JSON if at all.
+fn wants_protobuf(headers: &HeaderMap) -> Result<bool, Status> {
     let clauses = clauses(headers);
-    if clauses.is_empty() || clauses.iter().any(|m| matches!(m.essence, "application/json" | "*/*" | "application/*")) {
-        return Ok(());
+    let is_json = |essence: &str| matches!(essence, JSON | "*/*" | "application/*");
+    let known = clauses.iter().find(|m| is_json(m.essence) || wire::ASKED.contains(&m.essence));
+    match known {
+        Some(media) => Ok(!is_json(media.essence)),
+        None if clauses.is_empty() => Ok(false),
+        None => Err(Status::new(
+            Reason::NotAcceptable,
+            format!("only the following media types are accepted: {JSON}, {}", wire::ANSWERED),
+        )),
     }
-    Err(Status::new(Reason::NotAcceptable, "only the following media types are accepted: application/json"))
 }
 
 /// The document, unless the client has it; compressed where the client can read that.
-fn document(headers: &HeaderMap, hash: &str, make: impl Fn() -> Value) -> Response {
+fn document(headers: &HeaderMap, hash: &str, media: &'static str, make: impl Fn() -> Vec<u8>) -> Response {
     let tag = format!("\"{hash}\"");
     let known = headers.get(header::IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == tag.as_bytes());
-    let mut response = if known {
-        answer::bytes(StatusCode::NOT_MODIFIED, "application/json", Vec::new())
-    } else {
-        packed(headers, make().to_string())
-    };
+    let mut response =
+        if known { answer::bytes(StatusCode::NOT_MODIFIED, media, Vec::new()) } else { packed(headers, media, make()) };
     for (name, value) in [(header::ETAG, tag.as_str()), (header::VARY, "Accept-Encoding, Accept")] {
         response.headers_mut().extend(HeaderValue::from_str(value).ok().map(|value| (name, value)));
     }
     response
 }
 
-fn packed(headers: &HeaderMap, text: String) -> Response {
+fn packed(headers: &HeaderMap, media: &'static str, content: Vec<u8>) -> Response {
     let accepts =
         headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("gzip"));
     if accepts {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        if let Ok(Ok(packed)) = encoder.write_all(text.as_bytes()).map(|()| encoder.finish()) {
-            let mut response = answer::bytes(StatusCode::OK, "application/json", packed);
+        if let Ok(Ok(packed)) = encoder.write_all(&content).map(|()| encoder.finish()) {
+            let mut response = answer::bytes(StatusCode::OK, media, packed);
             response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             return response;
         }
     }
-    answer::bytes(StatusCode::OK, "application/json", text.into_bytes())
+    answer::bytes(StatusCode::OK, media, content)
 }
 
 /// A document under its own hash never changes.

@@ -229,6 +229,14 @@ pub fn validate_spec(spec: &Value, path: &Path, errors: &mut Errors) {
     }
     const REPLACEMENTS: &[&str] = &["Failed", "TerminatingOrFailed"];
     errors.one_of_if_set(path.child("podReplacementPolicy"), at(spec, "podReplacementPolicy"), REPLACEMENTS);
+    super::policies::validate(spec, path, errors);
+    if number(spec, "maxFailedIndexes") > number(spec, "completions") && indexed {
+        let why = "must be less than or equal to completions";
+        errors.invalid(path.child("maxFailedIndexes"), number(spec, "maxFailedIndexes"), why);
+    }
+    if has(spec, "maxFailedIndexes") && !has(spec, "backoffLimitPerIndex") {
+        errors.required(path.child("backoffLimitPerIndex"), "when maxFailedIndexes is specified");
+    }
     let (template, at_template) = (at(spec, "template"), path.child("template"));
     template::validate(template, &at_template, errors);
     let policy = text(template, "spec.restartPolicy");

@@ -2,6 +2,7 @@
 
 mod cronjob;
 mod job;
+mod policies;
 
 use crate::kind::Kind;
 

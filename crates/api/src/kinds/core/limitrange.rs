@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::kind::{Kind, Strategy};
 use crate::kinds::access::{at, each_mut, entries, list, section, text};
 use crate::kinds::builder::Builder;
-use crate::kinds::pods::resources::compare;
+use crate::kinds::pods::resources::{compare, quantity};
 use crate::validation::{Errors, Path, names};
 
 pub fn kind() -> Kind {
@@ -26,6 +26,24 @@ fn inherit(limit: &mut Value, from: &str, to: &str) {
         && let Some(map) = section(limit, to)
     {
         map.extend(missing);
+    }
+}
+
+/// A limit may be so many times the request: once at least, and no more than the bounds leave room for.
+fn ratios(limit: &Value, path: &Path, errors: &mut Errors) {
+    for (name, value) in entries(limit, "maxLimitRequestRatio") {
+        let Some(ratio) = quantity(value) else { continue };
+        let path = path.key(name);
+        if ratio.as_f64() < 1.0 {
+            errors.invalid(path, ratio.to_string().as_str(), format!("ratio {ratio} is less than 1"));
+        }
+        let bound = |field: &str| at(limit, field).get(name).and_then(quantity).map(|q| q.as_f64());
+        if let (Some(min), Some(max)) = (bound("min"), bound("max"))
+            && ratio.as_f64() > max / min
+        {
+            let why = format!("ratio {ratio} is greater than max/min = {:.6}", max / min);
+            errors.invalid(path, ratio.to_string().as_str(), why);
+        }
     }
 }
 
@@ -55,6 +73,13 @@ impl Strategy for LimitRange {
                     }
                 }
             }
+            if kind == "PersistentVolumeClaim"
+                && !["min", "max"].iter().any(|field| entries(limit, field).any(|(name, _)| name == "storage"))
+            {
+                let why = "either minimum or maximum storage value is required, but neither was provided";
+                errors.required(path.child("limits"), why);
+            }
+            ratios(limit, &path.child("maxLimitRequestRatio"), errors);
             // Each of these may not be above the next.
             let order = [
                 ("min", "max"),
