@@ -44,6 +44,9 @@ pub struct Node {
     pub client: kube::Client,
 }
 
+/// What pods may ask for that not every node can do, as the scheduler knows it.
+const DECLARED: [&str; 1] = ["RestartAllContainersOnContainerExits"];
+
 impl Node {
     fn api(&self) -> Api<v1::Node> {
         Api::all(self.client.clone())
@@ -187,6 +190,7 @@ impl Node {
             Err(_) => (last.runtime_handlers.clone(), last.features.clone()),
         };
         v1::NodeStatus {
+            declared_features: Some(DECLARED.map(str::to_owned).into()),
             addresses: Some(addresses.collect()),
             allocatable: Some(resources::allocatable(&capacity, &self.kept)),
             capacity: Some(capacity),

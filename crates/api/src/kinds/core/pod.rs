@@ -173,16 +173,33 @@ fn status_update(old: &Value, new: &Value, errors: &mut Errors) {
     for name in ["podIPs", "hostIPs"] {
         addresses(at(new, "status"), name, errors);
     }
-    if text(new, "spec.restartPolicy") == "Always" {
+    let specs = || list(new, "spec.initContainers").iter().chain(list(new, "spec.containers"));
+    let restarts_all = |rule: &Value| text(rule, "action") == "RestartAllContainers";
+    let all = specs().any(|c| list(c, "restartPolicyRules").iter().any(restarts_all));
+    if all || text(new, "spec.restartPolicy") == "Always" {
         return;
     }
+    // The first rule that fits its end goes before the container's own policy, and that before the pod's.
+    let restarts = |name: &str, code: i64| {
+        let spec = specs().find(|c| text(c, "name") == name).unwrap_or(&Value::Null);
+        let fits = |rule: &Value| {
+            let listed = list(rule, "exitCodes.values").iter().any(|value| value.as_i64() == Some(code));
+            listed == (text(rule, "exitCodes.operator") == "In")
+        };
+        let own = Some(text(spec, "restartPolicy")).filter(|policy| !policy.is_empty());
+        match own.unwrap_or(text(new, "spec.restartPolicy")) {
+            _ if list(spec, "restartPolicyRules").iter().any(fits) => true,
+            "Always" => true,
+            "OnFailure" => code != 0,
+            _ => false,
+        }
+    };
     for (name, pointer) in
         [("containerStatuses", "status.containerStatuses"), ("initContainerStatuses", "status.initContainerStatuses")]
     {
         for container in list(old, pointer) {
-            let restarts =
-                text(new, "spec.restartPolicy") == "OnFailure" && number(container, "state.terminated.exitCode") != 0;
-            if !has(container, "state.terminated") || restarts || is_sidecar(new, text(container, "name")) {
+            let code = number(container, "state.terminated.exitCode");
+            if !has(container, "state.terminated") || restarts(text(container, "name"), code) {
                 continue;
             }
             let now = list(new, pointer).iter().find(|c| text(c, "name") == text(container, "name"));
@@ -229,6 +246,3 @@ fn token_without_account(pod: &Value, errors: &mut Errors) {
     }
 }
 
-fn is_sidecar(pod: &Value, name: &str) -> bool {
-    list(pod, "spec.initContainers").iter().any(|c| text(c, "name") == name && has(c, "restartPolicy"))
-}
