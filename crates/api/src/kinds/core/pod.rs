@@ -245,4 +245,3 @@ fn token_without_account(pod: &Value, errors: &mut Errors) {
         }
     }
 }
-
