@@ -1,7 +1,8 @@
 //! What the tests execute: the shim, and a server that can be killed.
 //!
 //! `server shim run` is a shim. `server hold ROOT RUN ID` opens a runtime, starts a sandbox with one container that counts,
-//! prints both ids, and waits to be killed.
+//! prints both ids, and waits to be killed. `server images ROOT ARCHIVE...` imports and removes images, with a line for
+//! each, until it is killed.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,8 +20,13 @@ fn main() -> ExitCode {
     if args.first().is_some_and(|arg| arg == "shim") {
         return runtime::shim::main(args.into_iter().skip(1));
     }
-    let [_, root, run, id] = &args[..] else { return ExitCode::from(2) };
     let tokio = tokio::runtime::Runtime::new().expect("tokio starts");
+    if let Some(("images", [root, archives @ ..])) =
+        args.split_first().and_then(|(first, rest)| Some((first.to_str()?, rest)))
+    {
+        tokio.block_on(churn(root.as_ref(), archives));
+    }
+    let [_, root, run, id] = &args[..] else { return ExitCode::from(2) };
     tokio.block_on(hold(root.as_ref(), run.as_ref(), &id.to_string_lossy()));
     ExitCode::SUCCESS
 }
@@ -46,4 +52,21 @@ async fn hold(root: &Path, run: &Path, id: &str) {
     runtime.start_container(&container).await.expect("start");
     println!("{sandbox} {container}");
     std::future::pending::<()>().await;
+}
+
+async fn churn(root: &Path, archives: &[std::ffi::OsString]) {
+    let images = Images::open(root, Registries::default()).expect("images");
+    loop {
+        for archive in archives {
+            images.import(Path::new(archive)).await.expect("imports");
+            println!("imported");
+        }
+        for image in images.list() {
+            images.hold(&image.id, "user").expect("holds");
+            images.remove(&image.id).expect("removes");
+            images.release(&image.id, "user");
+            images.retain_users(&std::collections::HashSet::new()).expect("forgets");
+            println!("removed");
+        }
+    }
 }

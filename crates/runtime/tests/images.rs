@@ -247,7 +247,8 @@ async fn an_image_is_pulled_through_a_mirror_by_tag_and_by_digest() {
 
 #[tokio::test]
 async fn what_a_registry_does_not_have_or_does_not_allow_is_said_clearly() {
-    let entry = "user:$2y$05$7Vnz4oBGkHBBp6MKX9pGyOiECkT0FdcMbxwDhA2gE6W1oQ5GZBFf2\n";
+    // The password is `right`.
+    let entry = "user:$2a$05$abcdefghijklmnopqrstuu8xaCxxL82bnl.UY74PMksDxIJShppPC\n";
     let Some(open_registry) = Registry::start(None) else { return };
     let Some(closed) = Registry::start(Some(entry)) else { return };
     let directory = tempfile::tempdir().expect("directory");
@@ -263,8 +264,90 @@ async fn what_a_registry_does_not_have_or_does_not_allow_is_said_clearly() {
             "{error}"
         );
     }
+    let right = RegistryAuth::Basic("user".to_owned(), "right".to_owned());
+    closed.push("x:1", &[layer(&[("a", "1")])], &right).await;
+    let named = Credentials { username: "user".to_owned(), password: "right".to_owned(), ..Credentials::default() };
+    // `user:right` in base64, as pull secrets have it.
+    let encoded = Credentials { auth: "dXNlcjpyaWdodA==".to_owned(), ..Credentials::default() };
+    for auth in [named, encoded] {
+        let image = images.pull(&format!("{}/x:1", closed.host), Some(auth), &|_| {}).await.expect("is let in");
+        assert!(images.remove(&image.id).expect("removes"));
+    }
     let port = PathBuf::from("127.0.0.1:1");
     let error = images.pull(&format!("{}/x:1", port.display()), None, &|_| {}).await.err().expect("error");
     assert!(error.to_string().contains("cannot connect to 127.0.0.1:1"), "{error}");
     assert!(images.pull("Not A Name", None, &|_| {}).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_pulls_are_one_and_shared_layers_are_fetched_once() {
+    let Some(registry) = Registry::start(None) else { return };
+    let base = [layer(&[("base", "1")]), layer(&[("more", "2")])];
+    registry.push("one:1", &[base.as_slice(), &[layer(&[("own", "one")])]].concat(), &RegistryAuth::Anonymous).await;
+    registry.push("two:1", &[base.as_slice(), &[layer(&[("own", "two")])]].concat(), &RegistryAuth::Anonymous).await;
+    let directory = tempfile::tempdir().expect("directory");
+    let images = open(directory.path(), "");
+    let seen = parking_lot::Mutex::new((0, HashSet::new(), 0));
+    let report = |progress| match progress {
+        Progress::Resolved { .. } => seen.lock().0 += 1,
+        Progress::Fetched { digest, .. } => {
+            let mut seen = seen.lock();
+            seen.2 += usize::from(seen.1.insert(digest));
+        }
+        Progress::Done { .. } => {}
+    };
+    let names = [format!("{}/one:1", registry.host), format!("{}/two:1", registry.host)];
+    let pulls = (0..12).map(|number| images.pull(&names[number % 2], None, &report));
+    let pulled = futures::future::try_join_all(pulls).await.expect("pulls");
+    assert!(pulled.iter().skip(2).zip(&pulled).all(|(later, first)| later.id == first.id));
+    let seen = seen.into_inner();
+    assert_eq!((seen.0, seen.2), (2, 4), "two manifests and four layers come from the registry");
+    assert_eq!((count(directory.path(), "layers"), count(directory.path(), "work")), (4, 0));
+    assert_eq!(images.list().len(), 2);
+}
+
+/// The program beside the tests that works on images until it is killed.
+fn program() -> PathBuf {
+    let here = std::env::current_exe().expect("test");
+    here.ancestors().nth(2).expect("target").join("examples/server")
+}
+
+#[tokio::test]
+async fn a_kill_at_any_moment_leaves_whole_images_and_no_others() {
+    let directory = tempfile::tempdir().expect("directory");
+    let shared = layer(&[("base", &"b".repeat(100_000))]);
+    let archives = ["one", "two"].map(|name| {
+        let path = directory.path().join(format!("{name}.tar"));
+        docker_archive(&path, &[&format!("{name}:1")], &[shared.clone(), layer(&[("name", name)])]);
+        path
+    });
+    let root = directory.path().join("images");
+    let mut seen = HashSet::new();
+    for round in 0..40_u64 {
+        let mut command = Command::new(program());
+        command.arg("images").arg(&root).args(&archives).stdout(Stdio::piped());
+        let mut worker = command.spawn().expect("runs");
+        // At another step each time, and at another moment of it.
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(worker.stdout.take().expect("output")));
+        for _ in 0..round % 5 {
+            lines.next().expect("works on").expect("line");
+        }
+        tokio::time::sleep(Duration::from_millis(round * 7 % 20)).await;
+        worker.kill().expect("kill");
+        worker.wait().expect("wait");
+        let images = Images::open(&root, Registries::default()).expect("opens");
+        images.retain_users(&HashSet::new()).expect("forgets");
+        let listed = images.list();
+        seen.insert(listed.len());
+        let mut layers = HashSet::new();
+        for image in &listed {
+            let name = image.repo_tags.first().expect("a name").clone();
+            assert_eq!(std::fs::read(image.layers[0].join("base")).expect("shared layer").len(), 100_000, "{name}");
+            let own = std::fs::read_to_string(image.layers[1].join("name")).expect("own layer");
+            assert!(name.ends_with(&format!("/{own}:1")), "{name} {own}");
+            layers.extend(image.layers.iter().cloned());
+        }
+        assert_eq!((count(directory.path(), "layers"), count(directory.path(), "work")), (layers.len(), 0));
+    }
+    assert!(seen.len() > 1, "the kills came at one and the same moment: {seen:?}");
 }

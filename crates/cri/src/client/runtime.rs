@@ -176,6 +176,15 @@ impl RuntimeService for Remote {
         call!(self.reopen_container_log(v1::ReopenContainerLogRequest { container_id: id.to_owned() })).map(drop)
     }
 
+    async fn checkpoint_container(&self, id: &str, location: &str) -> Result<()> {
+        let request = v1::CheckpointContainerRequest {
+            container_id: id.to_owned(),
+            location: location.to_owned(),
+            ..v1::CheckpointContainerRequest::default()
+        };
+        call!(self.checkpoint_container(request)).map(drop)
+    }
+
     async fn exec_sync(&self, id: &str, cmd: Vec<String>, timeout: Duration) -> Result<ExecSyncResponse> {
         let seconds = i64::try_from(timeout.as_millis().div_ceil(1000)).unwrap_or(i64::MAX);
         let request = v1::ExecSyncRequest { container_id: id.to_owned(), cmd, timeout: seconds };

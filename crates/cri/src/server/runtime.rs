@@ -152,9 +152,9 @@ methods! {
         let stats = this.runtime.list_pod_sandbox_stats(&Wire::from_wire(asked.filter)).await.map_err(status)?;
         v1::ListPodSandboxStatsResponse { stats: stats.to_wire() }
     };
-    checkpoint_container(CheckpointContainerRequest) -> CheckpointContainerResponse: |_this, _asked| {
-        let message = "checkpoint/restore is not supported: CRIU is not available on this node";
-        Err::<v1::CheckpointContainerResponse, _>(Status::unimplemented(message))?
+    checkpoint_container(CheckpointContainerRequest) -> CheckpointContainerResponse: |this, asked| {
+        this.runtime.checkpoint_container(&asked.container_id, &asked.location).await.map_err(status)?;
+        v1::CheckpointContainerResponse {}
     };
     list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse: |_this, _asked| {
         v1::ListMetricDescriptorsResponse::default()

@@ -206,6 +206,12 @@ pub trait RuntimeService: Send + Sync {
     async fn list_containers(&self, filter: &ContainerFilter) -> Result<Vec<Container>>;
     async fn container_status(&self, container_id: &str) -> Result<ContainerStatus>;
     async fn update_container_resources(&self, container_id: &str, resources: LinuxContainerResources) -> Result<()>;
+    /// Writes a running container's state to an archive, where that can be done: it takes CRIU.
+    async fn checkpoint_container(&self, container_id: &str, _location: &str) -> Result<()> {
+        self.container_status(container_id).await?;
+        let message = "checkpoint/restore is not supported: CRIU is not available to this container runtime";
+        Err(CriError::new(Code::Unimplemented, message))
+    }
     /// Opens the container's log file anew, after it was renamed. Nothing written meanwhile is lost.
     async fn reopen_container_log(&self, container_id: &str) -> Result<()>;
 

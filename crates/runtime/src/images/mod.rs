@@ -8,6 +8,7 @@
 //!                    in bytes is in the file `size` beside it
 //! use/<hex>/<user>   one empty file a user (a container) of an image
 //! work/              downloads and layers being unpacked; emptied when nobody works
+//! changing           held while a record is changed
 //! lock               held shared while layers are added, exclusively while unused ones are removed
 //! ```
 //!
@@ -32,6 +33,7 @@ use nix::fcntl::{Flock, FlockArg};
 use oci_spec::image::ImageConfiguration;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 pub use archive::Imported;
 pub use layer::digest_of;
@@ -101,6 +103,10 @@ pub struct Images {
     state: RwLock<State>,
     /// Layers that are being added by this process, by diff id, so that each is unpacked once.
     adding: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Pulls under way, so that equal ones are one.
+    pulling: Mutex<HashMap<pull::Asked, Arc<pull::Turn>>>,
+    /// Room for layers on their way, of all pulls together.
+    fetching: Semaphore,
 }
 
 #[derive(Default)]
@@ -118,7 +124,14 @@ impl Images {
         let root = root.into();
         // The process may have installed another default already; either serves.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let images = Images { root, registries, state: RwLock::default(), adding: Mutex::default() };
+        let images = Images {
+            root,
+            registries,
+            state: RwLock::default(),
+            adding: Mutex::default(),
+            pulling: Mutex::default(),
+            fetching: Semaphore::new(pull::FETCHES),
+        };
         for part in ["index", "layers", "use", "work"] {
             images.io(&images.root.join(part), |path| fs::create_dir_all(path))?;
         }
@@ -164,6 +177,7 @@ impl Images {
     /// Takes a name away, or with an id all names. The image goes with its last name, at once or, while a container
     /// uses it, when the last one is gone. Gives `false` where there is no such image.
     pub fn remove(&self, name: &str) -> Result<bool, ImageError> {
+        let changing = self.changing()?;
         let Some(image) = self.resolve(name) else { return Ok(false) };
         let mut record = self.read_record(&image.id)?;
         match parse(name) {
@@ -176,6 +190,7 @@ impl Images {
             }
         }
         self.write_record(&image.id, &record)?;
+        drop(changing);
         self.sweep()?;
         self.refresh()?;
         Ok(true)
@@ -316,6 +331,7 @@ impl Images {
         digest: Option<String>,
     ) -> Result<Arc<Image>, ImageError> {
         let id = digest_of(config.as_bytes());
+        let _changing = self.changing()?;
         if let Some(tag) = &tag
             && let Some(holder) = self.resolve(tag)
             && holder.id != id
@@ -368,6 +384,13 @@ impl Images {
             File::open(p)?.sync_all()
         })?;
         self.io(&path, |p| fs::rename(&temporary, p))
+    }
+
+    /// The right to read a record and write it again, among all threads and processes.
+    fn changing(&self) -> Result<Flock<File>, ImageError> {
+        let path = self.root.join("changing");
+        let file = self.io(&path, |p| File::create(p))?;
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| ImageError::Io { path, source: error.into() })
     }
 
     fn lock(&self, how: FlockArg) -> Result<Option<Flock<File>>, ImageError> {

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use futures::{StreamExt, TryStreamExt};
@@ -20,6 +20,8 @@ use super::{Image, ImageError, Images, LayerRecord, broken, hex, layer, local_na
 
 /// Layers of one image that are fetched at once.
 const PARALLEL: usize = 3;
+/// Layers of all images that are fetched at once.
+pub(super) const FETCHES: usize = 8;
 /// A configuration larger than this is refused.
 const CONFIG_LIMIT: i64 = 4 << 20;
 
@@ -37,9 +39,39 @@ pub enum Progress {
 /// Told of each step; called often, so it must not block.
 type Report<'a> = &'a (dyn Fn(Progress) + Send + Sync);
 
+/// What a pull is asked for. With other credentials it is another: they may be worth less.
+pub(super) type Asked = (String, Option<Credentials>);
+
+/// One pull of its kind at a time, and what the last one gave and when.
+pub(super) type Turn = tokio::sync::Mutex<Option<(Instant, Arc<Image>)>>;
+
 impl Images {
-    /// Pulls the image, from the first of its endpoints that has it. `auth` goes before the registries file's.
+    /// Pulls the image, from the first of its endpoints that has it. `auth` goes before the registries file's. Who asks
+    /// while an equal pull is under way gets what that one gives.
     pub async fn pull(
+        &self,
+        name: &str,
+        auth: Option<Credentials>,
+        report: Report<'_>,
+    ) -> Result<Arc<Image>, ImageError> {
+        let asked = Instant::now();
+        let turn = {
+            let mut pulling = self.pulling.lock();
+            pulling.retain(|_, turn| Arc::strong_count(turn) > 1);
+            pulling.entry((name.to_owned(), auth.clone())).or_default().clone()
+        };
+        let mut last = turn.lock().await;
+        if let Some((done, image)) = &*last
+            && *done >= asked
+        {
+            return Ok(image.clone());
+        }
+        let image = self.pull_anew(name, auth, report).await?;
+        *last = Some((Instant::now(), image.clone()));
+        Ok(image)
+    }
+
+    async fn pull_anew(
         &self,
         name: &str,
         auth: Option<Credentials>,
@@ -139,13 +171,19 @@ impl Images {
         endpoint: &Endpoint,
         report: Report<'_>,
     ) -> Result<LayerRecord, ImageError> {
-        let gate = self.adding.lock().entry(diff_id.to_owned()).or_default().clone();
+        let gate = {
+            let mut adding = self.adding.lock();
+            adding.retain(|_, gate| Arc::strong_count(gate) > 1);
+            adding.entry(diff_id.to_owned()).or_default().clone()
+        };
         let _turn = gate.lock().await;
         let done = || report(Progress::Done { digest: descriptor.digest.clone() });
         if let Some(record) = self.present_layer(diff_id) {
             done();
             return Ok(record);
         }
+        // Never closed.
+        let _room = self.fetching.acquire().await;
         let text = local_name(source);
         let failed = |message: String| ImageError::Pull { image: text.clone(), message };
         let blob = self.work_path(&descriptor.digest);
@@ -162,7 +200,6 @@ impl Images {
         file.flush().await.map_err(|source| ImageError::Io { path: blob.clone(), source })?;
         drop(file);
         let record = self.add_layer(blob, Some(diff_id.to_owned()), &text).await?;
-        self.adding.lock().remove(diff_id);
         done();
         Ok(record)
     }

@@ -36,7 +36,7 @@ struct HostConfig {
 }
 
 /// How to sign in to a registry, from the mirror file or from a pull secret.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Credentials {
     #[serde(default)]

@@ -89,6 +89,13 @@ fn default_profile(capabilities: u64) -> Result<Vec<BpfProgram>> {
         let rules = Rules::from([(clone3, Vec::new())]);
         programs.push(compile(rules, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))?);
     }
+    #[cfg(target_arch = "x86_64")]
+    {
+        use super::compat::{anything, beside, default_filter};
+        // The first one says all that there is to say about 32-bit calls.
+        let mut answers = std::iter::once(default_filter(has, CLONE_NAMESPACES as u32));
+        programs = programs.into_iter().map(|native| beside(native, answers.next().unwrap_or_else(anything))).collect();
+    }
     Ok(programs)
 }
 

@@ -71,7 +71,7 @@ fn make(
     if let Some(score) = launch.oom_score_adj {
         set_oom_score(score);
     }
-    mount_images(&launch)?;
+    mount_images(&launch, bundle)?;
     std::env::set_current_dir(bundle).context(bundle.display())?;
     let container_dir = launch.libcontainer.join(id);
     let launch = Arc::new(launch);
@@ -143,32 +143,52 @@ pub fn set_oom_score(score: i32) {
 
 /// Mounts the layers and the writable directory, and images that are volumes, in a mount namespace of the caller's own:
 /// the mounts end with its last process, and the host never sees them.
-fn mount_images(launch: &Launch) -> Result<()> {
+fn mount_images(launch: &Launch, bundle: &Path) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("unshare mount namespace")?;
     let rootfs = &launch.rootfs;
+    let links = |at: usize| bundle.join("links").join(at.to_string());
     let writable = format!(",upperdir={},workdir={}", escape(&rootfs.upper), escape(&rootfs.work));
     // Nobody mounts this writable directory ever again, so that nothing needs to be synced at the end.
-    mount_overlay(&rootfs.mount_point, &rootfs.layers, &format!("{writable},volatile"))
-        .or_else(|_| mount_overlay(&rootfs.mount_point, &rootfs.layers, &writable))
+    mount_overlay(&rootfs.mount_point, &rootfs.layers, &format!("{writable},volatile"), &links(0))
+        .or_else(|_| mount_overlay(&rootfs.mount_point, &rootfs.layers, &writable, &links(0)))
         .context("mount root file system")?;
-    for image in &launch.image_mounts {
+    for (image, at) in launch.image_mounts.iter().zip(1..) {
         let result = match &image.layers[..] {
             [layer] => mount(Some(layer), &image.mount_point, None::<&str>, MsFlags::MS_BIND, None::<&str>)
                 .context(image.mount_point.display()),
-            layers => mount_overlay(&image.mount_point, layers, ""),
+            layers => mount_overlay(&image.mount_point, layers, "", &links(at)),
         };
         result.context("mount image volume")?;
     }
     Ok(())
 }
 
-fn mount_overlay(at: &Path, layers: &[PathBuf], more: &str) -> Result<()> {
-    // Short relative names, for the options must fit into a page.
+/// What `mount(2)` takes as options: a page, with the end's zero.
+const OPTIONS_MAX: usize = 4095;
+
+/// Mounts layers, the lowest first. Where their names are too many for a page, short links in `links` stand for them.
+fn mount_overlay(at: &Path, layers: &[PathBuf], more: &str, links: &Path) -> Result<()> {
+    // Short relative names, to begin with.
     let base = layers.first().and_then(|layer| layer.ancestors().nth(2)).unwrap_or(Path::new("/"));
-    std::env::set_current_dir(base).context(base.display())?;
-    let lower: Vec<_> = layers.iter().rev().map(|layer| escape(layer.strip_prefix(base).unwrap_or(layer))).collect();
-    let options = format!("lowerdir={}{more}", lower.join(":"));
-    mount(Some("overlay"), at, Some("overlay"), MsFlags::empty(), Some(options.as_str())).context(at.display())
+    let options = |lower: Vec<String>| format!("lowerdir={}{more}", lower.join(":"));
+    let mut place = base;
+    let mut text =
+        options(layers.iter().rev().map(|layer| escape(layer.strip_prefix(base).unwrap_or(layer))).collect());
+    if text.len() > OPTIONS_MAX {
+        std::fs::create_dir_all(links).context(links.display())?;
+        for (number, layer) in layers.iter().enumerate() {
+            match std::os::unix::fs::symlink(layer, links.join(number.to_string())) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(error).context(links.display());
+                }
+                _ => {}
+            }
+        }
+        place = links;
+        text = options((0..layers.len()).rev().map(|number| number.to_string()).collect());
+    }
+    std::env::set_current_dir(place).context(place.display())?;
+    mount(Some("overlay"), at, Some("overlay"), MsFlags::empty(), Some(text.as_str())).context(at.display())
 }
 
 /// Overlayfs separates directories by colons and options by commas.

@@ -317,3 +317,103 @@ async fn the_shims_program_cannot_be_written_through_proc() {
     assert_eq!(world.exec(&id, text).await.1, "");
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_of_many_layers_is_run_and_mounted() {
+    if !possible() {
+        return;
+    }
+    let world = World::new().await;
+    world.import("deep:1", 126).await;
+    let mut container = script("ls / | grep -c ^layer-; ls /image | grep -c ^layer-; touch /made && echo wrote");
+    container.image.image = "deep:1".into();
+    container.mounts = vec![Mount {
+        container_path: "/image".into(),
+        image: Some(ImageSpec { image: "deep:1".into(), ..ImageSpec::default() }),
+        ..Mount::default()
+    }];
+    assert_eq!(world.finish("deep", container).await.1, "126\n126\nwrote\n");
+    world.end().await;
+}
+
+/// A 32-bit program that ends with 0 if it may ask for its id and may not touch namespaces.
+#[cfg(target_arch = "x86_64")]
+fn small_program() -> Vec<u8> {
+    const CODE: [u8; 46] = [
+        0xb8, 0x14, 0, 0, 0, 0xcd, 0x80, // getpid
+        0x85, 0xc0, 0x7e, 0x17, // none: fail
+        0xb8, 0x36, 0x01, 0, 0, 0x31, 0xdb, 0xcd, 0x80, // unshare(0)
+        0x83, 0xf8, 0xff, 0x75, 0x09, // not EPERM: fail
+        0x31, 0xdb, 0xb8, 1, 0, 0, 0, 0xcd, 0x80, // exit(0)
+        0xbb, 1, 0, 0, 0, 0xb8, 1, 0, 0, 0, 0xcd, 0x80, // exit(1)
+    ];
+    const BASE: u32 = 0x0804_8000;
+    let size = 84 + CODE.len() as u32;
+    let mut file = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x03\0".to_vec();
+    let mut words = |words: &[u32]| file.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+    // Version, entry, headers' places, flags; sizes and counts in halves; then the one segment.
+    words(&[1, BASE + 84, 52, 0, 0, 52 | 32 << 16, 1, 0, 1, 0, BASE, BASE, size, size, 5, 0x1000]);
+    file.extend(CODE);
+    file
+}
+
+#[cfg(target_arch = "x86_64")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_32_bit_program_runs_under_the_default_filter_and_is_bound_by_it() {
+    use std::os::unix::fs::PermissionsExt;
+    if !possible() {
+        return;
+    }
+    let world = World::new().await;
+    let tool = world.path("tool");
+    std::fs::write(&tool, small_program()).unwrap();
+    std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(0o755)).unwrap();
+    if !std::process::Command::new(&tool).status().is_ok_and(|status| status.code() == Some(1)) {
+        eprintln!("skipped: the kernel runs no 32-bit programs");
+        return;
+    }
+    let mount = Mount { container_path: "/tool".into(), host_path: tool.display().to_string(), ..Mount::default() };
+    let container = ContainerConfig { command: vec!["/tool".into()], mounts: vec![mount], ..script("") };
+    let (status, _) = world.finish("small", container).await;
+    assert_eq!(status.exit_code, 0);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paths_are_masked_and_calls_forbidden_as_the_container_says() {
+    if !possible() {
+        return;
+    }
+    let world = World::new().await;
+    let text = "for path in /proc/interrupts /proc/sys; do grep -c \" $path \" /proc/self/mountinfo; done; \
+                head -c1 /proc/interrupts | wc -c; mkdir /made 2>&1 || true";
+    let mut masked = script(text);
+    security(&mut masked).masked_paths.push("/proc/interrupts".into());
+    assert_eq!(world.finish("masked", masked).await.1, "1\n1\n0\n");
+    let profile = world.path("profile.json");
+    let no_directories = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}]}"#;
+    std::fs::write(&profile, no_directories).unwrap();
+    let localhost = |path: &std::path::Path| {
+        Some(SecurityProfile { profile_type: ProfileType::Localhost, localhost_ref: path.display().to_string() })
+    };
+    let mut unmasked = script(text);
+    security(&mut unmasked).masked_paths.clear();
+    security(&mut unmasked).readonly_paths.clear();
+    security(&mut unmasked).seccomp = localhost(&profile);
+    let (_, log) = world.finish("unmasked", unmasked).await;
+    assert!(log.starts_with("0\n0\n1\n"), "{log}");
+    assert!(log.ends_with("mkdir: can't create directory '/made': Operation not permitted\n"), "{log}");
+
+    let pod = world.pod("wrong");
+    let sandbox = world.runtime.run_pod_sandbox(pod.clone(), "").await.unwrap();
+    let mut missing = script("true");
+    security(&mut missing).seccomp = localhost(&world.path("none.json"));
+    let error = world.runtime.create_container(&sandbox, missing, &pod).await.unwrap_err();
+    assert!(error.message.contains("cannot load seccomp profile"), "{error}");
+    let mut whole_node = world.pod("sysctl");
+    whole_node.linux.sysctls = [("kernel.pid_max".to_owned(), "100".to_owned())].into();
+    let error = world.runtime.run_pod_sandbox(whole_node, "").await.unwrap_err();
+    assert!(error.message.contains("not in a separate kernel namespace"), "{error}");
+    world.end().await;
+}

@@ -72,8 +72,8 @@ fn tar(entries: &[(&str, tar::EntryType, &[u8])]) -> Vec<u8> {
     archive.into_inner().unwrap()
 }
 
-/// An archive as `docker save` makes it.
-fn image_archive(path: &Path) {
+/// An archive as `docker save` makes it. Each further layer has a file that is named by its number.
+pub fn image_archive(path: &Path, name: &str, further: usize) {
     use tar::EntryType::{Directory, Regular, Symlink};
     let busybox = fs::read("/usr/bin/busybox").unwrap();
     let links: Vec<String> = APPLETS.split_whitespace().map(|name| format!("bin/{name}")).collect();
@@ -86,19 +86,20 @@ fn image_archive(path: &Path) {
         ("etc/group", Regular, b"root:x:0:\nweb:x:34:\nlogs:x:50:web\n"),
     ];
     entries.extend(links.iter().map(|link| (link.as_str(), Symlink, &b"busybox"[..])));
-    let layer = tar(&entries);
+    let mut layers = vec![tar(&entries)];
+    layers.extend((0..further).map(|number| tar(&[(&format!("layer-{number}"), Regular, b"x")])));
+    let names: Vec<String> = (0..layers.len()).map(|number| format!("{number}.tar")).collect();
     let config = json!({
         "architecture": if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" }, "os": "linux",
         "config": {"Cmd": ["sh"], "Env": ["FROM_IMAGE=yes"]},
-        "rootfs": {"type": "layers", "diff_ids": [digest_of(&layer)]},
+        "rootfs": {"type": "layers", "diff_ids": layers.iter().map(|layer| digest_of(layer)).collect::<Vec<_>>()},
     });
-    let manifest = json!([{"Config": "config.json", "RepoTags": ["busybox:latest"], "Layers": ["layer.tar"]}]);
-    let archive = tar(&[
-        ("layer.tar", Regular, &layer),
-        ("config.json", Regular, config.to_string().as_bytes()),
-        ("manifest.json", Regular, manifest.to_string().as_bytes()),
-    ]);
-    fs::write(path, archive).unwrap();
+    let manifest = json!([{"Config": "config.json", "RepoTags": [name], "Layers": names}]).to_string();
+    let config = config.to_string();
+    let mut files: Vec<(&str, tar::EntryType, &[u8])> =
+        names.iter().zip(&layers).map(|(name, layer)| (name.as_str(), Regular, &layer[..])).collect();
+    files.extend([("config.json", Regular, config.as_bytes()), ("manifest.json", Regular, manifest.as_bytes())]);
+    fs::write(path, tar(&files)).unwrap();
 }
 
 impl World {
@@ -109,13 +110,20 @@ impl World {
     pub async fn with_network(network: Arc<dyn Network>) -> World {
         let directory = tempfile::tempdir().unwrap();
         let archive = directory.path().join("busybox.tar");
-        image_archive(&archive);
+        image_archive(&archive, "busybox:latest", 0);
         let name = directory.path().file_name().unwrap().to_string_lossy().trim_start_matches('.').to_lowercase();
         let images = Images::open(directory.path().join("root/images"), Registries::default()).unwrap();
         images.import(&archive).await.unwrap();
         let config = config(directory.path(), &name, images, network);
         let runtime = Runtime::open(config.clone()).await.unwrap();
         World { runtime, directory, id: name, config }
+    }
+
+    /// Imports one more image, of busybox and further layers.
+    pub async fn import(&self, name: &str, further: usize) {
+        let archive = self.path("more.tar");
+        image_archive(&archive, name, further);
+        self.config.images.import(&archive).await.unwrap();
     }
 
     pub fn path(&self, below: &str) -> PathBuf {
