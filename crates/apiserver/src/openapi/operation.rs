@@ -237,7 +237,8 @@ impl Operation<'_> {
         };
         let deprecated = "deprecated: use the 'watch' parameter with a list operation instead";
         match (self.action, self.sub) {
-            ("list", _) => format!("list or watch objects of kind {kind}"),
+            ("list", _) if self.kind.has_verb("watch") => format!("list or watch objects of kind {kind}"),
+            ("list", _) => format!("list objects of kind {kind}"),
             ("watchlist", _) => format!("watch individual changes to a list of {kind}. {deprecated}."),
             ("watch", _) => format!(
                 "watch changes to an object of kind {kind}. {deprecated}, filtered to a single item with the 'fieldSelector' parameter."

@@ -60,7 +60,8 @@ impl Definitions<'_> {
                 let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
                 (group, version, kind)
             };
-            let marks: Vec<_> = api::table::kinds_of(schema).map(split).collect();
+            let mut marks: Vec<_> = api::table::kinds_of(schema).map(split).collect();
+            marks.sort_unstable();
             self.add(schema, &marks);
         } else if let Some(kind) = name.strip_suffix("List").and_then(|item| self.own.get(item)).cloned() {
             self.list_of(&kind, name);
@@ -170,18 +171,15 @@ impl Definitions<'_> {
                 Any::SchemaOrStrings => self.named(&format!("{EXTENSIONS}JSONSchemaPropsOrStringArray"), json!({})),
             },
             Type::Object(inner) if inner.name.is_empty() => self.structure(inner),
-            Type::Object(inner) => match inner.name.strip_suffix("#granular") {
-                Some(name) => {
-                    self.need(name);
-                    let mut value = reference(name);
+            Type::Object(inner) => {
+                self.need(&inner.name);
+                let mut value = reference(&inner.name);
+                // A struct that is atomic elsewhere and not here.
+                if !inner.atomic && api::table::get(&inner.name).is_some_and(|usual| usual.atomic) {
                     value["x-kubernetes-map-type"] = "granular".into();
-                    value
                 }
-                None => {
-                    self.need(&inner.name);
-                    reference(&inner.name)
-                }
-            },
+                value
+            }
             Type::Map(inner, kind) => {
                 let mut value = json!({"type": "object", "additionalProperties": self.of_type(inner)});
                 if *kind == MapKind::Atomic {

@@ -6,8 +6,9 @@ use api::kind::Registry;
 
 use super::*;
 
+/// The kinds that the document is about; metrics are another server's in upstream.
 fn kinds() -> Vec<Arc<Kind>> {
-    Registry::builtin().iter().cloned().collect()
+    Registry::builtin().iter().filter(|kind| api::table::get(&kind.schema.name).is_some()).cloned().collect()
 }
 
 /// Where the values differ, as far as `most` places.
@@ -29,13 +30,24 @@ fn differences(is: &Value, wanted: &Value, path: String, out: &mut Vec<String>) 
     }
 }
 
-/// What is said on purpose in another way: no CBOR, no shards, no logs of the server; a list without a mark is atomic, and is
-/// said to be.
+/// What is said on purpose in another way: no CBOR, no shards, no logs of the server; a list without a mark is atomic, and is said to be;
+/// a map without a mark is granular; bytes are no list. Required fields are in the order of their names.
 fn normalize(value: &mut Value) {
     match value {
         Value::Object(map) => {
             if map.get("type").is_some_and(|ty| ty == "array") && !map.contains_key("x-kubernetes-list-type") {
                 map.insert("x-kubernetes-list-type".to_owned(), "atomic".into());
+            }
+            if map.get("type").is_some_and(|ty| ty == "object")
+                && map.get("x-kubernetes-map-type") == Some(&json!("granular"))
+            {
+                map.remove("x-kubernetes-map-type");
+            }
+            if map.get("type").is_some_and(|ty| ty == "string") {
+                map.remove("x-kubernetes-list-type");
+            }
+            if let Some(Value::Array(required)) = map.get_mut("required") {
+                required.sort_by_key(Value::to_string);
             }
             map.retain(|key, _| !key.starts_with("shardSelector-") && !key.starts_with("logpath-"));
             map.values_mut().for_each(normalize);

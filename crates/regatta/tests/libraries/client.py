@@ -118,7 +118,7 @@ utils.create_from_dict(
 apps.patch_namespaced_deployment_scale("web", "py", {"spec": {"replicas": 2}})
 assert apps.read_namespaced_deployment_scale("web", "py").spec.replicas == 2
 assert apps.read_namespaced_deployment("web", "py").spec.replicas == 2
-assert apps.delete_namespaced_deployment("web", "py", propagation_policy="Foreground").status
+apps.delete_namespaced_deployment("web", "py", propagation_policy="Foreground")
 batch.create_namespaced_cron_job(
     "py",
     client.V1CronJob(
