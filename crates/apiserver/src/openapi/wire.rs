@@ -33,14 +33,16 @@ struct Message {
     fields: &'static [(&'static str, u32, As)],
     extensions: u32,
     /// Chooses among messages by the value; the number of the choice.
-    choice: Option<fn(&Value) -> (u32, &'static Message)>,
+    choice: Option<Choice>,
 }
+
+type Choice = fn(&Value) -> (u32, &'static Message);
 
 const fn plain(fields: &'static [(&'static str, u32, As)], extensions: u32) -> Message {
     Message { fields, extensions, choice: None }
 }
 
-const fn choice(choose: fn(&Value) -> (u32, &'static Message)) -> Message {
+const fn choice(choose: Choice) -> Message {
     Message { fields: &[], extensions: 0, choice: Some(choose) }
 }
 
