@@ -198,6 +198,7 @@ fn static_pods(cluster: &Cluster) {
 fn refused(cluster: &Cluster) {
     cluster.until("sysctl", "/status/reason", "SysctlForbidden");
     assert_eq!(cluster.pod("sysctl")["status"]["phase"], "Failed");
+    assert!(cluster.pod("sysctl")["status"]["containerStatuses"].is_null());
     let message = cluster.pod("sysctl")["status"]["message"].to_string();
     assert!(message.contains("forbidden sysctl: \\\"kernel.msgmax\\\" not allowlisted"), "{message}");
     cluster.told("class", "FailedCreatePodSandBox", "odd-handler");
@@ -276,7 +277,7 @@ fn redirects(cluster: &Cluster) {
     cluster.told("redirects", "ProbeWarning", "Liveness probe warning: Probe terminated redirects");
     // `broken` asks the same server for a redirect to a page that is not there.
     cluster.told("redirects", "Unhealthy", "HTTP probe failed with statuscode: 404");
-    assert_eq!(cluster.pod("redirects")["status"]["containerStatuses"][1]["restartCount"], 0);
+    assert_eq!(cluster.pod("redirects")["status"]["containerStatuses"][0]["restartCount"], 0);
 }
 
 /// CPU and memory of a running container change without a restart, or with one where it says so.

@@ -133,6 +133,8 @@ pub struct Resize {
 pub struct Memory {
     /// Admission's refusal, a passed deadline or an eviction.
     pub failure: Option<Failure>,
+    /// The failure is admission's: no container was ever to run.
+    pub rejected: bool,
     /// Why the node ends the pod, where the condition `DisruptionTarget` is to say so.
     pub disruption: Option<String>,
     /// Seconds that an evicted pod gets at most to stop.

@@ -39,7 +39,7 @@ pub fn compute(
     let statuses = |roles: &[Role]| {
         let members = pod.members.iter().filter(|m| roles.contains(&m.role));
         let list: Vec<_> = members.map(|m| container(pod, m, seen, memory, host, last)).collect();
-        (!list.is_empty()).then_some(list)
+        (!list.is_empty() && !memory.rejected).then_some(list)
     };
     let init_container_statuses = statuses(&[Role::Init, Role::Sidecar]);
     let container_statuses = statuses(&[Role::Main]);

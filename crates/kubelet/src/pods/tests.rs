@@ -391,6 +391,16 @@ fn the_status_says_how_the_pod_is() {
 }
 
 #[test]
+fn a_pod_that_the_node_refuses_fails_without_containers() {
+    let pod = pod(json!({}));
+    let failure = Some(super::memory::Failure::new("OutOfcpu", "m"));
+    let memory = Memory { failure, rejected: true, torn_down: true, ..Default::default() };
+    let mut none = seen("");
+    none.sandboxes.clear();
+    assert_eq!(shown(&pod, &none, &memory), "Failed Initialized PodScheduled | ");
+}
+
+#[test]
 fn a_waiting_reason_takes_the_place_of_how_the_container_ended() {
     let pod = pod(json!({}));
     let mut memory = prepared(&pod);

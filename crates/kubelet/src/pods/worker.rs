@@ -222,6 +222,7 @@ impl Worker {
                 let message = failure.message.trim_start_matches("Pod was rejected: ").to_owned();
                 self.context.warn(&self.pod, None, &failure.reason, message);
                 self.memory.failure = Some(failure);
+                self.memory.rejected = true;
             }
         }
         if self.memory.start_time.is_none() {
