@@ -90,6 +90,10 @@ impl Runtime {
                 record => unmade.push((id, record.unwrap_or_default())),
             }
         }
+        // Before their pods, whose groups theirs are in.
+        for (id, record) in unmade {
+            self.discard_container(&id, &record).await;
+        }
         for entry in fs::read_dir(self.paths.sandboxes())?.flatten() {
             let Some(record) = load::<SandboxRecord>(&entry.path()) else { continue };
             let (id, stopped, ready) = (record.id.clone(), record.stopped, record.ready);
@@ -109,15 +113,15 @@ impl Runtime {
                 self.shim_lost(&sandbox, &id).await;
             }
         }
-        for (id, record) in unmade {
-            self.discard_container(&id, &record).await;
-        }
         let orphans: Vec<_> =
             self.containers.read().values().filter(|c| self.sandbox(&c.record.sandbox_id).is_err()).cloned().collect();
         for container in orphans {
             self.containers.write().remove(container.id());
             self.discard_container(container.id(), &container.record).await;
         }
+        let sandboxes: Vec<_> = self.sandboxes.read().values().cloned().collect();
+        let kept: Vec<_> = sandboxes.iter().map(|sandbox| self.pod_cgroup(&sandbox.record.lock().config)).collect();
+        self.hierarchies.remove_stray_pods(&self.config.cgroup_parent, &kept);
         let trash = self.paths.trash();
         let empty = move || {
             for entry in fs::read_dir(trash).into_iter().flatten().flatten() {

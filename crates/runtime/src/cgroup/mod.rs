@@ -109,6 +109,21 @@ impl Hierarchies {
         controlled.filter_map(pair).collect()
     }
 
+    /// Removes groups of pods below a parent, but those given and what is in them. Where a process is, nothing is removed.
+    pub fn remove_stray_pods(&self, parent: &str, kept: &[String]) {
+        for hierarchy in &self.all {
+            let top = hierarchy.mount.join(parent.trim_matches('/'));
+            // Those below come first.
+            for group in tree(&top).into_iter().rev() {
+                let below = group.strip_prefix(&top).unwrap_or(Path::new(""));
+                let of_pod = below.components().any(|part| part.as_os_str().as_encoded_bytes().starts_with(b"pod"));
+                if of_pod && !kept.iter().any(|kept| group.starts_with(hierarchy.mount.join(kept))) {
+                    let _ = fs::remove_dir(group);
+                }
+            }
+        }
+    }
+
     /// The group at a path below every hierarchy's root, whether it exists or not.
     pub fn at(&self, path: &str) -> Result<Cgroup> {
         let path = Path::new(path.trim_start_matches('/'));
@@ -285,6 +300,18 @@ mod tests {
         assert_eq!(read(&half), ["1\n", "0"]);
         inherit_cpuset(&full).unwrap();
         assert_eq!(read(&full), ["2\n", "0\n"]);
+    }
+
+    #[test]
+    fn groups_of_pods_that_are_not_kept_are_removed_and_no_others() {
+        let top = tempfile::tempdir().unwrap();
+        let groups = ["own/kubepods/podA/c", "own/kubepods/podB/c", "own/kubepods/burstable/podC", "own/shims", "podD"];
+        groups.iter().for_each(|group| fs::create_dir_all(top.path().join(group)).unwrap());
+        let all = vec![Hierarchy { mount: top.path().into(), controllers: Vec::new() }];
+        Hierarchies { all, v2: true }.remove_stray_pods("/own", &["own/kubepods/podA".to_owned()]);
+        let left: Vec<_> = groups.iter().filter(|group| top.path().join(group).exists()).collect();
+        assert_eq!(left, [&groups[0], &groups[3], &groups[4]]);
+        assert!(top.path().join("own/kubepods/burstable").exists());
     }
 
     #[test]
