@@ -1,5 +1,6 @@
 //! The service side: which pods stand behind a Service, written as EndpointSlices and as Endpoints.
 
+mod hints;
 pub(crate) mod legacy;
 pub(crate) mod mirror;
 mod slice;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use client::{Cache, Item, Key};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, NodeStatus, Pod};
 use kube::api::DeleteParams;
 use serde_json::json;
 
@@ -16,6 +16,8 @@ use crate::{
 const ENDED_KEPT: usize = 12_500;
 /// The one key: all pods are looked at together.
 const ALL: &str = "pods";
+/// Says that a node is down for good, as far as anybody knows, so that its pods may be forgotten.
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// How long a node must have been gone, in case it comes back.
 const QUARANTINE: std::time::Duration = std::time::Duration::from_secs(40);
 
@@ -23,18 +25,21 @@ const QUARANTINE: std::time::Duration = std::time::Duration::from_secs(40);
 pub(crate) async fn run(env: Env) {
     let nodes: Cache<Node> = env.caches.get();
     let all: Cache<Pod> = env.caches.get();
-    let bound_to_nothing = nodes.clone();
+    let (bound_to_nothing, parsed) = (nodes.clone(), nodes.clone());
     let work = Loop::new()
-        .on(&nodes, |change, queue| {
-            if change.new.is_none() {
-                queue.add_after(Key::new("", ALL), QUARANTINE);
+        .on(&nodes, move |change, queue| match &change.new {
+            None => queue.add_after(Key::new("", ALL), QUARANTINE),
+            Some(item) if parsed.parse(item).is_some_and(|node| is_out_of_service(&node)) => {
+                queue.add(Key::new("", ALL))
             }
+            Some(_) => {}
         })
         .on(&all, move |change, queue| {
             let Some(pod) = &change.new else { return };
             let is_lost = !pod.node_name.is_empty() && bound_to_nothing.get("", &pod.node_name).is_none();
             let has_ended = pods::is_finished(pod) && change.old.as_ref().is_none_or(|old| !pods::is_finished(old));
-            if pod.deleting && pod.node_name.is_empty() {
+            let is_stuck = || bound_to_nothing.read("", &pod.node_name).is_some_and(|node| is_out_of_service(&node));
+            if pod.deleting && (pod.node_name.is_empty() || is_stuck()) {
                 queue.add(Key::new("", ALL));
             } else if is_lost || has_ended {
                 queue.add_after(Key::new("", ALL), QUARANTINE);
@@ -49,6 +54,13 @@ pub(crate) async fn run(env: Env) {
                 end(&env, pod, Some("PodGC: node no longer exists")).await?;
             }
         }
+        let out_of_service = nodes.list().into_iter().filter_map(|item| nodes.parse(&item)).filter(is_out_of_service);
+        for node in out_of_service {
+            let name = node.metadata.name.as_deref().unwrap_or_default();
+            for pod in all.on_node(name).iter().filter(|pod| pod.deleting) {
+                end(&env, pod, Some("PodGC: node is out of service")).await?;
+            }
+        }
         for pod in pods.iter().filter(|pod| pod.deleting && pod.node_name.is_empty()) {
             end(&env, pod, None).await?;
         }
@@ -61,6 +73,14 @@ pub(crate) async fn run(env: Env) {
         Ok(None)
     };
     work.run(&env, 1, sync).await;
+}
+
+/// Whether somebody has said that the node is down for good, and it is.
+fn is_out_of_service(node: &Node) -> bool {
+    let tainted =
+        node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()).any(|taint| taint.key == OUT_OF_SERVICE);
+    let is_ready = |status: &NodeStatus| crate::condition::is_true(&status.conditions, "Ready");
+    tainted && !node.status.as_ref().is_some_and(is_ready)
 }
 
 /// Deletes a pod at once, after noting why where it was running.
@@ -79,4 +99,22 @@ async fn end(env: &Env, pod: &Item, why: Option<&str>) -> Result<(), crate::Erro
         };
     }
     env.delete::<Pod>(pod.namespace(), pod.name(), &pod.uid, DeleteParams::default().grace_period(0)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_node_that_is_down_can_be_out_of_service() {
+        let node = |key: &str, ready: &str| -> Node {
+            serde_json::from_value(json!({"metadata": {"name": "n"},
+                "spec": {"taints": [{"key": key, "effect": "NoExecute"}]},
+                "status": {"conditions": [{"type": "Ready", "status": ready}]}}))
+            .unwrap()
+        };
+        assert!(is_out_of_service(&node(OUT_OF_SERVICE, "Unknown")));
+        assert!(!is_out_of_service(&node(OUT_OF_SERVICE, "True")));
+        assert!(!is_out_of_service(&node("other", "False")));
+    }
 }

@@ -35,10 +35,8 @@ pub(crate) async fn run(env: Env) {
 
 /// Until when somebody may still want to see the request.
 fn useful_until(request: &CertificateSigningRequest) -> Timestamp {
-    let after = |from: Option<&Time>, by: Duration| {
-        let from = from.map_or(Timestamp::UNIX_EPOCH, |time| time.0);
-        from.checked_add(by).unwrap_or(Timestamp::MAX)
-    };
+    let after =
+        |from: Option<&Time>, by: Duration| from.and_then(|time| time.0.checked_add(by).ok()).unwrap_or(Timestamp::MAX);
     let decided = |kind: &str| holds(request, kind).map(|condition| after(condition.last_update_time.as_ref(), HOUR));
     let issued = certificate(request);
     let ended = issued.and_then(ends);

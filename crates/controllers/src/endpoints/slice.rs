@@ -8,19 +8,23 @@ use k8s_openapi::api::{
 };
 
 use super::{
-    Backend, HEADLESS_LABEL, MANAGED_BY_LABEL, SERVICE_LABEL, families, is_headless, publishes_not_ready,
+    Backend, HEADLESS_LABEL, MANAGED_BY_LABEL, SERVICE_LABEL, families,
+    hints::{self, Zones},
+    is_headless, publishes_not_ready,
     spread::{Group, Set, Writes, sorted},
 };
 use crate::owner::{Named, controller_reference};
 
 pub(super) const MANAGED_BY: &str = "endpointslice-controller.k8s.io";
 
-/// The writes that turn the slices that are into those that should be. `zone` gives a node's zone.
+/// The writes that turn the slices that are into those that should be. `zone` gives a node's zone; with `zones` they share
+/// the endpoints.
 pub(super) fn plan(
     service: &Service,
     backends: &[Backend],
     existing: Vec<EndpointSlice>,
     zone: impl Fn(&str) -> Option<String>,
+    zones: Option<&Zones>,
 ) -> Writes {
     let triggered = backends.iter().filter_map(|backend| backend.since).max();
     let set = Set {
@@ -31,7 +35,11 @@ pub(super) fn plan(
         owner: controller_reference(service),
         triggered: triggered.map(|at| at.to_string()),
     };
-    set.plan(groups(service, backends, zone), existing)
+    let mut groups = groups(service, backends, zone);
+    for family in groups.chunk_by_mut(|a, b| a.family == b.family) {
+        zones.into_iter().for_each(|zones| hints::give(family, zones));
+    }
+    set.plan(groups, existing)
 }
 
 /// The Service's labels, and those by which slices are found.
@@ -146,7 +154,7 @@ mod tests {
 
     /// Runs the plan and returns the slices that result, with names for the new ones.
     fn apply(service: &Service, backends: &[Backend], existing: &[EndpointSlice]) -> (Vec<EndpointSlice>, usize) {
-        let writes = plan(service, backends, existing.to_vec(), |_| Some("zone-a".to_owned()));
+        let writes = plan(service, backends, existing.to_vec(), |_| Some("zone-a".to_owned()), None);
         let count = writes.create.len() + writes.update.len() + writes.delete.len();
         let name = |slice: &EndpointSlice| slice.metadata.name.clone();
         let touched: Vec<_> = writes.update.iter().chain(&writes.delete).map(name).collect();

@@ -5,14 +5,21 @@ use std::sync::Arc;
 use client::{Cache, Key};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 
-use super::{Selectors, backends, is_managed, slice, write::Slices};
+use super::{
+    Selectors, backends,
+    hints::{self, Zones},
+    is_managed, slice,
+    write::Slices,
+};
 use crate::{
+    condition,
     frame::{Env, Synced, UNSEEN},
     owner::Named,
 };
 
 const WORKERS: usize = 5;
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+const CONTROL_PLANE_LABEL: &str = "node-role.kubernetes.io/control-plane";
 
 pub(crate) async fn run(env: Env) {
     let controller = Controller {
@@ -57,7 +64,25 @@ impl Controller {
         }
         let Some(existing) = self.slices.existing(&key, service.uid()) else { return Ok(Some(UNSEEN)) };
         let zone = |node: &str| Some(self.nodes.get("", node)?.labels.get(ZONE_LABEL)?.to_owned());
-        let writes = slice::plan(&service, &backends(&service, &self.pods), existing, zone);
+        let zones = hints::are_wanted(&service).then(|| self.zones());
+        let writes = slice::plan(&service, &backends(&service, &self.pods), existing, zone, zones.as_ref());
         self.slices.write(&key, &service, writes, "FailedToUpdateEndpointSlices").await.map(|()| None)
+    }
+
+    /// The CPU of the zones, but for nodes of the control plane and those that are not ready.
+    fn zones(&self) -> Zones {
+        let mut zones = Zones::new();
+        for node in self.nodes.list().iter().filter_map(|item| self.nodes.parse(item)) {
+            let label = |name: &str| node.metadata.labels.as_ref().and_then(|labels| labels.get(name));
+            let status = node.status.as_ref();
+            let is_ready = status.is_some_and(|status| condition::is_true(&status.conditions, "Ready"));
+            let cpu = status.and_then(|status| status.allocatable.as_ref()?.get("cpu"));
+            let cpu = cpu.and_then(|cpu| api::quantity::Quantity::parse(&cpu.0).ok());
+            if let (Some(zone), Some(cpu), true, None) = (label(ZONE_LABEL), cpu, is_ready, label(CONTROL_PLANE_LABEL))
+            {
+                *zones.entry(zone.clone()).or_default() += cpu.milli_value();
+            }
+        }
+        zones
     }
 }

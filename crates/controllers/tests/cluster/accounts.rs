@@ -1,5 +1,7 @@
 //! Accounts' tokens, certificates and quotas.
 
+use std::time::Duration;
+
 use k8s_openapi::{
     ByteString,
     api::{
@@ -120,5 +122,7 @@ async fn a_quotas_status_is_counted_anew_after_others_have_written_it() {
         (amount(&written, false, "cpu"), amount(&written, true, "count/configmaps")),
         ("750m".to_owned(), "4".to_owned())
     );
+    let revision = written.metadata.resource_version.unwrap().parse().unwrap();
+    assert!(cluster.caches.get::<ResourceQuota>().reached(revision, Duration::from_secs(10)).await);
     cluster.until_one::<ResourceQuota>("q", "counted anew", counted).await;
 }

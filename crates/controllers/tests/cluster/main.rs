@@ -3,6 +3,7 @@
 mod accounts;
 mod autoscaling;
 mod batch;
+mod claims;
 mod election;
 mod harness;
 mod services;
