@@ -74,10 +74,13 @@ pub struct Up {
     /// Socket of another container runtime to use, as unix:///run/containerd/containerd.sock [default: the built-in one]
     #[arg(long, value_name = "URL")]
     pub container_runtime_endpoint: Option<String>,
-    /// Where that runtime looks for plugins of the pod network
+    /// Attach pods by the CNI plugins that are configured in --cni-conf-dir, in place of the built-in network
+    #[arg(long, conflicts_with = "container_runtime_endpoint")]
+    pub cni: bool,
+    /// Where the plugins of the pod network are
     #[arg(long, default_value = "/opt/cni/bin")]
     pub cni_bin_dir: PathBuf,
-    /// Where that runtime looks for configurations of the pod network
+    /// Where the configurations of the pod network are
     #[arg(long, default_value = "/etc/cni/net.d")]
     pub cni_conf_dir: PathBuf,
     /// The kubelet's configuration: a KubeletConfiguration of kubelet.config.k8s.io/v1beta1

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cni::{self, Directories};
+use crate::cni_network::CniNetwork;
 use crate::data::{DataDir, Settings};
 
 /// The label by which pods of this cluster are told from others of the same remote runtime.
@@ -46,6 +47,13 @@ fn directories(settings: &Settings) -> Directories {
     Directories { bin: settings.cni_bin_dir.clone(), conf: settings.cni_conf_dir.clone() }
 }
 
+/// The network that configured plugins make.
+fn plugins(data: &DataDir, settings: &Settings) -> Result<Arc<dyn Network>> {
+    let attached = data.join("cni");
+    let network = CniNetwork::open(directories(settings), attached).context("cannot keep track of attached pods")?;
+    Ok(Arc::new(network))
+}
+
 fn socket(data: &DataDir) -> PathBuf {
     data.run().join("cni.sock")
 }
@@ -61,6 +69,7 @@ pub async fn open(
 ) -> Result<Containers> {
     let endpoint = &settings.container_runtime_endpoint;
     if endpoint.is_empty() {
+        let network = if settings.cni { plugins(data, settings)? } else { network };
         let (runtime, images) = built_in(data, registries, network).await?;
         return Ok(Containers { runtime, images });
     }
@@ -92,7 +101,9 @@ pub async fn purge(data: &DataDir, settings: &Settings) -> Result<()> {
         directories(settings).remove(&data.id);
     }
     let images = Images::open(data.join("images"), Registries::default())?;
-    let config = config(data, images, Arc::new(NoNetwork));
+    // What the built-in network has goes all at once, afterwards; plugins are asked for each pod.
+    let network = if settings.cni { plugins(data, settings)? } else { Arc::new(NoNetwork) };
+    let config = config(data, images, network);
     match Runtime::open(config.clone()).await {
         Ok(runtime) => runtime.purge().await?,
         Err(error) => {

@@ -42,6 +42,8 @@ pub struct Settings {
     pub registries: Option<PathBuf>,
     /// Another runtime's, or empty for the built-in one.
     pub container_runtime_endpoint: String,
+    /// Plugins attach the pods, in place of the built-in network.
+    pub cni: bool,
     pub cni_bin_dir: PathBuf,
     pub cni_conf_dir: PathBuf,
 }

@@ -3,6 +3,7 @@
 mod address;
 mod cli;
 mod cni;
+mod cni_network;
 mod containers;
 mod cri_server;
 mod data;

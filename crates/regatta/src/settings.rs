@@ -71,6 +71,7 @@ pub fn settle(options: &Up, data: &DataDir, previous: Option<&Settings>) -> Resu
             previous.map(|p| &p.container_runtime_endpoint),
             "",
         )?,
+        cni: options.cni,
         cni_bin_dir: absolute(options.cni_bin_dir.clone())?,
         cni_conf_dir: absolute(options.cni_conf_dir.clone())?,
     };

@@ -4,93 +4,13 @@
 mod cluster;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
 
+use cluster::containerd::Containerd;
 use cluster::{BUSYBOX, Cluster, Machine, busybox_archive, possible, succeed, text};
 use runtime::cri::*;
-
-const PAUSE: &str = "regatta.test/pause:1";
-
-/// containerd of its own, in a machine's network.
-struct Containerd {
-    process: Child,
-    directory: tempfile::TempDir,
-}
-
-impl Containerd {
-    fn start(machine: &Machine) -> Option<Containerd> {
-        let installed = |name: &str| ["/usr/bin", "/usr/sbin"].iter().any(|place| Path::new(place).join(name).exists());
-        if !installed("containerd") || !installed("runc") {
-            eprintln!("skipped: needs containerd and runc");
-            return None;
-        }
-        let directory = tempfile::tempdir().expect("directory");
-        let path = |name: &str| directory.path().join(name).display().to_string();
-        let config = format!(
-            "version = 2\nroot = {root:?}\nstate = {state:?}\n\
-             [grpc]\naddress = {socket:?}\n[ttrpc]\naddress = {ttrpc:?}\n\
-             [plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = {PAUSE:?}\nrestrict_oom_score_adj = true\n\
-             stream_server_address = \"127.0.0.1\"\nstream_server_port = \"0\"\n\
-             [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = {bin:?}\nconf_dir = {conf:?}\n",
-            root = path("root"),
-            state = path("state"),
-            socket = path("containerd.sock"),
-            ttrpc = path("containerd.sock.ttrpc"),
-            bin = path("bin"),
-            conf = path("conf"),
-        );
-        std::fs::write(directory.path().join("config.toml"), config).expect("config");
-        let log = std::fs::File::create(directory.path().join("log")).expect("log");
-        let process = machine
-            .command("containerd")
-            .arg("-c")
-            .arg(directory.path().join("config.toml"))
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("containerd runs");
-        let containerd = Containerd { process, directory };
-        let start = Instant::now();
-        while !containerd.ctr(&["version"]).output().expect("ctr").status.success() {
-            assert!(start.elapsed() < Duration::from_secs(60), "containerd does not answer");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        Some(containerd)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn ctr(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("ctr");
-        command.arg("-a").arg(self.path("containerd.sock")).args(["-n", "k8s.io"]).args(args);
-        command
-    }
-
-    fn import(&self) {
-        let archive = self.path("image.tar");
-        busybox_archive(&archive);
-        succeed(self.ctr(&["images", "import"]).arg(&archive));
-        cluster::archive(&archive, PAUSE, &["sleep", "2147483647"]);
-        succeed(self.ctr(&["images", "import"]).arg(&archive));
-    }
-}
-
-impl Drop for Containerd {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        // What a failed test has left runs on without containerd.
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let here = self.directory.path().display().to_string();
-        for at in mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|at| at.starts_with(&here)) {
-            let _ = nix::mount::umount2(at, nix::mount::MntFlags::MNT_DETACH);
-        }
-    }
-}
 
 const PODS: &str = r"
 apiVersion: v1
@@ -137,13 +57,12 @@ fn the_same_kubelet_runs_pods_on_containerd_with_this_network() {
         return;
     }
     let machine = Machine::new();
-    let Some(containerd) = Containerd::start(&machine) else { return };
-    containerd.import();
-    let endpoint = format!("unix://{}", containerd.path("containerd.sock").display());
-    let (bin, conf) = (containerd.path("bin").display().to_string(), containerd.path("conf").display().to_string());
+    if !Containerd::installed() {
+        return;
+    }
     let before = machine.traces();
-    let options = ["--container-runtime-endpoint", &endpoint, "--cni-bin-dir", &bin, "--cni-conf-dir", &conf];
-    let mut cluster = Cluster::start(&machine, &options);
+    let mut cluster = Cluster::on_containerd(&machine, &[]);
+    cluster.import_images();
     let runtime = "jsonpath={.items[0].status.nodeInfo.containerRuntimeVersion}";
     assert!(cluster.kubectl(&["get", "nodes", "-o", runtime]).starts_with("containerd://"));
 
@@ -176,6 +95,7 @@ fn the_same_kubelet_runs_pods_on_containerd_with_this_network() {
     assert_eq!(field("web", ".status.containerStatuses[0].containerID"), id);
     cluster.kubectl(&["delete", "pod", "again", "job", "--timeout=30s"]);
     cluster.purge();
+    let containerd = cluster.containerd.as_ref().expect("containerd");
     let left = succeed(&mut containerd.ctr(&["containers", "list", "-q"]));
     assert_eq!(text(&left.stdout), "", "containers are left");
     assert_eq!(machine.traces(), before);
@@ -311,6 +231,8 @@ async fn use_runtime(remote: &cri::Remote, directory: &Path) {
     assert_eq!(told.memory_limit_in_bytes, 64 << 20);
     let stats = remote.container_stats(&id).await.expect("stats");
     assert!(stats.memory.usage_bytes.is_some() && stats.attributes.id == id);
+    let checkpoint = remote.checkpoint_container(&id, "/none").await.expect_err("there is no CRIU");
+    assert!(checkpoint.code == Code::Unimplemented && checkpoint.message.contains("CRIU"), "{checkpoint}");
     remote.stop_container(&id, Duration::from_secs(20)).await.expect("stops");
     assert_eq!(remote.container_status(&id).await.expect("status").exit_code, 5);
     let selector = [("app".to_owned(), "b".to_owned())].into();

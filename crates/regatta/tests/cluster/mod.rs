@@ -1,12 +1,17 @@
 //! Real clusters for tests: each machine is a network namespace of its own without a default route, each cluster the
-//! release binary started in one, driven by stock clients.
+//! release binary started in one, driven by stock clients. With `REGATTA_TEST_RUNTIME=containerd` its containers are
+//! Debian's containerd's, so that the same tests hold for both runtimes.
 #![allow(dead_code, reason = "each test file uses a part")]
+
+pub mod containerd;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+use containerd::Containerd;
 
 pub const PATIENCE: Duration = Duration::from_secs(60);
 pub const BUSYBOX: &str = "regatta.test/busybox:1";
@@ -105,6 +110,8 @@ pub struct Cluster<'a> {
     options: Vec<String>,
     process: Option<Child>,
     directory: Option<tempfile::TempDir>,
+    /// In place of the built-in runtime.
+    pub containerd: Option<Containerd>,
 }
 
 impl<'a> Cluster<'a> {
@@ -118,8 +125,23 @@ impl<'a> Cluster<'a> {
 
     /// A cluster in a directory that the test has made.
     pub fn start_at(machine: &'a Machine, data: PathBuf, options: &[&str]) -> Cluster<'a> {
-        let options = options.iter().map(|o| (*o).to_owned()).collect();
-        let mut cluster = Cluster { machine, data, options, process: None, directory: None };
+        let on_containerd = std::env::var("REGATTA_TEST_RUNTIME").is_ok_and(|name| name == "containerd");
+        Cluster::start_on(machine, data, options, on_containerd.then(|| Containerd::start(machine)))
+    }
+
+    /// A cluster whose containers containerd runs.
+    pub fn on_containerd(machine: &'a Machine, options: &[&str]) -> Cluster<'a> {
+        let directory = tempfile::tempdir().expect("directory");
+        let data = directory.path().join("data");
+        let mut cluster = Cluster::start_on(machine, data, options, Some(Containerd::start(machine)));
+        cluster.directory = Some(directory);
+        cluster
+    }
+
+    fn start_on(machine: &'a Machine, data: PathBuf, options: &[&str], containerd: Option<Containerd>) -> Cluster<'a> {
+        let mut options: Vec<String> = options.iter().map(|o| (*o).to_owned()).collect();
+        options.extend(containerd.iter().flat_map(Containerd::options));
+        let mut cluster = Cluster { machine, data, options, process: None, directory: None, containerd };
         cluster.up();
         cluster
     }
@@ -270,10 +292,14 @@ impl<'a> Cluster<'a> {
     /// Imports the sample's images and one with busybox.
     pub fn import_images(&self) {
         let archive = self.data.with_extension("tar");
+        let import = || match &self.containerd {
+            Some(containerd) => containerd.import(&archive),
+            None => drop(succeed(self.regatta(&["image", "import"]).arg(&archive))),
+        };
         succeed(Command::new(env!("CARGO_BIN_EXE_regatta")).args(["sample", "image"]).arg(&archive));
-        succeed(self.regatta(&["image", "import"]).arg(&archive));
+        import();
         busybox_archive(&archive);
-        succeed(self.regatta(&["image", "import"]).arg(&archive));
+        import();
         std::fs::remove_file(archive).expect("remove");
     }
 
