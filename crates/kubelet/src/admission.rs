@@ -170,6 +170,11 @@ impl Ledger {
         Ok(())
     }
 
+    /// The node has something else to give from now on.
+    pub fn set_allocatable(&mut self, allocatable: Amounts) {
+        self.allocatable = allocatable;
+    }
+
     /// What the node runs short of, as its conditions name it; gives what it was before.
     pub fn set_pressures(&mut self, pressures: Vec<&'static str>) -> Vec<&'static str> {
         std::mem::replace(&mut self.pressures, pressures)

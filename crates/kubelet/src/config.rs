@@ -66,7 +66,6 @@ pub struct Configuration {
     pub image_pull_credentials_verification_policy: Verification,
     pub system_reserved: Texts,
     pub kube_reserved: Texts,
-    pub enforce_node_allocatable: Vec<String>,
     pub node_status_update_frequency: Duration,
     pub node_status_report_frequency: Duration,
     pub node_status_max_images: i32,
@@ -99,7 +98,6 @@ impl Default for Configuration {
             image_pull_credentials_verification_policy: Verification::default(),
             system_reserved: Texts::new(),
             kube_reserved: Texts::new(),
-            enforce_node_allocatable: vec!["pods".to_owned()],
             node_status_update_frequency: Duration::from_secs(10),
             node_status_report_frequency: Duration::from_secs(300),
             node_status_max_images: 50,
@@ -217,7 +215,6 @@ impl Configuration {
     fn validate(&self) -> Result<(), ConfigError> {
         let (high, low) = (self.image_gc_high_threshold_percent, self.image_gc_low_threshold_percent);
         let pulls = self.max_parallel_image_pulls;
-        let enforced = |name: &String| matches!(name.as_str(), "pods" | "none");
         let checks = [
             (high > 100, format!("imageGCHighThresholdPercent (--image-gc-high-threshold) {high} must be between 0 and 100, inclusive")),
             (low > 100, format!("imageGCLowThresholdPercent (--image-gc-low-threshold) {low} must be between 0 and 100, inclusive")),
@@ -231,10 +228,6 @@ impl Configuration {
                 "maxParallelImagePulls cannot be larger than 1 unless SerializeImagePulls (--serialize-image-pulls) set to false".to_owned(),
             ),
             (self.node_status_max_images < -1, "nodeStatusMaxImages (--node-status-max-images) must be -1 or greater".to_owned()),
-            (
-                !self.enforce_node_allocatable.iter().all(enforced),
-                format!("enforceNodeAllocatable {:?} is not supported; it may be [\"pods\"] or [\"none\"]", self.enforce_node_allocatable),
-            ),
         ];
         let wrong: Vec<_> = checks.into_iter().filter(|(wrong, _)| *wrong).map(|(_, why)| why).collect();
         if !wrong.is_empty() {
@@ -313,7 +306,7 @@ mod tests {
             ("evictionSoft: {memory.available: 5%}", "grace period must be specified"),
             ("serializeImagePulls: true\nmaxParallelImagePulls: 3", "cannot be larger than 1"),
             ("systemReserved: {cpu: x}", "quantities"),
-            ("enforceNodeAllocatable: [kube-reserved]", "is not supported"),
+            ("enforceNodeAllocatable: [pods]", "is not supported"),
         ] {
             let error = parse(fields).err().unwrap_or_default();
             assert!(error.contains(part), "{fields}: {error}");

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::Ledger;
 use crate::collect::Records;
 use crate::config::Configuration;
+use crate::devices::Devices;
 use crate::dns::ClusterDns;
 use crate::eviction::Eviction;
 use crate::images::Pulls;
@@ -55,6 +56,7 @@ pub struct Context {
     pub readings: Arc<Readings>,
     pub image_records: Mutex<Records>,
     pub pulls: Pulls,
+    pub devices: Arc<Devices>,
     pub rates: Rates,
     /// Pods that were evicted, by signal.
     pub evictions: Mutex<BTreeMap<&'static str, u64>>,
@@ -96,6 +98,23 @@ impl Context {
             ..Default::default()
         };
         self.recorder.record(about, kind, reason, message);
+    }
+
+    pub fn count_probe(&self, pod: &Pod, container: &str, kind: &'static str, result: &'static str) {
+        let key = ProbeKey {
+            container: container.to_owned(),
+            namespace: pod.namespace.clone(),
+            pod: pod.name.clone(),
+            pod_uid: pod.uid.clone(),
+            kind,
+            result,
+        };
+        *self.probed.lock().entry(key).or_default() += 1;
+    }
+
+    /// Forgets what was counted of a pod that is gone.
+    pub fn forget_probes(&self, uid: &str) {
+        self.probed.lock().retain(|key, _| key.pod_uid != uid);
     }
 
     pub fn count_eviction(&self, signal: &'static str) {

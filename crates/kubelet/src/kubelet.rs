@@ -16,6 +16,7 @@ use crate::admission::Ledger;
 use crate::collect;
 use crate::config::Configuration;
 use crate::context::Context;
+use crate::devices::{self, Devices};
 use crate::dns::ClusterDns;
 use crate::eviction;
 use crate::images::{CredentialProviders, Pulls};
@@ -114,6 +115,8 @@ impl Kubelet {
         let ledger = Ledger::new(&config.node_name, allocatable.clone(), node.all_labels());
         let runtime_name = config.runtime.version().await.map_or_else(|_| "regatta".to_owned(), |v| v.runtime_name);
         let stopping = CancellationToken::new();
+        let changed = Arc::new(Notify::new());
+        let devices = Arc::new(Devices::open(devices::directory(&config.data_dir), changed.clone())?);
         let (evicting, evicted) = mpsc::unbounded_channel();
         let objects = Objects::new(config.client.clone(), &config.caches);
         let context = Arc::new(Context {
@@ -143,6 +146,7 @@ impl Kubelet {
             logs: logs_dir,
             node_memory: facts::memory(),
             ledger: Mutex::new(ledger),
+            devices: devices.clone(),
             room: watch::channel(()).0,
             evicting,
             evicted: Mutex::new(Some(evicted)),
@@ -163,7 +167,7 @@ impl Kubelet {
             stopping: stopping.clone(),
         });
         let (ready_sender, ready) = watch::channel(false);
-        let changed = Arc::new(Notify::new());
+        context.spawn(devices.serve());
         context.spawn(node::renew(context.client.clone(), context.node_name.clone()));
         context.spawn(node.run(context.clone(), ready_sender, changed.clone()));
         let (root, persistent) = (context.volumes.root.clone(), config.caches.get());

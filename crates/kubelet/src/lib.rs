@@ -11,6 +11,7 @@ mod collect;
 mod config;
 mod containers;
 mod context;
+mod devices;
 mod dns;
 mod eviction;
 mod fields;

@@ -3,7 +3,8 @@
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::Api;
 use runtime::cri::{
-    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, PodSandboxConfig, PodSandboxMetadata, PortMapping, Protocol,
+    LinuxContainerResources, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, PodSandboxConfig, PodSandboxMetadata,
+    PortMapping, Protocol,
 };
 
 use crate::containers::security;
@@ -48,7 +49,10 @@ pub fn config(context: &Context, pod: &Pod, attempt: u32) -> Result<PodSandboxCo
             security_context,
             sysctls: sysctls.map(|s| (s.name.clone(), s.value.clone())).collect(),
             overhead: None,
-            resources: Some(resources::pod_resources(pod)),
+            resources: Some(LinuxContainerResources {
+                pids_limit: context.configuration.pod_pids_limit.max(0),
+                ..resources::pod_resources(pod)
+            }),
         },
     })
 }

@@ -74,6 +74,7 @@ pub const UNSUPPORTED: &[&str] = &[
     "containerLogMaxWorkers",
     "containerLogMonitorInterval",
     "configMapAndSecretChangeDetectionStrategy",
+    "enforceNodeAllocatable",
     "systemReservedCgroup",
     "kubeReservedCgroup",
     "reservedSystemCPUs",

@@ -51,7 +51,15 @@ impl Makings<'_> {
             list.iter().flatten().map(|text| expansion::expand(text, lookup)).collect::<Vec<_>>()
         };
         let security_context = security::container(pod, spec, self.image, &context.seccomp_profiles, self.target)?;
-        let mounts = mounts::resolve(self, &envs)?;
+        let mut mounts = mounts::resolve(self, &envs)?;
+        let granted = context.devices.allocate(pod, self.member).await?;
+        let (mut devices, mut annotations) =
+            (mounts::devices(self)?, labels::annotations(pod, self.member, self.attempt));
+        let (command, args) = (expanded(&spec.command), expanded(&spec.args));
+        let mut envs = envs.into_vec();
+        for needs in granted {
+            mounts::grant(needs, &mut mounts, &mut devices, &mut envs, &mut annotations);
+        }
         let log_path = format!("{}/{}.log", spec.name, self.attempt);
         let logs = context.log_dir(pod).join(&spec.name);
         std::fs::create_dir_all(&logs).map_err(|e| format!("create log directory {}: {e}", logs.display()))?;
@@ -62,13 +70,13 @@ impl Makings<'_> {
                 user_specified_image: spec.image.clone().unwrap_or_default(),
                 ..Default::default()
             },
-            command: expanded(&spec.command),
-            args: expanded(&spec.args),
+            command,
+            args,
             working_dir: spec.working_dir.clone().unwrap_or_default(),
             mounts,
-            devices: mounts::devices(self)?,
+            devices,
             labels: labels::container(pod, self.member),
-            annotations: labels::annotations(pod, self.member, self.attempt),
+            annotations,
             log_path,
             stdin: spec.stdin.unwrap_or(false),
             stdin_once: spec.stdin_once.unwrap_or(false),
@@ -78,7 +86,7 @@ impl Makings<'_> {
                 security_context,
             },
             stop_signal: spec.lifecycle.as_ref().and_then(|l| l.stop_signal.clone()).unwrap_or_default(),
-            envs: envs.into_vec(),
+            envs,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! A container's mounts: its volumes with their sub-paths, `/etc/hosts` and the termination message's file.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -7,11 +8,12 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use runtime::cri::{Device, ImageSpec, Mount, MountPropagation};
+use runtime::cri::{Device, ImageSpec, KeyValue, Mount, MountPropagation};
 
 use super::Makings;
 use super::env::Environment;
 use super::expansion::expand;
+use crate::devices::Needs;
 use crate::dns;
 use crate::volumes::{self, Source};
 
@@ -107,6 +109,35 @@ pub fn devices(makings: &Makings<'_>) -> Result<Vec<Device>, String> {
         _ => Err(format!("cannot find block volume {:?} to pass into container", wanted.name)),
     };
     wanted.map(one).collect()
+}
+
+/// Adds what a container needs for devices that it was given; what its spec says goes first.
+pub fn grant(
+    needs: Needs,
+    mounts: &mut Vec<Mount>,
+    devices: &mut Vec<Device>,
+    envs: &mut Vec<KeyValue>,
+    annotations: &mut BTreeMap<String, String>,
+) {
+    for mount in needs.mounts {
+        if !mounts.iter().any(|m| m.container_path == mount.container_path) {
+            let (container_path, host_path, readonly) = (mount.container_path, mount.host_path, mount.read_only);
+            mounts.push(Mount { container_path, host_path, readonly, ..Default::default() });
+        }
+    }
+    devices.extend(needs.devices.into_iter().map(|node| Device {
+        container_path: node.container_path,
+        host_path: node.host_path,
+        permissions: node.permissions,
+    }));
+    for (key, value) in needs.envs {
+        if !envs.iter().any(|known| known.key == key) {
+            envs.push(KeyValue { key, value });
+        }
+    }
+    for (key, value) in needs.annotations {
+        annotations.entry(key).or_insert(value);
+    }
 }
 
 /// Pins a path below a volume by a mount of its own, so that a link put there later cannot lead out of the volume.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use client::events::EventType;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -93,6 +94,7 @@ impl Node {
         loop {
             let told = self.told(&known).await;
             let status = self.status(&context, &told).await;
+            context.ledger.lock().set_allocatable(crate::resources::amounts(status.allocatable.as_ref()));
             let is_ready = conditions::find(&status, "Ready").is_some_and(|c| c.status == "True");
             let due = written.is_none_or(|at| at.elapsed() >= context.configuration.node_status_report_frequency.0);
             if due || differ(&told, &status) {
@@ -182,7 +184,11 @@ impl Node {
         let addresses = self.ips.iter().map(|ip| ("InternalIP", ip)).chain([("Hostname", &self.name)]);
         let addresses = addresses.map(|(kind, text)| v1::NodeAddress { type_: kind.to_owned(), address: text.clone() });
         let mut capacity = self.capacity();
+        let (devices, well) = context.devices.amounts();
+        capacity.extend(devices.iter().map(|(name, count)| (name.clone(), Quantity(count.to_string()))));
         capacity.extend(resources::foreign(last.capacity.as_ref(), &capacity));
+        let mut allocatable = resources::allocatable(&capacity, &self.kept);
+        allocatable.extend(well.into_iter().map(|(name, count)| (name, Quantity(count.to_string()))));
         let runtime = conditions::runtime(&*context.runtime).await;
         let pressures = context.ledger.lock().pressures().to_vec();
         let (runtime_handlers, features) = match context.runtime.status().await {
@@ -192,7 +198,7 @@ impl Node {
         v1::NodeStatus {
             declared_features: Some(DECLARED.map(str::to_owned).into()),
             addresses: Some(addresses.collect()),
-            allocatable: Some(resources::allocatable(&capacity, &self.kept)),
+            allocatable: Some(allocatable),
             capacity: Some(capacity),
             conditions: Some(conditions::compute(&pressures, &runtime, last, Timestamp::now())),
             daemon_endpoints: self.port.map(|port| v1::NodeDaemonEndpoints {

@@ -283,6 +283,7 @@ impl Pods {
             let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
             entries.map(|e| (e.file_name().to_string_lossy().into_owned(), e.path())).collect()
         };
+        self.context.devices.keep(|uid| known.contains(uid));
         for uid in entries(&self.context.volumes.root).into_keys().filter(|uid| !known.contains(uid)) {
             if let Err(error) = self.context.volumes.tear_down(&uid).await {
                 tracing::warn!(uid, error, "volumes of a pod long gone cannot be removed");

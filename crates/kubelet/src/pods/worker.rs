@@ -348,6 +348,8 @@ impl Worker {
             Action::TearDown => {
                 self.memory.tearing_down = true;
                 context.release(&pod.uid);
+                context.forget_probes(&pod.uid);
+                context.devices.release(&pod.uid);
                 self.jobs.spawn(async move { Done::TornDown(jobs::tear_down(context, pod).await) });
             }
             Action::Finish => {

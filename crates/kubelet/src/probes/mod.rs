@@ -183,6 +183,8 @@ async fn probe_until(subject: &Subject, kind: Kind, probe: &v1::Probe, report: &
             subject.context.warn(&subject.pod, Some(&subject.container.name), reason, message);
         }
         let success = !matches!(answer, Answer::Failure(_));
+        let result = if success { "successful" } else { "failed" };
+        subject.context.count_probe(&subject.pod, &subject.container.name, kind.name(), result);
         let Some(success) = tally.count(success, &settings) else { continue };
         report(Finding {
             container: subject.container.name.clone(),

@@ -104,7 +104,7 @@ impl Server {
             }
             ["pods"] => Ok(self.list_pods()),
             ["runningpods"] => self.list_running().await,
-            ["configz"] => Ok(as_json(&json!({"kubeletconfig": &*self.context.configuration}))),
+            ["configz"] => Ok(as_json(&summary::known(json!({"kubeletconfig": &*self.context.configuration})))),
             ["stats"] | ["stats", "summary"] => summary::answer(&self.context, &self.pods, &query).await,
             ["metrics"] => metrics::own(&self.context, &self.pods).await,
             ["metrics", "resource"] => metrics::resource(&self.context).await,

@@ -22,7 +22,7 @@ fn time(nanoseconds: i64) -> Value {
 }
 
 /// An object without the numbers that are not known.
-fn known(value: Value) -> Value {
+pub fn known(value: Value) -> Value {
     match value {
         Value::Object(map) => {
             let kept = map.into_iter().map(|(name, value)| (name, known(value))).filter(|(_, value)| !value.is_null());
