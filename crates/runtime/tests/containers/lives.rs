@@ -314,3 +314,27 @@ async fn a_shim_takes_little_memory_also_after_much_work() {
     assert!(used.1 <= 1536, "{used:?}");
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_that_a_crash_has_left_are_removed_by_the_next_start_and_those_in_use_are_not() {
+    if !possible() {
+        return;
+    }
+    let mut world = World::new().await;
+    let (sandbox, container) = world.hold();
+    let top = std::path::Path::new("/sys/fs/cgroup");
+    let hierarchies = std::fs::read_dir(top).unwrap().flatten().map(|entry| entry.path()).chain([top.to_owned()]);
+    let groups: Vec<_> = hierarchies
+        .map(|hierarchy| hierarchy.join(format!("regatta-{}/kubepods", world.id)))
+        .filter(|pods| pods.exists())
+        .map(|pods| pods.join("poduid-stray"))
+        .collect();
+    assert!(!groups.is_empty());
+    groups.iter().for_each(|group| std::fs::create_dir_all(group.join("half-made")).unwrap());
+    world.reopen().await;
+    assert!(!groups.iter().any(|group| group.exists()), "{groups:?}");
+    let status = world.runtime.container_status(&container).await.unwrap();
+    assert_eq!(status.state, ContainerState::Running);
+    assert_eq!(world.runtime.pod_sandbox_status(&sandbox).await.unwrap().state, PodSandboxState::Ready);
+    world.end().await;
+}
