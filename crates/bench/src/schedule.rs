@@ -15,9 +15,28 @@ use crate::report::Report;
 const CONCURRENT: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// Pods that say nothing, and pods with rules of several sorts; the last is all of them together.
+const SORTS: [&str; 6] = ["plain", "spread", "affinity", "anti-affinity", "preferred nodes", "mixed"];
+
 pub async fn measure(cluster: &Cluster, nodes: usize, pods: usize, report: &mut Report) -> Result<()> {
     let client = cluster.client().await?;
     make_nodes(&client, nodes).await?;
+    for sort in SORTS {
+        measure_sort(cluster, &client, sort, nodes, pods, report).await?;
+    }
+    let all: Api<Node> = Api::all(client);
+    all.delete_collection(&DeleteParams::default(), &ListParams::default().labels("bench=schedule")).await?;
+    Ok(())
+}
+
+async fn measure_sort(
+    cluster: &Cluster,
+    client: &kube::Client,
+    sort: &str,
+    nodes: usize,
+    pods: usize,
+    report: &mut Report,
+) -> Result<()> {
     let api: Api<Pod> = Api::default_namespaced(client.clone());
     let from = api.list_metadata(&ListParams::default()).await?.metadata.resource_version.context("no revision")?;
     let processes = cluster.processes()?;
@@ -30,7 +49,8 @@ pub async fn measure(cluster: &Cluster, nodes: usize, pods: usize, report: &mut 
             async move {
                 let name = format!("scheduled-{i}");
                 let at = Instant::now();
-                api.create(&PostParams::default(), &pod(&name)?).await?;
+                let sort = if sort == "mixed" { SORTS[i % (SORTS.len() - 1)] } else { sort };
+                api.create(&PostParams::default(), &pod(&name, sort)?).await?;
                 anyhow::Ok((name, at))
             }
         })
@@ -42,13 +62,19 @@ pub async fn measure(cluster: &Cluster, nodes: usize, pods: usize, report: &mut 
     let last = bound.values().max().context("no pod was bound")?;
     let mut delays: Vec<_> = bound.iter().map(|(name, at)| at.saturating_duration_since(created[name])).collect();
     let rate = pods as f64 / last.duration_since(begin).as_secs_f64();
-    report.value(&format!("scheduling onto {nodes} nodes, created to bound"), rate, "pods/s");
+    report.value(&format!("scheduling onto {nodes} nodes, {sort} pods, created to bound"), rate, "pods/s");
     report.value("  CPU of all servers", used.cpu.as_secs_f64() * 1e3 / pods as f64, "ms a pod");
     report.times("  POST of a pod to bound", &mut delays);
-    api.delete_collection(&DeleteParams::default().grace_period(0), &ListParams::default().labels("bench=schedule"))
-        .await?;
-    let all: Api<Node> = Api::all(client);
-    all.delete_collection(&DeleteParams::default(), &ListParams::default().labels("bench=schedule")).await?;
+    let ours = ListParams::default().labels("bench=schedule");
+    api.delete_collection(&DeleteParams::default().grace_period(0), &ours).await?;
+    // The next sort finds the nodes empty.
+    let begin = Instant::now();
+    while !api.list_metadata(&ours.clone().limit(1)).await?.items.is_empty() {
+        if begin.elapsed() > PATIENCE {
+            bail!("pods are still there after {} s", PATIENCE.as_secs());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     Ok(())
 }
 
@@ -77,11 +103,34 @@ async fn make_nodes(client: &kube::Client, nodes: usize) -> Result<()> {
         .await
 }
 
-fn pod(name: &str) -> Result<Pod> {
+fn pod(name: &str, sort: &str) -> Result<Pod> {
     let container =
         json!({"name": "main", "image": "none", "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}}});
-    let spec = json!({"containers": [container], "nodeSelector": {"bench": "schedule"}, "tolerations": [{"operator": "Exists"}]});
-    let metadata = json!({"name": name, "labels": {"bench": "schedule"}});
+    let mut spec = json!({"containers": [container], "nodeSelector": {"bench": "schedule"}, "tolerations": [{"operator": "Exists"}]});
+    let like = json!({"matchLabels": {"sort": sort.replace(' ', "-")}});
+    let near = |key: &str| json!({"topologyKey": key, "labelSelector": like});
+    match sort {
+        "spread" => {
+            spec["topologySpreadConstraints"] = json!([{"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone",
+                "whenUnsatisfiable": "DoNotSchedule", "labelSelector": like}]);
+        }
+        "affinity" => {
+            let required = json!([near("topology.kubernetes.io/zone")]);
+            spec["affinity"] = json!({"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}});
+        }
+        "anti-affinity" => {
+            let preferred = json!([{"weight": 100, "podAffinityTerm": near("kubernetes.io/hostname")}]);
+            spec["affinity"] =
+                json!({"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}});
+        }
+        "preferred nodes" => {
+            let term = json!({"matchExpressions": [{"key": "topology.kubernetes.io/zone", "operator": "In", "values": ["zone-0"]}]});
+            let preferred = json!([{"weight": 10, "preference": term}]);
+            spec["affinity"] = json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}});
+        }
+        _ => {}
+    }
+    let metadata = json!({"name": name, "labels": {"bench": "schedule", "sort": sort.replace(' ', "-")}});
     Ok(serde_json::from_value(json!({"metadata": metadata, "spec": spec}))?)
 }
 
