@@ -24,7 +24,10 @@ pub(super) fn all() -> Vec<Kind> {
             .verbs(&["get", "list"])
             .columns(COLUMNS)
     };
-    vec![kind("NodeMetrics", "nodes", &NODE).build(), kind("PodMetrics", "pods", &POD).namespaced().build()]
+    vec![
+        kind("NodeMetrics", "nodes", &NODE).prefix("metrics.k8s.io/nodes").build(),
+        kind("PodMetrics", "pods", &POD).prefix("metrics.k8s.io/pods").namespaced().build(),
+    ]
 }
 
 const COLUMNS: &[Cell] = &[
