@@ -42,13 +42,39 @@ pub async fn limit_time(_: Arc<Server>, request: Request, next: Next) -> Respons
     if info(&request).long_running() {
         return next.run(request).await;
     }
-    match tokio::time::timeout(TIMEOUT, next.run(request)).await {
+    let timeout = match query(&request).get("timeout").map(duration) {
+        None => TIMEOUT,
+        Some(Ok(asked)) if asked.is_zero() => TIMEOUT,
+        Some(Ok(asked)) => asked.min(TIMEOUT),
+        Some(Err(why)) => {
+            let message = format!("invalid timeout specified in the request URL - {why}");
+            return answer::error(&Status::bad_request(message));
+        }
+    };
+    match tokio::time::timeout(timeout, next.run(request)).await {
         Ok(response) => response,
         Err(_) => answer::error(&Status::new(
             Reason::Timeout,
             "Timeout: request did not complete within the allotted timeout",
         )),
     }
+}
+
+/// A time as Go writes it: `1m30s`, `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    const UNITS: &[(&str, f64)] =
+        &[("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    let invalid = || format!("time: invalid duration {text:?}");
+    let mut rest = text;
+    let mut seconds = 0.0;
+    while !rest.is_empty() && rest != "0" {
+        let (number, tail) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(invalid)?);
+        let (unit, tail) = tail.split_at(tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len()));
+        let (_, worth) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(invalid)?;
+        seconds += number.parse::<f64>().map_err(|_| invalid())? * worth;
+        rest = tail;
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|_| invalid())
 }
 
 /// What [`read_info`] found.
@@ -59,4 +85,21 @@ pub fn info(request: &Request) -> Arc<RequestInfo> {
 /// The request's parameters.
 pub fn query(request: &Request) -> Arc<Query> {
     request.extensions().get::<Arc<Query>>().cloned().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_go_writes_them() {
+        let table =
+            [("0", Some(0)), ("0s", Some(0)), ("1m30s", Some(90_000)), ("1.5s", Some(1_500)), ("20ms", Some(20))];
+        for (text, expected) in table {
+            assert_eq!(duration(text).ok().map(|d| d.as_millis()), expected, "{text}");
+        }
+        for bad in ["invalid", "5", "s", "1x", "1..5s", "-1s"] {
+            assert_eq!(duration(bad), Err(format!("time: invalid duration {bad:?}")));
+        }
+    }
 }

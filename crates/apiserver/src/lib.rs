@@ -15,6 +15,7 @@ mod dispatch;
 mod flow;
 mod guard;
 mod health;
+mod memory;
 mod metrics;
 mod openapi;
 mod rest;

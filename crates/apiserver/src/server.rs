@@ -32,6 +32,7 @@ use crate::access::token::{KeyError, Tokens};
 use crate::admission::Chain;
 use crate::catalog::Catalog;
 use crate::flow::Flow;
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::rest::forms::Forms;
 use crate::special::metrics::Samples;
@@ -99,6 +100,7 @@ pub struct Server {
     pub metrics: Metrics,
     pub flow: Flow,
     pub forms: Forms,
+    pub memory: Memory,
     pub samples: Samples,
     pub ready: AtomicBool,
     /// Cancelled when the server shuts down: watches end, connections close when idle.
@@ -137,6 +139,7 @@ impl ApiServer {
             metrics: Metrics::default(),
             flow: Flow::default(),
             forms: Forms::default(),
+            memory: Memory::default(),
             samples: Samples::default(),
             ready: AtomicBool::new(false),
             stopping: CancellationToken::new(),

@@ -177,6 +177,39 @@ async fn services_get_addresses_and_ports_that_nobody_else_has_and_give_them_bac
 }
 
 #[tokio::test]
+async fn further_ranges_and_a_second_family_give_services_addresses() {
+    let cluster = Cluster::start().await;
+    let client = cluster.admin();
+    let ranges = "/apis/networking.k8s.io/v1/servicecidrs";
+    let (code, made) =
+        post(&client, ranges, json!({"metadata": {"name": "more"}, "spec": {"cidrs": ["10.97.0.0/24"]}})).await;
+    assert_eq!(code, 201, "{made}");
+    let ports = json!([{"port": 80}]);
+    let service = |name: &str, spec: Value| json!({"metadata": {"name": name}, "spec": spec});
+    let spec = json!({"clusterIP": "10.97.0.7", "ports": ports});
+    let (code, made) = post(&client, SERVICES, service("a", spec)).await;
+    assert_eq!((code, &made["spec"]["ipFamilies"]), (201, &json!(["IPv4"])), "{made}");
+    // A cluster whose own range has two families.
+    let kind = "/registry/servicecidrs/kubernetes";
+    let entry = cluster.store.get(kind).expect("the default range");
+    let mut default: Value = serde_json::from_slice(&entry.value).expect("JSON");
+    default["spec"]["cidrs"] = json!(["10.96.0.0/16", "fd00:96::/112"]);
+    let txn = store::Txn { guards: Vec::new(), ops: vec![store::Op::put(kind, default.to_string().into_bytes())] };
+    cluster.store.commit(txn).await.expect("stored");
+    let spec = json!({"ipFamilyPolicy": "PreferDualStack", "ports": ports});
+    let (code, both) = post(&client, SERVICES, service("b", spec)).await;
+    assert_eq!((code, &both["spec"]["ipFamilies"]), (201, &json!(["IPv4", "IPv6"])), "{both}");
+    let second = both["spec"]["clusterIPs"][1].as_str().expect("a second address").to_owned();
+    assert!(second.starts_with("fd00:96::"), "{second}");
+    let held = format!("/apis/networking.k8s.io/v1/ipaddresses/{second}");
+    assert_eq!(get(&client, &held).await.0, 200);
+    let patch = r#"{"spec":{"ipFamilyPolicy":"SingleStack"}}"#;
+    let (code, one) = send(&client, "PATCH", &format!("{SERVICES}/b"), "application/merge-patch+json", patch).await;
+    assert_eq!((code, &one["spec"]["clusterIPs"]), (200, &json!([both["spec"]["clusterIP"]])), "{one}");
+    assert_eq!(get(&client, &held).await.0, 404);
+}
+
+#[tokio::test]
 async fn logs_and_upgrades_go_to_the_kubelet_and_back() {
     let dialer: apiserver::KubeletDialer = Arc::new(|node| {
         Box::pin(async move {

@@ -96,6 +96,7 @@ async fn bad_input_gets_a_status_and_never_a_500() {
         ("GET", format!("{MAPS}?labelSelector=%3D%3D"), JSON, "", 400),
         ("GET", format!("{MAPS}?fieldSelector=spec.x%3Dy"), JSON, "", 400),
         ("GET", format!("{MAPS}?limit=x"), JSON, "", 400),
+        ("GET", format!("{MAPS}?timeout=invalid"), JSON, "", 400),
         ("GET", format!("{MAPS}?continue=x"), JSON, "", 400),
         ("GET", format!("{MAPS}?resourceVersion=x"), JSON, "", 400),
         ("GET", format!("{MAPS}?resourceVersionMatch=Exact"), JSON, "", 422),

@@ -10,7 +10,10 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use tokio::sync::Notify;
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    sync::Notify,
+};
 
 use crate::{
     Entry, Error, Event, Options, Snapshot,
@@ -47,6 +50,27 @@ struct Resource {
     entries: Entries,
     history: History,
     changed: Arc<Notify>,
+    /// Where watchers run.
+    runtime: Option<Handle>,
+}
+
+/// So many watchers are woken by a task of their runtime, which costs much less than waking each from outside.
+const CROWD: usize = 16;
+
+/// Wakes the watchers of a resource when it is dropped, which happens also where its task is never run.
+struct Wake(Arc<Notify>);
+
+impl Drop for Wake {
+    fn drop(&mut self) {
+        self.0.notify_waiters();
+    }
+}
+
+impl Resource {
+    fn wake(&self) -> (Wake, Option<Handle>) {
+        let crowd = Arc::strong_count(&self.changed) > CROWD;
+        (Wake(self.changed.clone()), self.runtime.clone().filter(|_| crowd))
+    }
 }
 
 impl State {
@@ -133,7 +157,11 @@ impl Cache {
     /// Where a watch of a range after a revision begins, and what wakes it.
     pub(crate) fn watch(&self, range: &Range, after: u64) -> Result<(u64, Arc<Notify>), Error> {
         let mut state = self.state.write();
-        let Resource { history, changed, .. } = state.resource(range.resource());
+        let Resource { history, changed, runtime, .. } = state.resource(range.resource());
+        let here = Handle::try_current().ok().filter(|here| here.runtime_flavor() == RuntimeFlavor::MultiThread);
+        if here.is_some() {
+            *runtime = here;
+        }
         let oldest = history.floor();
         if after < oldest {
             return Err(Error::Compacted { requested: after, oldest });
@@ -199,7 +227,7 @@ impl Cache {
     pub(crate) fn apply(&self, events: Vec<Event>) {
         let Some(revision) = events.last().map(Event::revision) else { return };
         let now = Instant::now();
-        let mut wake: Vec<Arc<Notify>> = Vec::new();
+        let mut wake: Vec<(Wake, Option<Handle>)> = Vec::new();
         let mut state = self.state.write();
         debug_assert!(events[0].revision() > state.revision, "revisions never go back");
         for events in events.chunk_by(|a, b| resource_of(&a.entry.key) == resource_of(&b.entry.key)) {
@@ -212,7 +240,7 @@ impl Cache {
                 resource.history.push(event.clone());
             }
             resource.history.trim(&self.options, now);
-            wake.push(resource.changed.clone());
+            wake.push(resource.wake());
         }
         if state.trimmed.is_none_or(|at| now.duration_since(at) > TRIM) {
             // Also quiet resources let go of what has become old.
@@ -222,7 +250,11 @@ impl Cache {
         state.revision = revision;
         self.publish(&state);
         drop(state);
-        wake.iter().for_each(|changed| changed.notify_waiters());
+        for (wake, runtime) in wake {
+            if let Some(runtime) = runtime {
+                runtime.spawn(async move { drop(wake) });
+            }
+        }
     }
 
     pub(crate) fn progress(&self, revision: u64) {

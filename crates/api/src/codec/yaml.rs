@@ -16,6 +16,18 @@ pub fn decode(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     {
         return Ok(decoded);
     }
+    std::thread::scope(|scope| {
+        let reading = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || read(bytes));
+        let read = reading.map_err(|error| DecodeError(format!("error converting YAML to JSON: {error}")))?.join();
+        read.unwrap_or_else(|_| Err(DecodeError("error converting YAML to JSON: it cannot be read".to_owned())))
+    })
+}
+
+/// The reader goes deep into its stack for each level of nesting, deeper than a thread of the server's has room for. Only what
+/// is used of it costs memory.
+const STACK: usize = 64 << 20;
+
+fn read(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     let mut duplicates = Vec::new();
     let read = |deserializer: serde_saphyr::Deserializer| {
         Tree { path: Path::ROOT, depth: 0, duplicates: &mut duplicates }.deserialize(deserializer)

@@ -23,6 +23,12 @@ pub async fn impersonate(_: Arc<Server>, mut request: Request, next: Next) -> Re
             Ok(identity) => request.extensions_mut().insert(Arc::new(identity)),
             Err(status) => return answer::error(&status),
         };
+        // What is passed on is passed on for whom it is asked.
+        let names: Vec<_> =
+            request.headers().keys().filter(|n| n.as_str().starts_with("impersonate-")).cloned().collect();
+        for name in names {
+            request.headers_mut().remove(name);
+        }
     }
     next.run(request).await
 }

@@ -88,6 +88,8 @@ pub async fn commit(
     reservation: Reservation,
 ) -> Result<Committed, Error> {
     let ttl = (call.stored.storage.prefix == "events").then_some(EVENT_TTL);
+    // What is superseded will be freed, and parsing it took about as much again.
+    call.server.memory.note(2 * bytes.as_ref().map_or(0, bytes::Bytes::len));
     let op = match bytes {
         Some(value) => Op::Put { key: key.into(), value, ttl },
         None => Op::delete(key),

@@ -135,6 +135,7 @@ pub fn respond(call: &Call, listed: &Listed) -> Result<Response, Status> {
         meta["remainingItemCount"] = Value::from(remaining);
     }
     let accept = call.accept;
+    call.server.memory.note(listed.entries.iter().map(|entry| entry.value.len()).sum());
     match (accept.format, accept.view) {
         (Format::Json, View::Object) if call.is_stored_version() => {
             return Ok(stream(call, json_list(call, &meta), listed.entries.clone(), splice));

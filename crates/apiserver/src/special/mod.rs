@@ -3,6 +3,7 @@
 pub mod binding;
 pub mod connect;
 pub mod eviction;
+mod families;
 pub mod forward;
 pub mod metrics;
 pub mod proxy;

@@ -12,6 +12,7 @@ use rand::Rng;
 use serde_json::json;
 use store::{Expect, Op};
 
+use super::families::{Ranges, family, infer};
 use super::reserve::Reservation;
 use crate::clock;
 use crate::rest::{self, Call, metadata};
@@ -27,7 +28,9 @@ pub fn reserve(call: &Call, old: Option<&Value>, new: &mut Value, reservation: &
     let had = Needs::of(old.unwrap_or(&Value::Null));
     let mut errors = Errors::default();
     if new.is_object() {
-        let taken = Taken { call, had: &had };
+        let before = old.map_or(&Value::Null, |old| &old["spec"]["clusterIPs"]).as_array().into_iter().flatten();
+        let before: Vec<String> = before.filter_map(Value::as_str).map(str::to_owned).collect();
+        let taken = Taken { call, had: &had, before: &before, ranges: &Ranges::read(call)? };
         taken.addresses(new, &mut errors);
         if errors.is_empty() {
             taken.ports(new, &mut errors);
@@ -86,66 +89,54 @@ fn needs_health_port(kind: &str, spec: &Value) -> bool {
 struct Taken<'c> {
     call: &'c Call,
     had: &'c Needs,
+    /// The addresses that the Service had before, in their order.
+    before: &'c [String],
+    ranges: &'c Ranges,
 }
 
 impl Taken<'_> {
     fn addresses(&self, service: &mut Value, errors: &mut Errors) {
-        let range = self.call.server.config.service_cidr;
         let spec = &mut service["spec"];
         if spec["type"] == "ExternalName" {
             return;
         }
-        let family = if range.addr().is_ipv4() { "IPv4" } else { "IPv6" };
-        if spec["ipFamilyPolicy"] == "RequireDualStack" && spec["clusterIP"] != "None" {
-            errors.invalid(
-                "spec.ipFamilyPolicy",
-                "RequireDualStack",
-                "this cluster is not configured for dual-stack services",
-            );
+        infer(spec, self.ranges, self.before, errors);
+        if !errors.is_empty() {
             return;
         }
-        let other = spec["ipFamilies"].as_array().into_iter().flatten().find(|f| **f != family).cloned();
-        if let Some(other) = other.as_ref().and_then(Value::as_str)
-            && spec["clusterIP"] != "None"
-        {
-            errors.invalid("spec.ipFamilies[0]", other, "not configured on this cluster");
+        let texts = |spec: &Value, field: &str| -> Vec<String> {
+            spec[field].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+        };
+        let (mut given, families) = (texts(spec, "clusterIPs"), texts(spec, "ipFamilies"));
+        if given.first().is_some_and(|first| first == "None") {
+            spec["clusterIP"] = Value::from("None");
             return;
         }
-        for (field, default) in [("ipFamilies", json!([family])), ("ipFamilyPolicy", json!("SingleStack"))] {
-            if spec.get(field).is_none_or(Value::is_null) {
-                spec[field] = default;
-            }
+        for text in &given {
+            self.wanted_address(text, &given, errors);
         }
-        let given: Vec<String> =
-            spec["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
-        match given.first().map(String::as_str) {
-            Some("None") => spec["clusterIP"] = Value::from("None"),
-            Some(first) => {
-                spec["clusterIP"] = Value::from(first);
-                for text in &given {
-                    self.wanted_address(text, &given, range, errors);
-                }
-            }
-            None => match self.free_address(range) {
-                Some(address) => {
-                    spec["clusterIP"] = Value::from(address.to_string());
-                    spec["clusterIPs"] = json!([address.to_string()]);
-                }
+        for family in families.iter().skip(given.len()) {
+            match self.ranges.of(family).find_map(|range| self.free_address(range)) {
+                Some(address) => given.push(address.to_string()),
                 None => errors.push(
                     "InternalError",
                     "spec.clusterIPs",
                     "Internal error: failed to allocate a serviceIP: range is full".to_owned(),
                 ),
-            },
+            }
         }
+        spec["clusterIP"] = given.first().map_or(Value::Null, |first| Value::from(first.as_str()));
+        spec["clusterIPs"] = json!(given);
     }
 
-    fn wanted_address(&self, text: &str, all: &[String], range: IpNet, errors: &mut Errors) {
+    fn wanted_address(&self, text: &str, all: &[String], errors: &mut Errors) {
         let Ok(address) = text.parse::<IpAddr>() else { return };
         if self.had.addresses.contains(&address) {
             return;
         }
-        let why = if !usable(range, address) {
+        let mut ranges = self.ranges.of(family(address)).peekable();
+        let Some(range) = ranges.peek().copied() else { return };
+        let why = if !ranges.any(|range| usable(range, address)) {
             format!("the provided IP ({address}) is not in the valid range. The range of valid IPs is {range}")
         } else if self.call.server.store.get(&address_key(self.call, &address)).is_some() {
             "provided IP is already allocated".to_owned()

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use api::Status;
 use api::status::Reason;
@@ -13,6 +14,10 @@ use http_body_util::BodyExt;
 
 /// The largest request body, as upstream's limit for resource requests.
 pub const LIMIT: usize = 3 * 1024 * 1024;
+
+/// How much of a body that is too large is read on, and for how long.
+const DISCARDED: usize = 16 << 20;
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A boxed error of a body that is passed through.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -56,6 +61,7 @@ impl Body {
 
 async fn read(mut incoming: hyper::body::Incoming) -> Result<Bytes, Status> {
     if incoming.size_hint().lower() > LIMIT as u64 {
+        discard(incoming).await;
         return Err(too_large());
     }
     let mut whole: Option<BytesMut> = None;
@@ -74,10 +80,24 @@ async fn read(mut incoming: hyper::body::Incoming) -> Result<Bytes, Status> {
             Some(joined) => joined.extend_from_slice(&data),
         }
         if whole.as_ref().map_or(first.len(), BytesMut::len) > LIMIT {
+            discard(incoming).await;
             return Err(too_large());
         }
     }
     Ok(whole.map_or(first, BytesMut::freeze))
+}
+
+/// Reads on for a little without keeping anything: who is still sending does not see the answer.
+async fn discard(mut incoming: hyper::body::Incoming) {
+    let mut left = DISCARDED;
+    let reading = async {
+        while let Some(Ok(frame)) = incoming.frame().await
+            && left > 0
+        {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        }
+    };
+    let _ = tokio::time::timeout(PATIENCE, reading).await;
 }
 
 fn too_large() -> Status {

@@ -84,8 +84,10 @@ impl Backend for Embedded {
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed, Error>> {
         let reply = self.queue.push(txn);
         async move {
-            let lost = || {
-                if self.queue.has_failed() { Error::Failed("it took the transaction".into()) } else { Error::Closed }
+            // Nobody but a writer that fails drops a transaction of an open queue.
+            let lost = || match self.queue.is_closed() {
+                true => Error::Closed,
+                false => Error::Failed("it took the transaction with it".into()),
             };
             reply.await.unwrap_or_else(|_| Err(lost()))
         }

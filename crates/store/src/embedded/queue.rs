@@ -60,6 +60,10 @@ impl Queue {
         }
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.waiting.lock().closed
+    }
+
     pub(super) fn has_failed(&self) -> bool {
         self.waiting.lock().failed.is_some()
     }
