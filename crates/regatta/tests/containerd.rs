@@ -48,7 +48,7 @@ kind: Pod
 metadata: {name: job}
 spec:
   restartPolicy: Never
-  containers: [{name: main, image: IMAGE, command: [sh, -c, 'wget -qO- http://web.default.svc.cluster.local; exit 4']}]
+  containers: [{name: main, image: IMAGE, command: [sh, -c, 'until wget -qO- http://web.default.svc.cluster.local 2>/dev/null; do usleep 100000; done; exit 4']}]
 ";
 
 #[test]
