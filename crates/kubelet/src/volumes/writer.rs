@@ -18,7 +18,10 @@ pub fn write(dir: &Path, payload: &Payload, ownership: Ownership) -> io::Result<
     if let Some(bad) = payload.keys().find(|path| !clean(path)) {
         return Err(io::Error::other(format!("invalid path: {bad:?}")));
     }
-    fs::create_dir_all(dir)?;
+    if !dir.exists() {
+        fs::create_dir_all(dir)?;
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o777))?;
+    }
     let old = fs::read_link(dir.join(DATA)).ok();
     if let Some(old) = &old
         && same(&dir.join(old), payload)
