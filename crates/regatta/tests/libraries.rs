@@ -109,9 +109,18 @@ async fn pods(client: &Client) {
     let pod = json!({"metadata": {"name": "tool"}, "spec": {"terminationGracePeriodSeconds": 0, "containers": [
         {"name": "c", "image": BUSYBOX, "command": ["sh", "-c", "echo begun; exec sleep 600"]}]}});
     api.create(&PostParams::default(), &serde_json::from_value(pod).expect("a pod")).await.expect("create");
-    let running =
-        kube::runtime::wait::await_condition(api.clone(), "tool", kube::runtime::conditions::is_pod_running());
-    tokio::time::timeout(cluster::PATIENCE, running).await.expect("in time").expect("running");
+    let watch = WatchParams::default().fields("metadata.name=tool").timeout(60);
+    let mut events = api.watch(&watch, "0").await.expect("watch").boxed();
+    loop {
+        match events.try_next().await.expect("event").expect("it runs within a minute") {
+            WatchEvent::Added(pod) | WatchEvent::Modified(pod)
+                if pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running") =>
+            {
+                break;
+            }
+            _ => {}
+        }
+    }
     assert_eq!(api.logs("tool", &Default::default()).await.expect("logs"), "begun\n");
     let mut process =
         api.exec("tool", ["cat"], &AttachParams::interactive_tty().tty(false).stderr(false)).await.expect("exec");
