@@ -25,13 +25,16 @@ struct Entry {
     sender: mpsc::UnboundedSender<Input>,
 }
 
+/// Pods by namespace and name.
+type Successors = HashMap<(String, String), Arc<Pod>>;
+
 /// All pods of this node by uid. Clones share.
 #[derive(Clone)]
 pub struct Pods {
     context: Arc<Context>,
     entries: Arc<Mutex<HashMap<String, Entry>>>,
     /// Static pods that begin when the one of their name has ended.
-    next: Arc<Mutex<HashMap<(String, String), Arc<Pod>>>>,
+    next: Arc<Mutex<Successors>>,
     ended: mpsc::UnboundedSender<String>,
 }
 

@@ -131,7 +131,10 @@ impl Probing {
                 let probe = async |kind: Kind, probe: &v1::Probe| {
                     let probing = probe_until(&subject, kind, probe, &report);
                     match kind {
-                        Kind::Readiness => Some(probing.await),
+                        Kind::Readiness => {
+                            probing.await;
+                            Some(())
+                        }
                         Kind::Startup | Kind::Liveness => stopping.run_until_cancelled(probing).await,
                     }
                 };
