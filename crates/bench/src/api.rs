@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use futures::future::try_join_all;
 use http::{Method, Request};
+use http_body_util::BodyExt;
+use kube::client::Body;
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
@@ -57,6 +59,18 @@ async fn list(cluster: &Cluster, client: &kube::Client, objects: usize, report: 
         }
         report.times(&format!("list of {objects} pods{name}"), &mut times);
     }
+    let mut times = Vec::new();
+    for _ in 0..LISTS {
+        let begin = Instant::now();
+        let asked = Request::get(PODS).header("accept", "application/vnd.kubernetes.protobuf").body(Body::empty())?;
+        let bytes = client.send(asked).await?.into_body().collect().await?.to_bytes();
+        times.push(begin.elapsed());
+        anyhow::ensure!(
+            bytes.starts_with(b"k8s\0") && bytes.len() > objects * 600,
+            "the list is no protobuf of all pods"
+        );
+    }
+    report.times(&format!("list of {objects} pods in protobuf"), &mut times);
     let (server, _, _) = cluster.processes()?.memory()?;
     report.value(&format!("memory with {objects} pods, PSS of the server"), server as f64 / f64::from(1 << 20), "MiB");
     let all = request(Method::DELETE, format!("{PODS}?labelSelector=bench%3Dlist"), None)?;
