@@ -152,3 +152,75 @@ async fn a_port_is_forwarded_by_spdy_inside_a_websocket() {
     }
     assert_eq!(got, b"cba");
 }
+
+/// Reads frames until the streams have ended; gives what came on each.
+async fn read_streams(
+    reader: &mut spdy::Reader<impl tokio::io::AsyncRead + Unpin>,
+    streams: &[u32],
+) -> std::collections::BTreeMap<u32, Vec<u8>> {
+    let mut got: std::collections::BTreeMap<u32, Vec<u8>> = Default::default();
+    let mut open = streams.to_vec();
+    while !open.is_empty() {
+        match tokio::time::timeout(Duration::from_secs(30), reader.next()).await.unwrap().unwrap().unwrap() {
+            spdy::Frame::Data { stream, fin, data } => {
+                got.entry(stream).or_default().extend(data);
+                open.retain(|id| !fin || *id != stream);
+            }
+            spdy::Frame::SynReply { .. } | spdy::Frame::Ping(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    got
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exec_by_spdy_carries_all_streams_and_tells_its_end_as_the_protocol_does() {
+    use spdy::Frame;
+
+    let node = Node::start().await;
+    node.create("p", json!({})).await;
+    node.until("p", ready).await;
+    for (protocol, end) in [
+        ("v4.channel.k8s.io", "\"reason\":\"NonZeroExitCode\""),
+        ("v2.channel.k8s.io", "command terminated with non-zero exit code"),
+    ] {
+        let (mut near, far) = tokio::io::duplex(64 * 1024);
+        node.kubelet.as_ref().unwrap().server().accept(far);
+        let request = format!(
+            "POST /exec/default/p/a?command=a&command=b&command=c&input=1&output=1&error=1 HTTP/1.1\r\nhost: node\r\n\
+             connection: Upgrade\r\nupgrade: SPDY/3.1\r\nx-stream-protocol-version: v9\r\n\
+             x-stream-protocol-version: {protocol}\r\n\r\n"
+        );
+        near.write_all(request.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(near.read_u8().await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap().to_lowercase();
+        assert!(head.starts_with("http/1.1 101") && head.contains(protocol), "{head}");
+        let (read, mut write) = tokio::io::split(near);
+        let (mut reader, mut writer) = (spdy::Reader::new(read), spdy::Writer::new().unwrap());
+        let make = |stream, kind: &str| Frame::SynStream {
+            stream,
+            fin: false,
+            headers: vec![("streamtype".to_owned(), kind.to_owned())],
+        };
+        let frames = [
+            make(1, "error"),
+            make(3, "stdin"),
+            make(5, "stdout"),
+            Frame::Ping(1),
+            make(7, "stderr"),
+            Frame::Data { stream: 3, fin: false, data: b"hel".to_vec() },
+            Frame::Data { stream: 3, fin: false, data: b"lo".to_vec() },
+            Frame::Data { stream: 3, fin: true, data: Vec::new() },
+        ];
+        for frame in &frames {
+            write.write_all(&writer.encode(frame).unwrap()).await.unwrap();
+        }
+        let got = read_streams(&mut reader, &[1, 5, 7]).await;
+        assert_eq!((got[&5].as_slice(), got[&7].as_slice()), (&b"hello"[..], &b"HELLO"[..]));
+        let told = String::from_utf8(got[&1].clone()).unwrap();
+        assert!(told.contains(end), "{told}");
+    }
+}

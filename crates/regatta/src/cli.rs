@@ -19,7 +19,7 @@ pub struct Cli {
 #[derive(Subcommand)]
 pub enum Command {
     /// Start the cluster: server and node in one process. Ctrl-C stops it and leaves the pods running
-    Up(Up),
+    Up(Box<Up>),
     /// Stop the cluster's process; with --purge also every pod, and remove all that the cluster made
     Down(Down),
     /// Say whether the cluster runs and is ready

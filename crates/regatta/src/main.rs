@@ -60,7 +60,7 @@ fn run(command: Command) -> Result<()> {
         Command::Up(options) => {
             log();
             let detached = options.detached;
-            let ended = runtime()?.block_on(up::up(options));
+            let ended = runtime()?.block_on(up::up(*options));
             if let (true, Err(error)) = (detached, &ended) {
                 detach::tell(error);
             }

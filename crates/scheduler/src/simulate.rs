@@ -24,8 +24,11 @@ fn of_environment(name: &str, default: usize) -> usize {
 
 fn node(index: usize) -> Node {
     let name = format!("n{index}");
-    let taints =
-        if index % 10 == 0 { json!([{"key": "dedicated", "value": "db", "effect": "NoSchedule"}]) } else { json!([]) };
+    let taints = if index.is_multiple_of(10) {
+        json!([{"key": "dedicated", "value": "db", "effect": "NoSchedule"}])
+    } else {
+        json!([])
+    };
     let json = json!({
         "metadata": {"name": name, "uid": name, "labels": {"kubernetes.io/hostname": name,
             "topology.kubernetes.io/zone": format!("z{}", index % 3), "rack": format!("r{}", index / 20)}},

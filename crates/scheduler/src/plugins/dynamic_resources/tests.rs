@@ -116,7 +116,7 @@ fn claims_get_the_devices_that_they_ask_for() {
         ),
         ("the second choice", all(), &[], choice.clone(), Ok("r/small=a r/small=b")),
         ("not even the second choice", all(), &["a", "b"], choice, Err("none")),
-        ("tainted", gpus(&["a", "b"], &[taint.clone()]), &[], exactly(json!({})), Ok("r=b")),
+        ("tainted", gpus(&["a", "b"], std::slice::from_ref(&taint)), &[], exactly(json!({})), Ok("r=b")),
         (
             "tolerated",
             gpus(&["a", "b"], &[taint]),

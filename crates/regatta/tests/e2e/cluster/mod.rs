@@ -1,7 +1,6 @@
 //! Real clusters for tests: each machine is a network namespace of its own without a default route, each cluster the
 //! release binary started in one, driven by stock clients. With `REGATTA_TEST_RUNTIME=containerd` its containers are
 //! Debian's containerd's, so that the same tests hold for both runtimes.
-#![allow(dead_code, reason = "each test file uses a part")]
 
 pub mod containerd;
 

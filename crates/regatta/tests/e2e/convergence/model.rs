@@ -6,7 +6,7 @@ use hyper::Request;
 use rand::{Rng, rngs::StdRng};
 use serde_json::{Value, json};
 
-use crate::world::{NAMESPACE, NODES, World};
+use super::world::{NAMESPACE, NODES, World};
 
 /// What is wanted of one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -250,9 +250,12 @@ impl Model {
         let sets = seen.objects[&Kind::ReplicaSet].len();
         for quota in &seen.quotas {
             let used = &quota["status"]["used"];
-            must(used["pods"] == active.to_string(), format!("the quota counts {used}, not {active} pods"));
             must(
-                used["count/replicasets.apps"] == sets.to_string(),
+                used["pods"].as_str() == Some(active.to_string().as_str()),
+                format!("the quota counts {used}, not {active} pods"),
+            );
+            must(
+                used["count/replicasets.apps"].as_str() == Some(sets.to_string().as_str()),
                 format!("the quota counts {used}, not {sets} sets"),
             );
         }

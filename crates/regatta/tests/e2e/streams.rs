@@ -1,11 +1,14 @@
 //! Streams to and from containers, by stock kubectl: exec, attach, logs, cp, port-forward, debug.
 
-mod cluster;
-
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use cluster::{BUSYBOX, Cluster, Machine, possible, succeed, text};
+use nix::pty::{Winsize, openpty};
+use nix::unistd::ttyname;
+
+use crate::cluster::{BUSYBOX, Cluster, Machine, possible, succeed, text};
 
 const PODS: &str = r"
 apiVersion: v1
@@ -53,7 +56,6 @@ fn kubectl_executes_attaches_follows_copies_forwards_and_debugs() {
     cluster.kubectl(&["wait", "pod/tool", "pod/again", "--for=condition=Ready", "--timeout=60s"]);
     exec(&cluster);
     terminal(&cluster);
-    resize(&cluster);
     attach(&cluster);
     copy(&cluster);
     forward(&cluster);
@@ -107,43 +109,65 @@ fn exec(cluster: &Cluster) {
     assert!(error.contains("no such file") || error.contains("not found"), "{error}");
 }
 
-/// `line` as typed in a terminal of 30 rows and 90 columns, with `input` typed into it.
-fn typed(cluster: &Cluster, line: &str, input: &[u8]) -> String {
-    let program = std::env::var("KUBECTL").unwrap_or_else(|_| "kubectl".to_owned());
-    let mut command = cluster.machine.command("script");
-    command.env("KUBECONFIG", cluster.data.join("kubeconfig.yaml")).env("TERM", "xterm");
-    command.args(["-qec", &format!("stty rows 30 cols 90; {program} {line}"), "/dev/null"]);
-    let (output, _, code) = fed(&mut command, input);
-    let output = text(&output);
-    assert_eq!(code, Some(0), "{output}");
-    output
+/// kubectl with a terminal of its own, which this end types into, reads and resizes.
+struct Terminal {
+    kubectl: Child,
+    master: File,
+    path: PathBuf,
+    output: String,
 }
 
-fn terminal(cluster: &Cluster) {
-    let script = "tty; while [ \"$(stty size)\" != \"30 90\" ]; do usleep 20000; done; stty size; read x; echo read $x";
-    let output = typed(cluster, &format!("exec -it tool -c main -- sh -c '{script}'"), b"word\n");
-    for part in ["/dev/pts/", "30 90", "read word"] {
-        assert!(output.contains(part), "{part:?} is not in {output:?}");
+impl Terminal {
+    fn start(cluster: &Cluster, [rows, columns]: [u16; 2], args: &[&str]) -> Terminal {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let ends = openpty(Some(&size), None).expect("terminal");
+        let path = ttyname(&ends.slave).expect("name");
+        let end = || ends.slave.try_clone().expect("descriptor");
+        let program = std::env::var("KUBECTL").unwrap_or_else(|_| "kubectl".to_owned());
+        let kubectl = cluster
+            .machine
+            .command("setsid")
+            .args(["--ctty", "timeout", "--foreground", "60", &program])
+            .args(args)
+            .env("KUBECONFIG", cluster.data.join("kubeconfig.yaml"))
+            .env("TERM", "xterm")
+            .stdin(end())
+            .stdout(end())
+            .stderr(end())
+            .spawn()
+            .expect("kubectl runs");
+        Terminal { kubectl, master: ends.master.into(), path, output: String::new() }
+    }
+
+    /// Reads until `part` was shown.
+    fn shows(&mut self, part: &str) {
+        let mut buffer = [0; 4096];
+        while !self.output.contains(part) {
+            let read = self.master.read(&mut buffer).unwrap_or_default();
+            assert!(read > 0, "{part:?} is not in {:?}", self.output);
+            self.output += &text(&buffer[..read]);
+        }
+    }
+
+    fn resize(&self, [rows, columns]: [u16; 2]) {
+        let size = ["rows".to_owned(), rows.to_string(), "cols".to_owned(), columns.to_string()];
+        succeed(Command::new("stty").arg("-F").arg(&self.path).args(size));
     }
 }
 
-/// A terminal that changes its size during a session changes it in the container.
-fn resize(cluster: &Cluster) {
-    let directory = tempfile::tempdir().expect("directory");
-    let seen = directory.path().join("seen");
-    let program = std::env::var("KUBECTL").unwrap_or_else(|_| "kubectl".to_owned());
-    let script = "size() { while [ \"$(stty size)\" != \"$1\" ]; do usleep 20000; done; echo is $1; }; size \"20 70\"; size \"40 100\"";
-    let line = format!(
-        "stty rows 20 cols 70; (until grep -q 'is 20 70' {seen}; do sleep 0.05; done; stty rows 40 cols 100 </dev/tty) & \
-         {program} exec -it tool -c main -- timeout 30 sh -c '{script}'",
-        seen = seen.display()
-    );
-    let mut command = cluster.machine.command("script");
-    command.env("KUBECONFIG", cluster.data.join("kubeconfig.yaml")).env("TERM", "xterm");
-    command.args(["-qefc", &line]).arg(&seen);
-    let (output, error, code) = fed(&mut command, b"");
-    assert_eq!(code, Some(0), "{} {error}", text(&output));
-    assert!(text(&output).contains("is 40 100"), "{}", text(&output));
+/// A terminal's size reaches the container, also when it changes during the session.
+fn terminal(cluster: &Cluster) {
+    let script = "tty; size() { while [ \"$(stty size)\" != \"$1\" ]; do usleep 20000; done; echo is $1; }; \
+                  size \"30 90\"; size \"40 100\"; read x; echo read $x";
+    let args = ["exec", "-it", "tool", "-c", "main", "--", "timeout", "30", "sh", "-c", script];
+    let mut terminal = Terminal::start(cluster, [30, 90], &args);
+    terminal.shows("/dev/pts/");
+    terminal.shows("is 30 90");
+    terminal.resize([40, 100]);
+    terminal.shows("is 40 100");
+    terminal.master.write_all(b"word\n").expect("typed");
+    terminal.shows("read word");
+    assert!(terminal.kubectl.wait().expect("end").success());
 }
 
 fn attach(cluster: &Cluster) {

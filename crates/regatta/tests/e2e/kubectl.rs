@@ -1,9 +1,6 @@
 //! Stock kubectl, by transcripts of what a user types and sees.
 
-mod cluster;
-mod transcript;
-
-use cluster::{Cluster, Machine, possible};
+use crate::cluster::{Cluster, Machine, possible};
 
 fn transcript(text: &str, images: bool) {
     if !possible() {
@@ -14,7 +11,7 @@ fn transcript(text: &str, images: bool) {
     if images {
         cluster.import_images();
     }
-    transcript::run(&cluster, text, &transcript::directory_of("KUBECTL", "kubectl"));
+    crate::transcript::run(&cluster, text, &crate::transcript::directory_of("KUBECTL", "kubectl"));
 }
 
 #[test]

@@ -1,11 +1,9 @@
 //! Starting and stopping in every way, and what happens where the disk, the store or the addresses give out.
 
-mod cluster;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cluster::{BUSYBOX, Cluster, Machine, possible, succeed, text};
+use crate::cluster::{BUSYBOX, Cluster, Machine, possible, succeed, text};
 
 fn pod(name: &str) -> String {
     format!(

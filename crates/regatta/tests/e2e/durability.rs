@@ -1,14 +1,12 @@
 //! A server that is killed under load loses nothing that it acknowledged, leaves no half write, and its revisions never go
 //! back.
 
-mod cluster;
-
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
-use cluster::{Cluster, Machine, PATIENCE, possible};
+use crate::cluster::{Cluster, Machine, PATIENCE, possible};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;

@@ -1,10 +1,8 @@
 //! What pods may ask of their node: namespaces, ports, names, rules of restart, in-place resize, files instead of an API.
 
-mod cluster;
-
 use std::time::{Duration, Instant};
 
-use cluster::{BUSYBOX, Cluster, Machine, possible};
+use crate::cluster::{BUSYBOX, Cluster, Machine, possible};
 
 const OBJECTS: &str = r##"
 rules:

@@ -1,9 +1,6 @@
 //! Stock Helm, with a chart that has hooks.
 
-mod cluster;
-mod transcript;
-
-use cluster::{Cluster, Machine, possible};
+use crate::cluster::{Cluster, Machine, possible};
 
 #[test]
 fn a_chart_is_installed_upgraded_rolled_back_and_taken_away() {
@@ -13,6 +10,6 @@ fn a_chart_is_installed_upgraded_rolled_back_and_taken_away() {
     let machine = Machine::new();
     let cluster = Cluster::start(&machine, &[]);
     cluster.import_images();
-    let path = ["HELM", "KUBECTL"].map(|variable| transcript::directory_of(variable, "")).join(":");
-    transcript::run(&cluster, include_str!("transcripts/helm.txt"), &path);
+    let path = ["HELM", "KUBECTL"].map(|variable| crate::transcript::directory_of(variable, "")).join(":");
+    crate::transcript::run(&cluster, include_str!("transcripts/helm.txt"), &path);
 }

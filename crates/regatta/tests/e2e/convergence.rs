@@ -6,9 +6,7 @@
 //!
 //! `REGATTA_CONVERGENCE_RUNS` says how many runs are made, `REGATTA_CONVERGENCE_SEED` with which number the first begins.
 
-#[path = "convergence/model.rs"]
 mod model;
-#[path = "convergence/world.rs"]
 mod world;
 
 use std::time::Duration;

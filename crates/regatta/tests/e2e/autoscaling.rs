@@ -1,10 +1,8 @@
 //! Autoscaling under the real load of a real pod, and `kubectl top`.
 
-mod cluster;
-
 use std::time::{Duration, Instant};
 
-use cluster::{BUSYBOX, Cluster, Machine, possible};
+use crate::cluster::{BUSYBOX, Cluster, Machine, possible};
 
 #[test]
 fn a_deployment_grows_under_load_and_shrinks_without() {

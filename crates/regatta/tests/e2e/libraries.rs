@@ -1,8 +1,6 @@
 //! Client libraries: Python's `kubernetes` and Rust's `kube`.
 
-mod cluster;
-
-use cluster::{BUSYBOX, Cluster, Machine, possible, text};
+use crate::cluster::{BUSYBOX, Cluster, Machine, possible, text};
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{
@@ -23,7 +21,7 @@ fn pythons_client_works() {
     cluster.import_images();
     let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let mut command = machine.command("timeout");
-    command.args(["120", &python, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/libraries/client.py")]);
+    command.args(["120", &python, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/libraries/client.py")]);
     command.env("KUBECONFIG", cluster.data.join("kubeconfig.yaml"));
     let output = command.output().expect("Python runs");
     let (out, err) = (text(&output.stdout), text(&output.stderr));

@@ -1,11 +1,9 @@
 //! What pods see of objects and of the node: volumes of every simple kind, environments, and changes of both.
 
-mod cluster;
-
 use std::path::Path;
 use std::process::Command;
 
-use cluster::{BUSYBOX, Cluster, Machine, possible, succeed, text};
+use crate::cluster::{BUSYBOX, Cluster, Machine, possible, succeed, text};
 
 const OBJECTS: &str = r"
 apiVersion: v1

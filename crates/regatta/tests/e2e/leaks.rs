@@ -2,13 +2,11 @@
 //!
 //! `REGATTA_LEAK_PODS` and `REGATTA_LEAK_CRASHES` set how long it goes on; the goal is a thousand and a hundred.
 
-mod cluster;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cluster::{BUSYBOX, Cluster, Machine, possible, succeed, text};
+use crate::cluster::{BUSYBOX, Cluster, Machine, possible, succeed, text};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -89,8 +87,8 @@ fn manifest(round: usize, pods: usize) -> String {
              containers: [{{name: main, image: {BUSYBOX:?}, command: [sleep, '1000000'], \
              volumeMounts: [{{name: data, mountPath: /data}}]}}], \
              volumes: [{{name: data, emptyDir: {{medium: {medium}}}}}]}}}}",
-            shared = number % 4 == 0,
-            medium = if number % 3 == 0 { "Memory" } else { "''" },
+            shared = number.is_multiple_of(4),
+            medium = if number.is_multiple_of(3) { "Memory" } else { "''" },
         )
     };
     (0..pods).map(pod).collect::<Vec<_>>().join("\n---\n")

@@ -1,12 +1,10 @@
 //! Names and addresses of pods and services: headless services, host names, session affinity, services that nobody
 //! serves, and a range of pod addresses that is used up.
 
-mod cluster;
-
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use cluster::{BUSYBOX, Cluster, Machine, possible};
+use crate::cluster::{BUSYBOX, Cluster, Machine, possible};
 
 const OBJECTS: &str = r"
 apiVersion: v1

@@ -1,15 +1,13 @@
 //! The other side of the line between kubelet and runtime: the same kubelet on containerd, and the built-in runtime
 //! served to others. containerd and runc are Debian's; without them the first test is skipped.
 
-mod cluster;
-
 use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use cluster::containerd::Containerd;
-use cluster::{BUSYBOX, Cluster, Machine, busybox_archive, possible, succeed, text};
+use crate::cluster::containerd::Containerd;
+use crate::cluster::{BUSYBOX, Cluster, Machine, busybox_archive, possible, succeed, text};
 use runtime::cri::*;
 
 const PODS: &str = r"

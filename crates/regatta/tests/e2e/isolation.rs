@@ -1,12 +1,10 @@
 //! What holds between a pod and its node, seen through the API: devices, privileges, the host's binary; and that a pod
 //! which misbehaves, or loses its shim, harms no other.
 
-mod cluster;
-
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use cluster::{BUSYBOX, Cluster, Machine, possible};
+use crate::cluster::{BUSYBOX, Cluster, Machine, possible};
 
 const PODS: &str = r#"
 apiVersion: v1

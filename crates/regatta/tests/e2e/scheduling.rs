@@ -1,9 +1,7 @@
 //! Scheduling as upstream's end-to-end tests go through it, with stock kubectl: what a pod is told, gates, preemption, limits of a
 //! namespace, ports, taints and a scheduler of another name.
 
-mod cluster;
-
-use cluster::{BUSYBOX, Cluster, Machine, possible};
+use crate::cluster::{BUSYBOX, Cluster, Machine, possible};
 
 /// A pod that sleeps, with more of its spec and its resources in YAML's flow style.
 fn pod(name: &str, spec: &str, resources: &str) -> String {

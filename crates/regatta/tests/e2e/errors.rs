@@ -1,10 +1,8 @@
 //! What is wrong is said in one clear sentence, with what to do, and nothing is lost.
 
-mod cluster;
-
 use std::process::Command;
 
-use cluster::{Cluster, Machine, possible, text};
+use crate::cluster::{Cluster, Machine, possible, text};
 
 fn fails(command: &mut Command, parts: &[&str]) {
     let output = command.output().expect("regatta runs");
@@ -43,7 +41,7 @@ fn what_is_wrong_with_a_start_is_said() {
     fails(&mut up(&directory.path().join("new"), &["--node-name", "Not_A_Name"]), &["--node-name", "RFC 1123"]);
     fails(&mut cluster.regatta(&["image", "remove", "none"]), &["not found"]);
     fails(&mut cluster.regatta(&["image", "import", "/none.tar"]), &["/none.tar"]);
-    cluster::succeed(&mut cluster.regatta(&["status"]));
+    crate::cluster::succeed(&mut cluster.regatta(&["status"]));
 }
 
 #[test]

@@ -1,8 +1,6 @@
 //! Containers outlive the server: after any end of it, `up` brings everything back and restarts nothing that is healthy.
 
-mod cluster;
-
-use cluster::{BUSYBOX, Cluster, Machine, possible};
+use crate::cluster::{BUSYBOX, Cluster, Machine, possible};
 
 const PODS: &str = "
 apiVersion: apps/v1

@@ -1,11 +1,9 @@
 //! How pods live: probes, hooks, init containers and sidecars, ends and their reasons, restarts, jobs.
 
-mod cluster;
-
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cluster::{BUSYBOX, Cluster, Machine, possible};
+use crate::cluster::{BUSYBOX, Cluster, Machine, possible};
 
 /// Pods as `name: spec`, with IMAGE and DIRECTORY to be filled in; what every pod has is added.
 const PROBED: &str = r"

@@ -1,11 +1,9 @@
 //! Images from registries: mirrors, policies, secrets, what is missing, and the command line.
 
-mod cluster;
-
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use cluster::{BUSYBOX, Cluster, Machine, PATIENCE, possible, succeed, text};
+use crate::cluster::{BUSYBOX, Cluster, Machine, PATIENCE, possible, succeed, text};
 use runtime::images::digest_of;
 
 const REGISTRY: &str = "/usr/bin/docker-registry";
@@ -164,7 +162,7 @@ fn pods_pull_from_registries_by_policy_and_with_secrets_and_recover_when_an_imag
     let (open, closed) = (Registry::start(&machine, 5000, false), Registry::start(&machine, 5001, true));
     let directory = tempfile::tempdir().expect("directory");
     let archive = directory.path().join("busybox.tar");
-    cluster::busybox_archive(&archive);
+    crate::cluster::busybox_archive(&archive);
     let first = open.push(&archive, "library/tool", "1", "first");
     closed.push(&archive, "private/tool", "1", "private");
     let file = directory.path().join("registries.yaml");

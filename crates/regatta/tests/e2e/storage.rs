@@ -1,11 +1,9 @@
 //! Storage end to end with stock kubectl: claims of the default class, databases that keep their data, volumes that grow, are
 //! reclaimed and belong to a group, and what may not be reached through them.
 
-mod cluster;
-
 use std::path::Path;
 
-use cluster::{BUSYBOX, Cluster, Machine, possible};
+use crate::cluster::{BUSYBOX, Cluster, Machine, possible};
 
 const DATABASE: &str = r"
 apiVersion: v1

@@ -1,8 +1,6 @@
 //! Clusters on one machine do not know of one another.
 
-mod cluster;
-
-use cluster::{BUSYBOX, Cluster, Machine, possible};
+use crate::cluster::{BUSYBOX, Cluster, Machine, possible};
 
 #[test]
 fn two_clusters_live_side_by_side_and_one_goes_without_the_other_noticing() {

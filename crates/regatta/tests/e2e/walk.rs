@@ -1,8 +1,6 @@
 //! The main job: a cluster from one command, an application deployed with stock kubectl, and requests that reach it.
 
-mod cluster;
-
-use cluster::{BUSYBOX, Cluster, Machine, possible};
+use crate::cluster::{BUSYBOX, Cluster, Machine, possible};
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/webapp");
 
@@ -92,7 +90,7 @@ fn change(cluster: &Cluster) {
     version("version: v1");
     let mut edit = cluster.kubectl_command(&["edit", "deployment/web"]);
     edit.env("KUBE_EDITOR", "sed -i 's/replicas: 4/replicas: 1/'");
-    cluster::succeed(&mut edit);
+    crate::cluster::succeed(&mut edit);
     cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
     cluster.wait_for("one replica", || {
         let pods = cluster.kubectl(&["get", "pods", "-l", "app=web", "-o", "name"]);

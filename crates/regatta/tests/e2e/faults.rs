@@ -1,10 +1,8 @@
 //! Everything that can be wrong with a pod ends in a reason and an event, and harms no other pod.
 
-mod cluster;
-
 use std::time::{Duration, Instant};
 
-use cluster::{Cluster, Machine, possible};
+use crate::cluster::{Cluster, Machine, possible};
 
 const PODS: &str = r#"
 well:

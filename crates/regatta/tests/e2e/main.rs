@@ -1,0 +1,30 @@
+//! Real clusters, end to end: each test starts one in a network namespace of its own and drives it with stock clients.
+
+mod cluster;
+mod transcript;
+
+mod autoscaling;
+mod containerd;
+mod convergence;
+mod crash;
+mod durability;
+mod errors;
+mod faults;
+mod helm;
+mod images;
+mod isolation;
+mod kubectl;
+mod leaks;
+mod libraries;
+mod lifecycle;
+mod node;
+mod pods;
+mod scheduling;
+mod services;
+mod side_by_side;
+mod start;
+mod storage;
+mod streams;
+mod volumes;
+mod walk;
+mod workloads;
