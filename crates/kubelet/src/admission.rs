@@ -208,17 +208,19 @@ impl Ledger {
         self.shares.remove(uid).is_some()
     }
 
-    /// What the pod asks for of what this node counts; extended resources that it does not know are others'.
+    /// What the pod asks for.
     fn share(&self, pod: &Pod) -> Share {
         let mut requests = resources::pod_requests(pod);
-        requests.retain(|name, amount| *amount > 0 && (!name.contains('/') || self.allocatable.contains_key(name)));
+        requests.retain(|_, amount| *amount > 0);
         requests.insert("pods".to_owned(), 1);
         Share { requests, ports: ports(pod), priority: pod.priority(), is_static: pod.is_static(), qos: Qos::of(pod) }
     }
 
+    /// What of it is not left; extended resources that the node does not know are others' to count.
     fn short(&self, share: &Share, uid: &str) -> Vec<Shortage> {
         let others = || self.shares.iter().filter(|(other, _)| *other != uid).map(|(_, share)| share);
-        let short = share.requests.iter().filter_map(|(name, requested)| {
+        let counted = |name: &&String| !name.contains('/') || self.allocatable.contains_key(*name);
+        let short = share.requests.iter().filter(|(name, _)| counted(name)).filter_map(|(name, requested)| {
             let used: i64 = others().filter_map(|s| s.requests.get(name)).sum();
             let capacity = self.allocatable.get(name).copied().unwrap_or(0);
             let requested = *requested;

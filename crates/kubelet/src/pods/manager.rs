@@ -193,10 +193,7 @@ impl Pods {
             return;
         }
         let (sender, inbox) = mpsc::unbounded_channel();
-        let worker = Worker::new(self.context.clone(), pod.clone(), &sender, inbox);
-        if vanished {
-            let _ = sender.send(Input::Vanished);
-        }
+        let worker = Worker::new(self.context.clone(), pod.clone(), vanished, &sender, inbox);
         let (ended, uid) = (self.ended.clone(), pod.uid.clone());
         self.context.spawn(async move {
             worker.run().await;
@@ -280,6 +277,8 @@ impl Pods {
             object.metadata.uid = Some(uid.clone());
             object.metadata.name = Some(sandbox.metadata.name);
             object.metadata.namespace = Some(sandbox.metadata.namespace);
+            // How long it may take to stop nobody knows any more; upstream gives it a second.
+            object.spec = Some(v1::PodSpec { termination_grace_period_seconds: Some(1), ..Default::default() });
             self.put(Arc::new(Pod::new(object)), true);
         }
         let entries = |dir: &std::path::Path| -> BTreeMap<String, std::path::PathBuf> {

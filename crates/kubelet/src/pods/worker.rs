@@ -109,10 +109,11 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker for a pod, whatever the runtime has of it already.
+    /// A worker for a pod, whatever the runtime has of it already; one that vanished from the API is only ended.
     pub fn new(
         context: Arc<Context>,
         pod: Arc<Pod>,
+        vanished: bool,
         sender: &mpsc::UnboundedSender<Input>,
         inbox: mpsc::UnboundedReceiver<Input>,
     ) -> Worker {
@@ -123,7 +124,7 @@ impl Worker {
             mirror: Mirror::default(),
             desired: pod.clone(),
             told: as_value(&status),
-            memory: Memory { start_time: status.start_time.as_ref().map(|t| t.0), ..Default::default() },
+            memory: Memory { start_time: status.start_time.as_ref().map(|t| t.0), vanished, ..Default::default() },
             status,
             context,
             pod,
@@ -147,7 +148,9 @@ impl Worker {
     /// Runs until the pod is gone from the API and from the node.
     pub async fn run(mut self) {
         self.observe().await;
-        self.admit().await;
+        if !self.memory.vanished {
+            self.admit().await;
+        }
         self.consider_resize();
         loop {
             let wake = self.step();

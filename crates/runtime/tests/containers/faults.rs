@@ -13,7 +13,7 @@ async fn a_fork_bomb_is_held_by_its_limit_and_ends_with_its_container() {
     }
     let world = World::new().await;
     let (_, bystander) = world.run("bystander", script("sleep 1000")).await;
-    let mut bomb = script("echo lit; bomb() { bomb | bomb & sleep 100; }; while true; do bomb; done 2>/dev/null");
+    let mut bomb = script("echo lit; while true; do sh -c 'while true; do sleep 1000 & done' 2>/dev/null; done");
     bomb.linux.resources.pids_limit = 64;
     let (sandbox, id) = world.run("bomb", bomb).await;
     let count = || async {
