@@ -95,8 +95,10 @@ pub async fn purge(data: &DataDir, settings: &Settings) -> Result<()> {
         let _ = std::fs::remove_file(socket(data));
         let runtime = remote(data, &settings.container_runtime_endpoint).await?;
         for sandbox in runtime.list_pod_sandbox(&PodSandboxFilter::default()).await? {
-            runtime.stop_pod_sandbox(&sandbox.id).await.context("cannot stop a pod")?;
-            runtime.remove_pod_sandbox(&sandbox.id).await.context("cannot remove a pod")?;
+            // What the kubelet was removing may be gone by now.
+            let gone = |error: CriError| if error.is_not_found() { Ok(()) } else { Err(error) };
+            runtime.stop_pod_sandbox(&sandbox.id).await.or_else(gone).context("cannot stop a pod")?;
+            runtime.remove_pod_sandbox(&sandbox.id).await.or_else(gone).context("cannot remove a pod")?;
         }
         directories(settings).remove(&data.id);
     }

@@ -62,7 +62,7 @@ fn count(cluster: &Cluster, id: &str) -> Counts {
     let own_link = |line: &str| ["lo:", "eth0", "dev lo"].iter().any(|name| line.contains(name));
     let files = |name: &str| below(&cluster.data.join(name), false).len();
     let links = succeed(cluster.machine.command("ip").args(["-o", "link"]));
-    let routes = succeed(cluster.machine.command("ip").args(["route", "show", "table", "all"]));
+    let routes = succeed(cluster.machine.command("ip").args(["-4", "route", "show", "table", "all"]));
     let sockets = below(Path::new(&format!("/run/regatta/{id}/runtime/s")), true).len();
     BTreeMap::from([
         ("mounts", ours.len()),
