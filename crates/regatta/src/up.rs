@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use futures::FutureExt;
 use ipnet::IpNet;
 use kubelet::Kubelet;
 use runtime::images::Registries;
-use store::Store;
+use store::{OpenError, Store};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -131,7 +131,7 @@ async fn compose(
     shutdown: CancellationToken,
 ) -> Result<Parts> {
     let tasks = TaskTracker::new();
-    let store = Store::open(&data.join("store"), store::Options::default())?;
+    let store = open_store(&data.join("store")).await?;
     let door: Arc<OnceLock<Acceptor>> = Arc::default();
     let server = ApiServer::new(apiserver::Config {
         store,
@@ -318,6 +318,20 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Opens the store. The directory is held, so who still has it open is a process that is ending.
+async fn open_store(path: &Path) -> Result<Store> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let asked = Instant::now();
+    loop {
+        match Store::open(path, store::Options::default()) {
+            Err(OpenError::Locked { .. }) if asked.elapsed() < PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            opened => return Ok(opened?),
         }
     }
 }

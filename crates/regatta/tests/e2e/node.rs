@@ -101,7 +101,7 @@ fn the_kubelets_port_asks_who_calls_and_what_for_and_the_api_reaches_it() {
         "jsonpath={.status.allocatable.pods} {.status.daemonEndpoints.kubeletEndpoint.Port}",
     ];
     assert_eq!(cluster.kubectl(&port), "42 10250");
-    let bomb = "for i in $(seq 200); do sleep 100 & done 2>/dev/null; ls /proc | grep -c '^[0-9]'";
+    let bomb = "for i in $(seq 200); do sleep 5 & done 2>/dev/null; ls /proc | grep -c '^[0-9]'";
     let output =
         cluster.kubectl_command(&["exec", "p", "--", "timeout", "20", "sh", "-c", bomb]).output().expect("kubectl");
     let count = text(&output.stdout).trim().parse::<u32>().unwrap_or(0);

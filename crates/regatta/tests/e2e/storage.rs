@@ -104,7 +104,7 @@ fn database(cluster: &Cluster) {
     });
     assert_eq!(
         exec(cluster, "db-1", "id -G; stat -c '%g %a' /data /data/starts | head -1").trim(),
-        "0 2000\n2000 2777"
+        "1000 2000\n2000 2777"
     );
     let volume = cluster.kubectl(&["get", "pvc", "data-db-1", "-o", "jsonpath={.spec.volumeName}"]);
     let described = cluster.kubectl(&["describe", "pv", &volume]);
