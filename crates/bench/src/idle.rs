@@ -7,8 +7,8 @@ use anyhow::Result;
 use crate::cluster::Cluster;
 use crate::report::Report;
 
-/// After a start, before it counts as idle.
-const SETTLE: Duration = Duration::from_secs(5);
+/// After a start, before it counts as idle: what a start leaves to be written is written by then.
+const SETTLE: Duration = Duration::from_secs(20);
 const WINDOW: Duration = Duration::from_secs(30);
 
 pub async fn measure(cluster: &Cluster, report: &mut Report) -> Result<()> {
