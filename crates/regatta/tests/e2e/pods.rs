@@ -90,7 +90,7 @@ redirects:
   containers:
     - name: main
       command: [sh, -c, 'mkdir /home/cgi-bin; printf "#!/bin/sh\necho Status: 302; echo Location: /ok; echo\n" > /home/cgi-bin/same; printf "#!/bin/sh\necho Status: 302; echo Location: http://192.0.2.1/; echo\n" > /home/cgi-bin/other; chmod +x /home/cgi-bin/*; exec httpd -f -p 8080 -h /home']
-      livenessProbe: {httpGet: {path: /cgi-bin/other, port: 8080}, periodSeconds: 1, failureThreshold: 1}
+      livenessProbe: {httpGet: {path: /cgi-bin/other, port: 8080}, periodSeconds: 1, failureThreshold: 3}
     - name: broken
       command: [sleep, '1000000']
       livenessProbe: {httpGet: {path: /cgi-bin/same, port: 8080}, periodSeconds: 1, failureThreshold: 3}
