@@ -86,6 +86,8 @@ pub struct Selectable {
     pub name: Text,
     /// Where the value is; normally the same path split at its dots.
     pub path: Cow<'static, [Text]>,
+    /// Where the value is when there is none at `path`, as for the source of events; empty for nowhere else.
+    pub otherwise: Cow<'static, [Text]>,
     /// What an absent field reads as.
     pub default: Text,
 }
@@ -99,6 +101,10 @@ pub struct Context<'a> {
     pub user: &'a str,
     /// The groups of that user.
     pub groups: &'a [String],
+    /// The uid of that user, where whoever authenticated it says one.
+    pub uid: &'a str,
+    /// What else is known of that user.
+    pub extra: &'a BTreeMap<String, Vec<String>>,
 }
 
 /// What a kind adds to the generic path. Every method has the generic behaviour as its default, so that a kind states only its

@@ -89,7 +89,11 @@ pub fn root(server: &Server) -> Response {
 /// The service-account issuer's documents.
 pub fn issuer(server: &Server, path: &str) -> Result<Response, Status> {
     match path {
-        "/openid/v1/jwks" => Ok(answer::json(StatusCode::OK, &server.tokens.keys())),
+        "/openid/v1/jwks" => {
+            let mut response = answer::json(StatusCode::OK, &server.tokens.keys());
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
+            Ok(response)
+        }
         "/.well-known/openid-configuration" => Ok(answer::json(
             StatusCode::OK,
             &json!({

@@ -62,7 +62,10 @@ async fn resource(server: Arc<Server>, mut request: Request, info: Arc<RequestIn
     if special::streams(&info) {
         return special::connect::answer(&server, &kind, &info, request).await;
     }
-    let accept = Accept::choose(request.headers(), true)?;
+    // Reviews, bindings, tokens and the like are no objects of which there is a table.
+    let sub = kind.subresource(&info.subresource);
+    let special = sub.is_some_and(|s| s.kind != kind.kind) || !kind.has_verb("get");
+    let accept = Accept::choose(request.headers(), !special)?;
     let body = std::mem::replace(request.body_mut(), crate::wire::Body::empty()).read().await?;
     let call = Call {
         stored,
@@ -78,11 +81,11 @@ async fn resource(server: Arc<Server>, mut request: Request, info: Arc<RequestIn
     if special::metrics::serves(&call) {
         return special::metrics::answer(&call).await;
     }
-    let sub = call.kind.subresource(&call.info.subresource);
     // A view is the object itself, seen from one side: status, approval, finalize.
-    if sub.is_some_and(|s| s.kind != call.kind.kind) || !call.kind.has_verb("get") {
+    if special {
         return special::answer(call).await;
     }
+    let sub = call.kind.subresource(&call.info.subresource);
     if sub.is_some_and(|s| !s.verbs.iter().any(|v| v == call.info.verb)) {
         return Err(not_allowed());
     }

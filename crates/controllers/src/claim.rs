@@ -51,6 +51,22 @@ where
     O: Resource<DynamicType = ()> + DeserializeOwned,
     K: Resource<DynamicType = ()>,
 {
+    claim_held::<O, K>(env, owner, selector, candidates, None).await
+}
+
+/// As [`claim`], for owners that hold their dependents with a finalizer: what is released is let go of in the same write, since
+/// nobody else would.
+pub(crate) async fn claim_held<O, K>(
+    env: &Env,
+    owner: &O,
+    selector: &Selector,
+    candidates: Vec<Arc<Item>>,
+    finalizer: Option<&str>,
+) -> Result<Vec<Arc<Item>>, Error>
+where
+    O: Resource<DynamicType = ()> + DeserializeOwned,
+    K: Resource<DynamicType = ()>,
+{
     let mut mine = Vec::new();
     let mut may_adopt = false;
     for item in candidates {
@@ -65,7 +81,7 @@ where
                     mine.push(item);
                 }
             }
-            Claim::Release => release::<K>(env, owner.uid(), &item).await?,
+            Claim::Release => release::<K>(env, owner.uid(), &item, finalizer).await?,
         }
     }
     Ok(mine)
@@ -98,10 +114,19 @@ where
     gone_is_fine(env.patch::<K>(item.namespace(), item.name(), "", &patch).await.map(|_| true), false)
 }
 
-async fn release<K: Resource<DynamicType = ()>>(env: &Env, uid: &str, item: &Item) -> Result<(), Error> {
+async fn release<K: Resource<DynamicType = ()>>(
+    env: &Env,
+    uid: &str,
+    item: &Item,
+    finalizer: Option<&str>,
+) -> Result<(), Error> {
     let owners: Vec<_> = item.owners.iter().filter(|owner| &*owner.uid != uid).map(reference).collect();
     let version = item.resource_version.to_string();
-    let patch = json!({"metadata": {"uid": &*item.uid, "resourceVersion": version, "ownerReferences": owners}});
+    let mut patch = json!({"metadata": {"uid": &*item.uid, "resourceVersion": version, "ownerReferences": owners}});
+    if finalizer.is_some() {
+        let others = item.finalizers.iter().map(|name| &**name).filter(|name| Some(*name) != finalizer);
+        patch["metadata"]["finalizers"] = others.collect();
+    }
     tracing::info!(object = %item.key, "releasing");
     gone_is_fine(env.patch::<K>(item.namespace(), item.name(), "", &patch).await.map(|_| ()), ())
 }

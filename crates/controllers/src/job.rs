@@ -82,7 +82,7 @@ impl Controller {
         }
         let Some(selector) = spec.selector.as_ref().and_then(Selector::new) else { return Ok(None) };
         let candidates = self.pods.list_ns(&key.namespace);
-        let owned = claim::claim::<Job, Pod>(&self.env, &job, &selector, candidates).await?;
+        let owned = claim::claim_held::<Job, Pod>(&self.env, &job, &selector, candidates, Some(FINALIZER)).await?;
         if is_finished(&job) {
             let tracked = owned.into_iter().filter(|pod| is_tracked(pod)).collect();
             return self.untrack(&key, tracked).await.map(|()| None);
@@ -114,12 +114,16 @@ impl Controller {
 
     /// Removes our finalizer from pods that no longer have a Job, which would keep them for ever.
     async fn free_strays(&self, key: &Key, job: Option<&Job>) -> Result<(), Error> {
+        let selector = job.filter(|job| !job.is_deleting()).and_then(|job| job.spec.as_ref()?.selector.as_ref());
+        let selector = selector.and_then(Selector::new);
+        let adopts = |pod: &Item| !pod.deleting && selector.as_ref().is_some_and(|s| s.matches(&pod.labels));
         let is_stray = |pod: &Arc<Item>| {
             let ours = match pod.controller() {
                 Some(owner) => {
                     &*owner.kind == "Job" && *owner.name == *key.name && job.is_none_or(|job| job.uid() != &*owner.uid)
                 }
-                None => pod.labels.get(NAME_LABEL) == Some(&*key.name),
+                // One that a living Job's selector still matches is adopted instead.
+                None => pod.labels.get(NAME_LABEL) == Some(&*key.name) && !adopts(pod),
             };
             ours && is_tracked(pod)
         };

@@ -139,7 +139,7 @@ impl Builder {
         let field = |text: &&'static str| {
             let (name, default) = text.split_once('=').unwrap_or((text, ""));
             let path = name.split('.').map(Text::from).collect();
-            Selectable { name: name.into(), path: Cow::Owned(path), default: default.into() }
+            Selectable { name: name.into(), path: Cow::Owned(path), otherwise: Cow::default(), default: default.into() }
         };
         self.kind.selectable = fields.iter().map(field).collect();
         self
@@ -148,8 +148,21 @@ impl Builder {
     /// A selectable field whose name is not its path: jobs' `status.successful`.
     pub fn selectable_at(mut self, name: &'static str, path: &'static str, default: &'static str) -> Self {
         let path = path.split('.').map(Text::from).collect();
-        let field = Selectable { name: name.into(), path: Cow::Owned(path), default: default.into() };
-        self.kind.selectable.to_mut().push(field);
+        let (otherwise, default) = (Cow::default(), default.into());
+        self.kind.selectable.to_mut().push(Selectable {
+            name: name.into(),
+            path: Cow::Owned(path),
+            otherwise,
+            default,
+        });
+        self
+    }
+
+    /// The field selectable last is read there where it is absent or empty.
+    pub fn or_at(mut self, path: &'static str) -> Self {
+        if let Some(last) = self.kind.selectable.to_mut().last_mut() {
+            last.otherwise = path.split('.').map(Text::from).collect();
+        }
         self
     }
 

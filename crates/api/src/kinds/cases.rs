@@ -22,7 +22,8 @@ fn texts(errors: &Errors) -> Vec<String> {
 
 fn outcome(kind: &Kind, case: &Value) -> (Value, Vec<String>) {
     let groups = ["system:authenticated".to_owned()];
-    let context = Context { now: "1970-01-01T00:05:00Z", user: "jane", groups: &groups };
+    let extra = Default::default();
+    let context = Context { now: "1970-01-01T00:05:00Z", user: "jane", groups: &groups, uid: "", extra: &extra };
     let strategy = &kind.strategy;
     let mut created = case["create"].clone();
     strategy.default(&mut created);

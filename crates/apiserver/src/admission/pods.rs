@@ -20,10 +20,7 @@ impl Plugin for DefaultTolerationSeconds {
         attributes.operation != Operation::Delete && attributes.is("", "pods")
     }
 
-    async fn mutate(&self, attributes: &Attributes<'_>, _: Option<&Value>, pod: &mut Value) -> Result<(), Status> {
-        if attributes.operation != Operation::Create {
-            return Ok(());
-        }
+    async fn mutate(&self, _: &Attributes<'_>, _: Option<&Value>, pod: &mut Value) -> Result<(), Status> {
         for key in [NOT_READY, UNREACHABLE] {
             let tolerates = |t: &Value| {
                 (t["key"] == key || t["key"].as_str().is_none_or(str::is_empty))

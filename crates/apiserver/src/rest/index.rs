@@ -20,11 +20,16 @@ pub struct Index {
 /// The index of an entry; made once a revision.
 pub fn index<'e>(entry: &'e Entry, stored: &Kind) -> &'e Index {
     entry.memo(|entry| {
-        let paths: Vec<&[Text]> = stored.selectable.iter().map(|s| s.path.as_ref()).collect();
+        let first = stored.selectable.iter().map(|s| s.path.as_ref());
+        let otherwise = stored.selectable.iter().map(|s| s.otherwise.as_ref()).filter(|path| !path.is_empty());
+        let paths: Vec<&[Text]> = first.chain(otherwise).collect();
         let mut picked = Picked { fields: vec![None; paths.len()], labels: None };
         pick(&entry.value, &paths, true, &mut picked);
-        let defaults = stored.selectable.iter().map(|s| &s.default);
-        let fields = picked.fields.into_iter().zip(defaults).map(|(f, d)| f.unwrap_or_else(|| d.to_string()));
+        let mut others = picked.fields.split_off(stored.selectable.len()).into_iter();
+        let fields = picked.fields.into_iter().zip(stored.selectable.iter()).map(|(field, selectable)| {
+            let other = if selectable.otherwise.is_empty() { None } else { others.next().flatten() };
+            field.filter(|text| !text.is_empty()).or(other).unwrap_or_else(|| selectable.default.to_string())
+        });
         Index { labels: picked.labels, fields: fields.collect() }
     })
 }

@@ -27,7 +27,8 @@ impl<'c> Change<'c> {
     }
 
     fn context(&self) -> Context<'_> {
-        Context { now: &self.now, user: &self.call.user.name, groups: &self.call.user.groups }
+        let user = &self.call.user;
+        Context { now: &self.now, user: &user.name, groups: &user.groups, uid: &user.uid, extra: &user.extra }
     }
 
     fn attributes(&self, operation: Operation) -> Attributes<'_> {

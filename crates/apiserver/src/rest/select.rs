@@ -1,6 +1,6 @@
 //! Which objects a list, watch or deletecollection is about.
 
-use api::kind::Kind;
+use api::kind::{Kind, Text};
 use api::selector::{FieldSelector, LabelSelector};
 use api::{Status, Value};
 use store::Entry;
@@ -30,8 +30,8 @@ enum Source {
     Namespace,
     /// The place in the stored kind's `selectable`.
     Stored(usize),
-    /// A field that only the request's version has: `(path, default)`.
-    Converted(Vec<String>, String),
+    /// The place in the request's kind's `selectable` of a field that only this version has.
+    Converted(usize),
 }
 
 impl Selection {
@@ -92,8 +92,7 @@ fn source(call: &Call, path: &str) -> Result<Source, Status> {
     if let Some(stored) = at(&call.stored) {
         return Ok(Source::Stored(stored));
     }
-    let selectable = &call.kind.selectable[place];
-    Ok(Source::Converted(selectable.path.iter().map(|p| p.to_string()).collect(), selectable.default.to_string()))
+    Ok(Source::Converted(place))
 }
 
 impl Term {
@@ -103,14 +102,16 @@ impl Term {
             Source::Name => name == self.value,
             Source::Namespace => namespace == self.value,
             Source::Stored(place) => index(entry, &call.stored).fields.get(*place).is_some_and(|f| *f == self.value),
-            Source::Converted(path, default) => {
+            Source::Converted(place) => {
+                let selectable = &call.kind.selectable[*place];
                 let object = call.parse(entry).unwrap_or_default();
-                let found = path.iter().fold(&object, |value, key| &value[key.as_str()]);
-                match found {
-                    Value::Null => *default == self.value,
-                    Value::String(text) => *text == self.value,
-                    other => format!("{other}") == self.value,
-                }
+                let found = |path: &[Text]| match path.iter().fold(&object, |value, key| &value[&**key]) {
+                    Value::Null => None,
+                    Value::String(text) => Some(text.clone()).filter(|text| !text.is_empty()),
+                    other => Some(other.to_string()),
+                };
+                let other = || Some(&*selectable.otherwise).filter(|path| !path.is_empty()).and_then(found);
+                found(&selectable.path).or_else(other).unwrap_or_else(|| selectable.default.to_string()) == self.value
             }
         };
         equal != self.negated

@@ -17,7 +17,8 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::options::{Options, fresh_enough};
 use super::select::Selection;
 use super::{Call, forms, output, store_error, view};
-use crate::wire::{Body, Format, Response, View, answer};
+
+use crate::wire::{Accept, Body, Format, Response, View, answer};
 
 /// How often a bookmark is sent while nothing else is.
 const BOOKMARKS: Duration = Duration::from_secs(60);
@@ -49,12 +50,15 @@ struct Watching {
 }
 
 /// Starts a watch.
-pub async fn watch(call: Call) -> Result<Response, Status> {
+pub async fn watch(mut call: Call) -> Result<Response, Status> {
     let selection = Selection::new(&call)?;
-    let query = &call.query;
-    let bookmarks = query.flag("allowWatchBookmarks");
+    let bookmarks = call.query.flag("allowWatchBookmarks");
     let Options { revision: asked, send_initial, .. } = Options::of(&call, true)?;
-    let timeout = query.integer("timeoutSeconds")?.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0);
+    // A list that comes as events has no table: the next form that the client takes, or none.
+    if send_initial == Some(true) && call.accept.view == View::Table {
+        call.accept = Accept::choose(&call.headers, false)?;
+    }
+    let timeout = call.query.integer("timeoutSeconds")?.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0);
     let timeout = timeout.unwrap_or_else(|| LIFE + rand::rng().random_range(0..LIFE));
     let store = &call.server.store;
     let initially = send_initial.unwrap_or(asked.unwrap_or(0) == 0);

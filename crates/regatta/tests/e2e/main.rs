@@ -5,11 +5,13 @@ mod transcript;
 
 mod autoscaling;
 mod containerd;
+mod controllers;
 mod convergence;
 mod crash;
 mod durability;
 mod errors;
 mod faults;
+mod fields;
 mod helm;
 mod images;
 mod isolation;

@@ -88,6 +88,13 @@ impl Strategy for CertificateSigningRequest {
             }
             spec.insert("username".to_owned(), context.user.into());
             spec.insert("groups".to_owned(), context.groups.to_vec().into());
+            if !context.uid.is_empty() {
+                spec.insert("uid".to_owned(), context.uid.into());
+            }
+            if !context.extra.is_empty() {
+                let extra = context.extra.iter().map(|(name, values)| (name.clone(), Value::from(values.clone())));
+                spec.insert("extra".to_owned(), Value::Object(extra.collect()));
+            }
         }
     }
 

@@ -25,6 +25,7 @@ pub fn kind() -> Kind {
             "type",
         ])
         .selectable_at("source", "source.component", "")
+        .or_at("reportingComponent")
         .columns(COLUMNS)
         .strategy(Event)
         .build()

@@ -150,16 +150,23 @@ fn keep_list(from: &Value, to: &mut Value, name: &str) {
     }
 }
 
-/// Copies the containers' resources and resize policies, container by container of the same name.
+/// Takes the containers' resources and resize policies. Containers that were added, removed, renamed or reordered stay so, and
+/// validation refuses them.
 fn resources(new: &Value, kept: &mut Value) {
     for name in ["containers", "initContainers"] {
-        let asked = list(at(new, "spec"), name).to_vec();
-        for container in kept["spec"].get_mut(name).and_then(Value::as_array_mut).into_iter().flatten() {
-            let Some(from) = asked.iter().find(|c| text(c, "name") == text(container, "name")) else { continue };
-            for field in ["resources", "resizePolicy"] {
-                if let (Some(map), Some(value)) = (container.as_object_mut(), from.get(field)) {
-                    map.insert(field.to_owned(), value.clone());
-                }
+        let asked = list(at(new, "spec"), name);
+        if asked.len() != list(at(kept, "spec"), name).len() {
+            keep_list(new, kept, name);
+            continue;
+        }
+        let containers = kept["spec"].get_mut(name).and_then(Value::as_array_mut);
+        for (container, asked) in containers.into_iter().flatten().zip(asked) {
+            let Some(container) = container.as_object_mut() else { continue };
+            for field in ["name", "resources", "resizePolicy"] {
+                match asked.get(field) {
+                    Some(value) => container.insert(field.to_owned(), value.clone()),
+                    None => container.remove(field),
+                };
             }
         }
     }

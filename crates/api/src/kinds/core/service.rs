@@ -111,6 +111,13 @@ struct Service;
 
 impl Strategy for Service {
     fn default(&self, object: &mut Value) {
+        let balanced = text(object, "spec.type") == "LoadBalancer";
+        for ingress in object.get_mut("status").into_iter().flat_map(|status| each_mut(status, "loadBalancer.ingress"))
+        {
+            if balanced && !text(ingress, "ip").is_empty() {
+                fill_text(ingress, "ipMode", "VIP");
+            }
+        }
         let Some(spec) = object.get_mut("spec") else { return };
         fill_text(spec, "sessionAffinity", "None");
         if text(spec, "sessionAffinity") == "None" {
@@ -210,10 +217,19 @@ impl Strategy for Service {
     fn validate_subresource_update(&self, _subresource: &str, _old: &Value, new: &Value, errors: &mut Errors) {
         let status = Path::new("status");
         let all = status.child("loadBalancer.ingress");
+        if text(new, "spec.type") != "LoadBalancer" && !list(new, "status.loadBalancer.ingress").is_empty() {
+            errors.forbidden(&all, "may only be used when `spec.type` is \"LoadBalancer\"");
+        }
         for (index, ingress) in list(new, "status.loadBalancer.ingress").iter().enumerate() {
             let path = all.index(index);
             if !text(ingress, "ip").is_empty() {
                 net::ip(path.child("ip"), text(ingress, "ip"), errors);
+            }
+            match (text(ingress, "ip").is_empty(), text(ingress, "ipMode")) {
+                (true, "") | (false, "VIP" | "Proxy") => {}
+                (true, _) => errors.forbidden(path.child("ipMode"), "may not be specified when `ip` is not set"),
+                (false, "") => errors.required(path.child("ipMode"), "must be specified when `ip` is set"),
+                (false, mode) => errors.not_supported(path.child("ipMode"), mode, &["Proxy", "VIP"]),
             }
             let host = text(ingress, "hostname");
             if !host.is_empty() {

@@ -181,7 +181,23 @@ pub fn resize(old: &Value, new: &Value, errors: &mut Errors) {
         errors.invalid("spec", qos_class(is), "Pod QOS Class may not change as a result of resizing");
     }
     for name in ["containers", "initContainers"] {
+        if list(was, name).len() != list(is, name).len() {
+            errors.forbidden(format!("spec.{name}"), "containers may not be added or removed on resize");
+            continue;
+        }
         for (index, (old, new)) in list(was, name).iter().zip(list(is, name)).enumerate() {
+            if text(old, "name") != text(new, "name") {
+                let path = format!("spec.{name}[{index}].name");
+                errors.forbidden(path, "containers may not be renamed or reordered on resize");
+                continue;
+            }
+            if name == "initContainers" && text(old, "restartPolicy") != "Always" {
+                if old["resources"] != new["resources"] {
+                    let path = format!("spec.{name}[{index}].resources");
+                    errors.forbidden(path, "resources for non-sidecar init containers are immutable");
+                }
+                continue;
+            }
             for kind in ["limits", "requests"] {
                 let (before, after) = (&old["resources"][kind], &new["resources"][kind]);
                 let path = format!("spec.{name}[{index}].resources.{kind}");

@@ -3,6 +3,7 @@
 //! Debian's containerd's, so that the same tests hold for both runtimes.
 
 pub mod containerd;
+pub mod objects;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
