@@ -60,17 +60,23 @@ fn recreate(cluster: &Cluster) {
     rolled_out(cluster, "deployment/again");
     watch.kill().expect("kill");
     let seen = text(&watch.wait_with_output().expect("output").stdout);
-    let events: Vec<(&str, &str)> = seen
+    // The kind of the event, the pod and its state.
+    let events: Vec<(&str, &str, &str)> = seen
         .lines()
         .filter_map(|line| {
-            let mut words = line.split_whitespace();
-            Some((words.next()?, words.next()?))
+            let words: Vec<_> = line.split_whitespace().collect();
+            Some((*words.first()?, *words.get(1)?, *words.get(3)?))
         })
         .collect();
-    let is_old = |name: &str| old.iter().any(|one| one == name);
-    let first_new = events.iter().position(|(kind, name)| *kind == "ADDED" && !is_old(name)).expect("a new pod");
-    let gone = events[..first_new].iter().filter(|(kind, name)| *kind == "DELETED" && is_old(name)).count();
-    assert_eq!(gone, 2, "{seen}");
+    let is_new = |name: &str| old.iter().all(|one| one != name);
+    let first_new = events.iter().position(|(kind, name, _)| *kind == "ADDED" && is_new(name)).expect("a new pod");
+    // What has ended, or is gone, runs no more.
+    let ended = |name: &String| {
+        events[..first_new].iter().any(|(kind, event, state)| {
+            event == name && (*kind == "DELETED" || matches!(*state, "Error" | "Completed"))
+        })
+    };
+    assert!(old.iter().all(ended), "{seen}");
 }
 
 fn history(cluster: &Cluster) {

@@ -118,7 +118,7 @@ fn every_field_has_its_effect() {
     assert!(named.starts_with("short.sub.default.svc.cluster.local\n# Kubernetes-managed hosts file.\n"), "{named}");
     assert!(named.contains("\tshort.sub.default.svc.cluster.local\tshort\n"), "{named}");
     assert!(named.ends_with("# Entries added by HostAliases.\n192.0.2.7\talias.example\tother.example\n"), "{named}");
-    let expected = "nameserver 192.0.2.1\nsearch one.example two.example\noptions ndots:3 edns0\n";
+    let expected = "search one.example two.example\nnameserver 192.0.2.1\noptions ndots:3 edns0\n";
     assert_eq!(said("asking"), expected);
     let refused = said("readonly");
     let lines: Vec<_> = refused.lines().collect();
