@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use client::Item;
+use client::{Cache, Item};
 use kube::Resource;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -39,7 +39,17 @@ pub(crate) fn decide(item: &Item, uid: &str, owner_deleting: bool, selector: &Se
     }
 }
 
-/// The objects among `candidates` (all of the owner's namespace) that are the owner's, after adopting what matches and
+/// All that an owner may have a claim to: what it owns, and what nobody does. It is found without looking at what others
+/// own, however much of that there is in the namespace.
+pub(crate) fn candidates<K: 'static>(cache: &Cache<K>, namespace: &str, uid: &str) -> Vec<Arc<Item>> {
+    let mut all = cache.owned_by(uid);
+    // One that names the owner, but not as the one that manages it, is among both.
+    let known: std::collections::HashSet<_> = all.iter().map(|item| item.key.clone()).collect();
+    all.extend(cache.adoptable(namespace).into_iter().filter(|item| !known.contains(&item.key)));
+    all
+}
+
+/// The objects among the [`candidates`] that are the owner's, after adopting what matches and
 /// releasing what no longer does.
 pub(crate) async fn claim<O, K>(
     env: &Env,
@@ -105,7 +115,8 @@ where
     O: Resource<DynamicType = ()>,
     K: Resource<DynamicType = ()>,
 {
-    let mut owners: Vec<serde_json::Value> = item.owners.iter().map(reference).collect();
+    let others = item.owners.iter().filter(|known| *known.uid != *owner.uid());
+    let mut owners: Vec<serde_json::Value> = others.map(reference).collect();
     owners.push(serde_json::to_value(controller_reference(owner))?);
     // The resourceVersion makes sure that no other owner came first.
     let version = item.resource_version.to_string();
@@ -144,4 +155,48 @@ fn reference(owner: &client::Owner) -> serde_json::Value {
         "apiVersion": api_version, "kind": kind, "name": name, "uid": uid,
         "controller": controller, "blockOwnerDeletion": block_owner_deletion,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pods::tests::item;
+
+    #[test]
+    fn an_owner_keeps_adopts_and_releases_by_its_selector() {
+        let selector = Selector::new(&serde_json::from_value(json!({"matchLabels": {"app": "web"}})).unwrap()).unwrap();
+        // The object's label, who manages it, whether it is being deleted, whether the owner is.
+        let cases = [
+            ("web", Some("me"), false, false, Claim::Keep),
+            ("web", Some("me"), true, true, Claim::Keep),
+            ("web", None, false, false, Claim::Adopt),
+            ("web", None, true, false, Claim::Ignore),
+            ("web", None, false, true, Claim::Ignore),
+            ("other", None, false, false, Claim::Ignore),
+            ("other", Some("me"), false, false, Claim::Release),
+            ("other", Some("me"), false, true, Claim::Ignore),
+            ("web", Some("another"), false, false, Claim::Ignore),
+            ("other", Some("another"), false, false, Claim::Ignore),
+        ];
+        for (label, owner, deleting, owner_deleting, expected) in cases {
+            let mut object = json!({"metadata": {"name": "o", "labels": {"app": label}}});
+            if let Some(uid) = owner {
+                object["metadata"]["ownerReferences"] =
+                    json!([{"apiVersion": "v1", "kind": "K", "name": "o", "uid": uid, "controller": true}]);
+            }
+            if deleting {
+                object["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+            }
+            let claimed = decide(&item(object), "me", owner_deleting, &selector);
+            assert_eq!(claimed, expected, "{label} {owner:?} {deleting} {owner_deleting}");
+        }
+    }
+
+    #[test]
+    fn one_that_owns_without_managing_may_be_adopted() {
+        let selector = Selector::new(&serde_json::from_value(json!({"matchLabels": {"app": "web"}})).unwrap()).unwrap();
+        let owners = json!([{"apiVersion": "v1", "kind": "K", "name": "o", "uid": "another"}]);
+        let object = item(json!({"metadata": {"name": "o", "labels": {"app": "web"}, "ownerReferences": owners}}));
+        assert_eq!(decide(&object, "me", false, &selector), Claim::Adopt);
+    }
 }

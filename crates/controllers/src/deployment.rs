@@ -107,7 +107,7 @@ impl Controller {
         if !self.expectations.met(&key, &self.sets, deployment.uid()) {
             return Ok(Some(UNSEEN));
         }
-        let candidates = self.sets.list_ns(&key.namespace);
+        let candidates = claim::candidates(&self.sets, &key.namespace, deployment.uid());
         let owned = claim::claim::<Deployment, ReplicaSet>(&self.env, &deployment, &selector, candidates).await?;
         let owned = owned.iter().filter_map(|item| self.sets.parse(item)).collect();
         let desired = Desired::of(&deployment);

@@ -1,6 +1,6 @@
 //! Pods as controllers count them, and pods made from templates.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Deref, sync::Arc, time::Duration};
 
 use client::Item;
 use k8s_openapi::{
@@ -16,6 +16,21 @@ use crate::frame::between;
 #[derive(Clone, Debug)]
 pub(crate) struct PodView {
     pub item: Arc<Item>,
+    facts: Facts,
+}
+
+impl Deref for PodView {
+    type Target = Facts;
+
+    fn deref(&self) -> &Facts {
+        &self.facts
+    }
+}
+
+/// What of a pod is in its JSON alone. It is read once for each version of a pod, so that syncs of a large set cost no more
+/// than looking at its pods.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts {
     pub created: Timestamp,
     /// Since when the pod has been ready; none if it is not. A ready pod without a time counts as ready for ever.
     pub ready_since: Option<Timestamp>,
@@ -70,24 +85,13 @@ struct RawContainer {
 impl PodView {
     /// None if the pod cannot be read, which is logged.
     pub fn new(item: Arc<Item>) -> Option<PodView> {
-        let raw: Raw = match item.parse() {
-            Ok(raw) => raw,
+        match item.facts(Facts::read) {
+            Ok(facts) => Some(PodView { item, facts }),
             Err(error) => {
                 tracing::error!(pod = %item.key, %error, "unreadable pod in the cache");
-                return None;
+                None
             }
-        };
-        let mut conditions = raw.status.conditions.into_iter().flatten();
-        let ready = conditions.find(|condition| condition.r#type == "Ready" && condition.status == "True");
-        let cost = raw.metadata.annotations.and_then(|annotations| annotations.cost?.parse().ok());
-        let containers = raw.status.container_statuses.into_iter().flatten();
-        Some(PodView {
-            created: raw.metadata.creation_timestamp.unwrap_or(Timestamp::UNIX_EPOCH),
-            ready_since: ready.map(|ready| ready.last_transition_time.unwrap_or(Timestamp::UNIX_EPOCH)),
-            deletion_cost: cost.unwrap_or(0),
-            restarts: containers.map(|container| container.restart_count).max().unwrap_or(0),
-            item,
-        })
+        }
     }
 
     pub fn is_ready(&self) -> bool {
@@ -103,6 +107,22 @@ impl PodView {
     pub fn available_in(&self, min_ready_seconds: i32, now: Timestamp) -> Option<Duration> {
         let at = self.ready_since?.checked_add(SignedDuration::from_secs(min_ready_seconds.into())).ok()?;
         Some(if min_ready_seconds <= 0 { Duration::ZERO } else { between(now, at) })
+    }
+}
+
+impl Facts {
+    fn read(item: &Item) -> Result<Facts, serde_json::Error> {
+        let raw: Raw = item.parse()?;
+        let mut conditions = raw.status.conditions.into_iter().flatten();
+        let ready = conditions.find(|condition| condition.r#type == "Ready" && condition.status == "True");
+        let cost = raw.metadata.annotations.and_then(|annotations| annotations.cost?.parse().ok());
+        let containers = raw.status.container_statuses.into_iter().flatten();
+        Ok(Facts {
+            created: raw.metadata.creation_timestamp.unwrap_or(Timestamp::UNIX_EPOCH),
+            ready_since: ready.map(|ready| ready.last_transition_time.unwrap_or(Timestamp::UNIX_EPOCH)),
+            deletion_cost: cost.unwrap_or(0),
+            restarts: containers.map(|container| container.restart_count).max().unwrap_or(0),
+        })
     }
 }
 

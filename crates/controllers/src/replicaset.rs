@@ -79,7 +79,7 @@ impl<R: Replicated> Controller<R> {
         };
         let Some(selector) = set.selector().filter(|selector| !selector.is_empty()) else { return Ok(None) };
         let up_to_date = self.expectations.met(&key, &self.pods, set.uid());
-        let candidates = self.pods.list_ns(&key.namespace);
+        let candidates = claim::candidates(&self.pods, &key.namespace, set.uid());
         let owned = claim::claim::<R, Pod>(&self.env, &set, &selector, candidates).await?;
         let terminating = owned.iter().filter(|pod| pod.deleting && !pods::is_finished(pod)).count();
         let active: Vec<PodView> =

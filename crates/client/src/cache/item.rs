@@ -1,6 +1,11 @@
 //! One object in a cache: its bytes and the few facts that are asked for often.
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{
+    any::Any,
+    borrow::Cow,
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -91,6 +96,7 @@ pub struct Item {
     pub phase: Box<str>,
     /// The object as JSON without `metadata.managedFields`; empty in a cache of metadata.
     pub bytes: Bytes,
+    facts: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 impl Item {
@@ -112,9 +118,26 @@ impl Item {
         self.owners.iter().find(|owner| owner.controller)
     }
 
+    /// Whether a controller may take it as its own by its labels: it has some, and nobody manages it.
+    pub fn is_adoptable(&self) -> bool {
+        !self.labels.0.is_empty() && self.controller().is_none()
+    }
+
     /// The typed object, made anew at each call: use it for one decision and drop it.
     pub fn parse<K: DeserializeOwned>(&self) -> Result<K, serde_json::Error> {
         serde_json::from_slice(&self.bytes)
+    }
+
+    /// What `read` makes of this item, kept with it so that it is read once however often it is asked for. An item keeps
+    /// facts of one type, that of the first call; those of any other are read at each call.
+    pub fn facts<T: Copy + Send + Sync + 'static, E>(&self, read: impl FnOnce(&Item) -> Result<T, E>) -> Result<T, E> {
+        if let Some(known) = self.facts.get().and_then(|facts| facts.downcast_ref::<T>()) {
+            return Ok(*known);
+        }
+        let facts = read(self)?;
+        // Whoever came first keeps its place; both read the same.
+        let _ = self.facts.set(Box::new(facts));
+        Ok(facts)
     }
 
     /// The typed metadata alone.
@@ -212,6 +235,7 @@ pub(crate) fn read(json: &str, content: Content, intern: impl FnOnce(&str) -> Ar
         node_name,
         phase,
         bytes,
+        facts: OnceLock::new(),
     })
 }
 
@@ -265,6 +289,16 @@ mod tests {
         assert!(!text.contains("managedFields") && text.contains(r#""resourceVersion":"7""#), "{text}");
         let typed: k8s_openapi::api::core::v1::Pod = pod.parse().unwrap();
         assert_eq!(typed.spec.unwrap().node_name.as_deref(), Some("node-1"));
+    }
+
+    #[test]
+    fn facts_are_read_once() {
+        let item = item(r#"{"metadata":{"name":"a"}}"#, Content::Object);
+        let fails = |_: &Item| Err("unreadable");
+        assert_eq!(item.facts::<u8, _>(fails), Err("unreadable"));
+        assert_eq!(item.facts::<u8, &str>(|_| Ok(7)), Ok(7));
+        assert_eq!(item.facts::<u8, _>(fails), Ok(7));
+        assert_eq!(item.facts::<u16, &str>(|_| Ok(8)), Ok(8), "another type is read anew");
     }
 
     #[test]

@@ -157,6 +157,11 @@ impl<K> Cache<K> {
         self.store.owned_by(uid)
     }
 
+    /// The objects of a namespace that have labels and that no controller manages, which one may adopt.
+    pub fn adoptable(&self, namespace: &str) -> Vec<Arc<Item>> {
+        self.store.adoptable(namespace)
+    }
+
     /// The pods bound to a node.
     pub fn on_node(&self, node: &str) -> Vec<Arc<Item>> {
         self.store.on_node(node)

@@ -39,6 +39,8 @@ struct State {
     namespaces: BTreeMap<Arc<str>, Items>,
     owners: Index,
     nodes: Index,
+    /// What nobody manages, by namespace.
+    adoptable: Index,
     len: usize,
 }
 
@@ -52,6 +54,10 @@ impl State {
         }
         for owner in &item.owners {
             self.owners.entry(owner.uid.clone()).or_default().insert(item.key.clone(), item.clone());
+        }
+        if item.is_adoptable() {
+            let namespace = self.adoptable.entry((&*item.key.namespace).into()).or_default();
+            namespace.insert(item.key.clone(), item.clone());
         }
         if !item.node_name.is_empty() {
             self.nodes.entry(item.node_name.clone()).or_default().insert(item.key.clone(), item);
@@ -75,6 +81,9 @@ impl State {
             remove(&mut self.owners, &owner.uid, &old.key);
         }
         remove(&mut self.nodes, &old.node_name, &old.key);
+        if old.is_adoptable() {
+            remove(&mut self.adoptable, &old.key.namespace, &old.key);
+        }
     }
 }
 
@@ -114,6 +123,10 @@ impl Store {
 
     pub fn owned_by(&self, uid: &str) -> Vec<Arc<Item>> {
         values(&self.state.read().owners, uid)
+    }
+
+    pub fn adoptable(&self, namespace: &str) -> Vec<Arc<Item>> {
+        values(&self.state.read().adoptable, namespace)
     }
 
     pub fn on_node(&self, node: &str) -> Vec<Arc<Item>> {

@@ -225,3 +225,26 @@ impl Caches {
         (self, cache)
     }
 }
+
+#[test]
+fn what_may_be_adopted_is_found_without_looking_at_everything_else() {
+    let store = store::Store::new();
+    let put = |name: &str, revision: u64, more: &str| {
+        let json = format!(
+            r#"{{"metadata":{{"name":"{name}","namespace":"n","uid":"{name}","resourceVersion":"{revision}"{more}}}}}"#
+        );
+        store.put(Item::from_json(&json).unwrap(), true);
+    };
+    let owners = r#","ownerReferences":[{"apiVersion":"v1","kind":"K","name":"o","uid":"o","controller":true}]"#;
+    let labels = r#","labels":{"a":"b"}"#;
+    put("bare", 1, "");
+    put("free", 2, labels);
+    put("owned", 3, &format!("{labels}{owners}"));
+    let names = || store.adoptable("n").iter().map(|item| item.name().to_owned()).collect::<Vec<_>>();
+    assert_eq!(names(), ["free"]);
+    put("free", 4, &format!("{labels}{owners}"));
+    put("owned", 5, labels);
+    assert_eq!((names(), store.adoptable("other").len()), (vec!["owned".to_owned()], 0));
+    store.remove(&Key::new("n", "owned"), None);
+    assert!(names().is_empty());
+}
