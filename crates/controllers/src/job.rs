@@ -5,7 +5,10 @@ mod indexes;
 mod pod;
 mod policy;
 
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, HashSet, hash_map::Entry},
+    sync::Arc,
+};
 
 use client::{Cache, Expectations, Item, Key, events::EventType};
 use futures::future::join_all;
@@ -17,6 +20,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::api::DeleteParams;
+use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::{
@@ -39,11 +43,21 @@ pub(crate) async fn run(env: Env) {
     let controller = Controller {
         jobs: env.caches.get(),
         pods: env.caches.get(),
+        owners: Arc::default(),
         expectations: Expectations::new(),
         env: env.clone(),
     };
+    let owners = controller.owners.clone();
     let work = Loop::new().on_self(&controller.jobs).on_owned(&controller.pods, "Job").on(&controller.pods, {
-        |change, queue| {
+        move |change, queue| {
+            if let Some(pod) = change.new.as_ref().filter(|pod| is_tracked(pod))
+                && let Some(owner) = pod.controller().filter(|owner| &*owner.kind == "Job")
+            {
+                let key = Key { namespace: change.key.namespace.clone(), name: (&*owner.name).into() };
+                if owners.lock().entry(key.clone()).or_default().insert(owner.uid.clone()) {
+                    queue.add(key);
+                }
+            }
             // A pod that lost its owner must not be held by a finalizer of ours.
             let stray = |pod: &&Arc<Item>| pod.controller().is_none() && is_tracked(pod);
             if let Some(name) = change.new.as_ref().filter(stray).and_then(|pod| pod.labels.get(NAME_LABEL)) {
@@ -62,6 +76,9 @@ struct Controller {
     env: Env,
     jobs: Cache<Job>,
     pods: Cache<Pod>,
+    /// The uids of all Jobs of a name that pods we hold have been seen to belong to, so that those of a former Job of that
+    /// name are found.
+    owners: Arc<Mutex<HashMap<Key, HashSet<Box<str>>>>>,
     expectations: Expectations<Key>,
 }
 
@@ -81,7 +98,7 @@ impl Controller {
             return Ok(Some(UNSEEN));
         }
         let Some(selector) = spec.selector.as_ref().and_then(Selector::new) else { return Ok(None) };
-        let candidates = self.pods.list_ns(&key.namespace);
+        let candidates = claim::candidates(&self.pods, &key.namespace, job.uid());
         let owned = claim::claim_held::<Job, Pod>(&self.env, &job, &selector, candidates, Some(FINALIZER)).await?;
         if is_finished(&job) {
             let tracked = owned.into_iter().filter(|pod| is_tracked(pod)).collect();
@@ -117,18 +134,24 @@ impl Controller {
         let selector = job.filter(|job| !job.is_deleting()).and_then(|job| job.spec.as_ref()?.selector.as_ref());
         let selector = selector.and_then(Selector::new);
         let adopts = |pod: &Item| !pod.deleting && selector.as_ref().is_some_and(|s| s.matches(&pod.labels));
-        let is_stray = |pod: &Arc<Item>| {
-            let ours = match pod.controller() {
-                Some(owner) => {
-                    &*owner.kind == "Job" && *owner.name == *key.name && job.is_none_or(|job| job.uid() != &*owner.uid)
-                }
-                // One that a living Job's selector still matches is adopted instead.
-                None => pod.labels.get(NAME_LABEL) == Some(&*key.name) && !adopts(pod),
-            };
-            ours && is_tracked(pod)
-        };
-        let strays: Vec<_> = self.pods.list_ns(&key.namespace).into_iter().filter(is_stray).collect();
-        self.untrack(key, strays).await
+        let present = job.map(|job| job.uid());
+        let owners = self.owners.lock().get(key).cloned().unwrap_or_default();
+        let former: Vec<Box<str>> = owners.into_iter().filter(|uid| present != Some(&**uid)).collect();
+        let of_former = former.iter().flat_map(|uid| self.pods.owned_by(uid)).filter(|pod| {
+            pod.controller().is_some_and(|owner| former.contains(&owner.uid) && *owner.name == *key.name)
+        });
+        let nobodys = self.pods.adoptable(&key.namespace).into_iter();
+        // One that a living Job's selector still matches is adopted instead.
+        let nobodys = nobodys.filter(|pod| pod.labels.get(NAME_LABEL) == Some(&*key.name) && !adopts(pod));
+        let strays: Vec<_> = of_former.chain(nobodys).filter(|pod| is_tracked(pod)).collect();
+        self.untrack(key, strays).await?;
+        if let Entry::Occupied(mut entry) = self.owners.lock().entry(key.clone()) {
+            entry.get_mut().retain(|uid| !former.contains(uid));
+            if entry.get().is_empty() {
+                entry.remove();
+            }
+        }
+        Ok(())
     }
 
     /// Holds pods that were adopted, so that they are counted too.

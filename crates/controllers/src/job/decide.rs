@@ -33,6 +33,10 @@ const LONGEST_DELAY: Duration = Duration::from_secs(600);
 /// The most pods made in one sync.
 const BURST: usize = 500;
 
+/// The most pods that wait in the status for their finalizers to go. Beyond that a pod is counted by a later sync, so that
+/// the status stays small and a large Job does not hold up small ones.
+const MOST_UNCOUNTED: usize = 500;
+
 /// A pod to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Creation {
@@ -139,6 +143,13 @@ impl Progress<'_> {
 
         let replaces_failed_only = self.replaces_failed_only();
         let succeeds = self.decided(SUCCESS_MET).is_some();
+        let mut room = MOST_UNCOUNTED.saturating_sub(succeeding.len() + failing.len());
+        let mut has_room = || {
+            let has = room > 0;
+            room = room.saturating_sub(1);
+            has
+        };
+        let (mut succeeded_later, mut failed_later) = (0, 0);
         for pod in self.pods.iter().filter(|pod| pod.tracked) {
             let uid = pod.item.uid.to_string();
             match pod.state {
@@ -147,9 +158,18 @@ impl Progress<'_> {
                     if let Some(index) = pod.index.filter(valid) {
                         self.completed.insert(index);
                     }
+                    if !has_room() {
+                        self.settled = false;
+                        continue;
+                    }
                 }
                 State::Succeeded => {
                     if !succeeding.contains(&uid) {
+                        if !has_room() {
+                            self.settled = false;
+                            succeeded_later += 1;
+                            continue;
+                        }
                         succeeding.push(uid);
                     }
                 }
@@ -168,6 +188,11 @@ impl Progress<'_> {
                         continue;
                     }
                     if verdict != Verdict::Ignore && !failing.contains(&uid) {
+                        if !has_room() {
+                            self.settled = false;
+                            failed_later += 1;
+                            continue;
+                        }
                         failing.push(uid);
                     }
                 }
@@ -178,6 +203,11 @@ impl Progress<'_> {
                         continue;
                     }
                     if !failing.contains(&uid) {
+                        if !has_room() {
+                            self.settled = false;
+                            failed_later += 1;
+                            continue;
+                        }
                         failing.push(uid);
                     }
                 }
@@ -187,8 +217,9 @@ impl Progress<'_> {
             self.out.untrack.push(pod.item.clone());
         }
         self.settled &= succeeding.is_empty() && failing.is_empty();
-        self.failed = counted_failed + count(&failing);
-        self.succeeded = if self.is_indexed() { self.completed.len() } else { counted_succeeded + count(&succeeding) };
+        self.failed = counted_failed + count(&failing) + failed_later;
+        let all_succeeded = counted_succeeded + count(&succeeding) + succeeded_later;
+        self.succeeded = if self.is_indexed() { self.completed.len() } else { all_succeeded };
 
         let active = self.in_state(State::Active).count();
         let ready = self.pods.iter().filter(|pod| pod.ready).count();

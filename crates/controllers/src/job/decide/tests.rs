@@ -193,3 +193,26 @@ fn what_is_stopped_after_enough_has_succeeded_is_no_failure() {
     assert!(told(&run(spec.clone(), status.clone(), "b:Running!@1")).starts_with("+[] -[] free[b] s1 f0 u0/0"));
     assert!(told(&run(spec, status, "")).ends_with("Complete=True/SuccessPolicy"));
 }
+
+#[test]
+fn so_many_pods_are_counted_at_once_and_the_rest_later() {
+    let all = |phase: &str, mark: &str| (0..600).map(|number| format!("p{number}:{phase}{mark} ")).collect::<String>();
+    let spec = json!({"completions": 600, "parallelism": 600});
+    let first = run(spec.clone(), json!({}), &all("Succeeded", ""));
+    let uncounted = first.status.uncounted_terminated_pods.clone().unwrap().succeeded.unwrap();
+    assert_eq!((uncounted.len(), first.untrack.len()), (500, 500));
+    // All of them count for what is done next, but the Job is not over before all are in the counters.
+    assert!(told(&first).ends_with("SuccessCriteriaMet=True/CompletionsReached"), "{}", told(&first));
+    assert!(first.create.is_empty() && first.delete.is_empty());
+    // The first five hundred are free; the others are next.
+    let pods: String = (0..600).map(|n| format!("p{n}:Succeeded{} ", if n < 500 { "-" } else { "" })).collect();
+    let second = run(spec, serde_json::to_value(&first.status).unwrap(), &pods);
+    assert_eq!((second.status.succeeded, second.untrack.len()), (Some(500), 100));
+    let failing = run(json!({"completions": 600, "backoffLimit": 550}), json!({}), &all("Failed", ""));
+    assert_eq!(failing.untrack.len(), 500);
+    assert!(told(&failing).contains("FailureTarget=True/BackoffLimitExceeded"), "those that wait have failed too");
+    let indexed = json!({"completions": 600, "parallelism": 600, "completionMode": "Indexed"});
+    let pods: String = (0..600).map(|number| format!("p{number}:Succeeded@{number} ")).collect();
+    let done = run(indexed, json!({}), &pods);
+    assert_eq!((done.untrack.len(), done.status.completed_indexes.as_deref()), (500, Some("0-599")));
+}
