@@ -1,6 +1,6 @@
 //! What a DaemonSet does next. Functions of values.
 
-use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::{
     api::{
@@ -12,12 +12,19 @@ use k8s_openapi::{
 };
 
 use super::fit;
-use crate::{intstr::scaled, owner::Named, pods::PodView};
+use crate::{
+    frame::sooner,
+    intstr::scaled,
+    owner::Named,
+    pods::{PodView, is_finished},
+};
 
 /// A DaemonSet's specification with defaults resolved, for so many nodes.
 #[derive(Clone, Debug)]
 pub(super) struct Desired {
     pub on_delete: bool,
+    /// Whether a new pod may stand beside the one that it will replace.
+    pub surges: bool,
     pub max_surge: usize,
     pub max_unavailable: usize,
     pub min_ready_seconds: i32,
@@ -29,11 +36,14 @@ impl Desired {
         let strategy = spec.and_then(|spec| spec.update_strategy.clone()).unwrap_or_default();
         let rolling = strategy.rolling_update.unwrap_or_default();
         let nodes = i32::try_from(nodes).unwrap_or(i32::MAX);
-        let number = |value: &IntOrString| usize::try_from(scaled(value, nodes, true)).unwrap_or(0);
-        let max_surge = rolling.max_surge.as_ref().map_or(0, number);
-        let max_unavailable = rolling.max_unavailable.as_ref().map_or(1, number);
+        let number = |value: &IntOrString, of: i32| usize::try_from(scaled(value, of, true)).unwrap_or(0);
+        let on_delete = strategy.type_.as_deref() == Some("OnDelete");
+        let surge = rolling.max_surge.as_ref().filter(|_| !on_delete);
+        let max_surge = surge.map_or(0, |surge| number(surge, nodes));
+        let max_unavailable = rolling.max_unavailable.as_ref().map_or(1, |most| number(most, nodes));
         Desired {
-            on_delete: strategy.type_.as_deref() == Some("OnDelete"),
+            on_delete,
+            surges: surge.is_some_and(|surge| number(surge, 1) > 0),
             max_surge,
             // Both at nothing would never move.
             max_unavailable: if max_surge == 0 { max_unavailable.max(1) } else { max_unavailable },
@@ -54,9 +64,31 @@ pub(super) struct Daemon {
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub node: String,
+    /// Whether there is such a node.
+    pub exists: bool,
     pub should_run: bool,
     pub may_stay: bool,
+    /// The one that counts first: bound ones, then the oldest.
     pub daemons: Vec<Daemon>,
+}
+
+impl Place {
+    /// A place with its pods in order, without those that have ended and are being deleted.
+    pub fn new(node: &str, exists: bool, (should_run, may_stay): (bool, bool), mut daemons: Vec<Daemon>) -> Place {
+        daemons.retain(|daemon| !(daemon.pod.item.deleting && is_finished(&daemon.pod.item)));
+        daemons.sort_by(|a, b| a.rank().cmp(&b.rank()));
+        Place { node: node.to_owned(), exists, should_run, may_stay, daemons }
+    }
+}
+
+impl Daemon {
+    fn rank(&self) -> (bool, Timestamp, &str) {
+        (self.pod.item.node_name.is_empty(), self.pod.created, self.pod.item.name())
+    }
+
+    fn name(&self) -> String {
+        self.pod.item.name().to_owned()
+    }
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -65,8 +97,12 @@ pub(super) struct Plan {
     pub create: Vec<String>,
     /// Names of pods.
     pub delete: Vec<String>,
-    /// Of these, which had failed.
+    /// Of these, which had failed, and on which node.
     pub failed: Vec<(String, String)>,
+    /// Of these, which had succeeded, as no daemon should.
+    pub succeeded: Vec<(String, String)>,
+    /// How long until the first of the failed pods that are left for now may go.
+    pub again: Option<Duration>,
 }
 
 /// The tolerations that every daemon has beside its own.
@@ -110,198 +146,177 @@ pub(super) fn belongs(spec: &PodSpec, node: &Node) -> (bool, bool) {
     (!untolerated(&["NoSchedule", "NoExecute"]), !untolerated(&["NoExecute"]))
 }
 
-/// Which pods are made and deleted so that each place has one, of the present template in the end.
-pub(super) fn plan(desired: &Desired, places: &[Place], now: Timestamp) -> Plan {
+/// Which pods are made and deleted so that each place has one, of the present template in the end. `replace` is asked
+/// whether a failed pod on a node may be replaced now, or in how long.
+pub(super) fn plan(
+    desired: &Desired,
+    places: &[Place],
+    now: Timestamp,
+    mut replace: impl FnMut(&str) -> Result<(), Duration>,
+) -> Plan {
     let mut plan = Plan::default();
-    let name = |daemon: &Daemon| daemon.pod.item.name().to_owned();
-    let mut settled = Vec::new();
     for place in places {
-        let (mut over, mut daemons): (Vec<&Daemon>, Vec<&Daemon>) = place
-            .daemons
-            .iter()
-            .filter(|daemon| !daemon.pod.item.deleting)
-            .partition(|daemon| matches!(&*daemon.pod.item.phase, "Failed" | "Succeeded"));
-        if !place.may_stay {
-            plan.delete.extend(over.into_iter().chain(daemons).map(name));
-            continue;
-        }
-        for daemon in over.drain(..) {
-            plan.delete.push(name(daemon));
-            plan.failed.push((name(daemon), place.node.clone()));
-        }
-        // The oldest stays, but where surging, beside it the new one that will replace it.
-        daemons.sort_by_key(|daemon| daemon.pod.created);
-        let mut kept: Vec<&Daemon> = Vec::new();
-        for daemon in daemons {
-            let replaces = desired.max_surge > 0 && kept.len() == 1 && kept[0].updated != daemon.updated;
-            if kept.is_empty() || replaces {
-                kept.push(daemon);
-            } else {
-                plan.delete.push(name(daemon));
-            }
-        }
-        let going = place.daemons.iter().any(|daemon| daemon.pod.item.deleting);
-        if kept.is_empty() && place.should_run && !going {
-            plan.create.push(place.node.clone());
-        }
-        if place.should_run {
-            settled.push((place, kept));
-        }
+        keep_one(desired, place, now, &mut replace, &mut plan);
     }
-    if !desired.on_delete {
-        update(desired, &settled, now, &mut plan);
+    // Replacing waits until every place has what it should.
+    if !desired.on_delete && plan.create.is_empty() && plan.delete.is_empty() {
+        if desired.surges {
+            surge(desired, places, now, &mut plan);
+        } else {
+            update(desired, places, now, &mut plan);
+        }
     }
     plan
 }
 
-fn update(desired: &Desired, places: &[(&Place, Vec<&Daemon>)], now: Timestamp, plan: &mut Plan) {
-    let available = |daemon: &Daemon| daemon.pod.is_available(desired.min_ready_seconds, now);
-    let name = |daemon: &Daemon| daemon.pod.item.name().to_owned();
-    if desired.max_surge > 0 {
-        let mut surging = places.iter().filter(|(_, kept)| kept.len() > 1).count();
-        for (place, kept) in places {
-            let old = kept.iter().find(|daemon| !daemon.updated);
-            let new = kept.iter().find(|daemon| daemon.updated);
-            match (old, new) {
-                (Some(old), Some(new)) if available(new) || !available(old) => plan.delete.push(name(old)),
-                (Some(_), None) if surging < desired.max_surge => {
-                    surging += 1;
-                    plan.create.push(place.node.clone());
-                }
-                _ => {}
-            }
-        }
+fn keep_one(
+    desired: &Desired,
+    place: &Place,
+    now: Timestamp,
+    mut replace: impl FnMut(&str) -> Result<(), Duration>,
+    plan: &mut Plan,
+) {
+    let there = place.daemons.iter().filter(|daemon| !daemon.pod.item.deleting);
+    if !place.exists {
+        // What was bound there goes with the node; what never was would wait for it for ever.
+        plan.delete.extend(there.filter(|daemon| daemon.pod.item.node_name.is_empty()).map(Daemon::name));
         return;
     }
-    let mut unavailable = places.iter().filter(|(_, kept)| !kept.iter().any(|daemon| available(daemon))).count();
-    let outdated = |(_, kept): &(&Place, Vec<&Daemon>)| {
-        kept.first().filter(|daemon| !daemon.updated).map(|daemon| (*daemon).clone())
-    };
-    for old in places.iter().filter_map(outdated) {
-        // One that serves nobody is replaced whatever the others do.
-        if !available(&old) {
-            plan.delete.push(name(&old));
-        } else if unavailable < desired.max_unavailable {
-            unavailable += 1;
-            plan.delete.push(name(&old));
+    if place.should_run && place.daemons.is_empty() {
+        plan.create.push(place.node.clone());
+        return;
+    }
+    if !place.may_stay {
+        plan.delete.extend(there.map(Daemon::name));
+        return;
+    }
+    let mut running = Vec::new();
+    for daemon in there {
+        match &*daemon.pod.item.phase {
+            "Failed" => match replace(&place.node) {
+                Ok(()) => {
+                    plan.failed.push((daemon.name(), place.node.clone()));
+                    plan.delete.push(daemon.name());
+                }
+                Err(wait) => plan.again = sooner(plan.again, Some(wait)),
+            },
+            "Succeeded" => {
+                plan.succeeded.push((daemon.name(), place.node.clone()));
+                plan.delete.push(daemon.name());
+            }
+            _ => running.push(daemon),
         }
+    }
+    if !desired.surges {
+        plan.delete.extend(running.iter().skip(1).map(|daemon| daemon.name()));
+        return;
+    }
+    if running.is_empty() && place.should_run {
+        plan.create.push(place.node.clone());
+    }
+    let (new, old): (Vec<&Daemon>, Vec<&Daemon>) = running.into_iter().partition(|daemon| daemon.updated);
+    plan.delete.extend(new.iter().chain(&old).filter(|extra| !is_first(extra, &new, &old)).map(|extra| extra.name()));
+    if let (Some(new), Some(old)) = (new.first(), old.first())
+        && (!old.pod.is_ready() || new.pod.is_available(desired.min_ready_seconds, now))
+    {
+        plan.delete.push(old.name());
     }
 }
 
-/// The status that follows from the places.
-pub(super) fn status(set: &DaemonSet, desired: &Desired, places: &[Place], now: Timestamp) -> DaemonSetStatus {
-    let mut counts: BTreeMap<&str, i32> = BTreeMap::new();
-    for place in places {
-        let mut count = |what| *counts.entry(what).or_default() += 1;
-        let daemons = &place.daemons;
-        if !place.should_run {
-            if !daemons.is_empty() && !place.may_stay {
-                count("misscheduled");
+fn is_first(daemon: &Daemon, new: &[&Daemon], old: &[&Daemon]) -> bool {
+    [new.first(), old.first()].into_iter().flatten().any(|first| first.pod.item.uid == daemon.pod.item.uid)
+}
+
+/// The pods of the present and of an earlier template that stay at a place; none if there are several of either.
+fn pair(place: &Place) -> Option<(Option<&Daemon>, Option<&Daemon>)> {
+    let there = place.daemons.iter().filter(|daemon| !daemon.pod.item.deleting);
+    let (new, old): (Vec<&Daemon>, Vec<&Daemon>) = there.partition(|daemon| daemon.updated);
+    (new.len() <= 1 && old.len() <= 1).then(|| (new.first().copied(), old.first().copied()))
+}
+
+/// Replaces pods of earlier templates by deleting them first.
+fn update(desired: &Desired, places: &[Place], now: Timestamp, plan: &mut Plan) {
+    let available = |daemon: &Daemon| daemon.pod.is_available(desired.min_ready_seconds, now);
+    let mut unavailable = 0;
+    let mut candidates = Vec::new();
+    for place in places.iter().filter(|place| place.should_run || !place.daemons.is_empty()) {
+        match pair(place) {
+            Some((Some(new), None)) if available(new) => {}
+            // One that serves nobody is replaced whatever the others do.
+            Some((None, Some(old))) if !available(old) => {
+                unavailable += 1;
+                plan.delete.push(old.name());
             }
-            continue;
-        }
-        count("desired");
-        if daemons.is_empty() {
-            continue;
-        }
-        count("current");
-        if daemons.iter().any(|daemon| daemon.pod.is_ready()) {
-            count("ready");
-        }
-        if daemons.iter().any(|daemon| daemon.pod.is_available(desired.min_ready_seconds, now)) {
-            count("available");
-        }
-        if daemons.iter().any(|daemon| daemon.updated) {
-            count("updated");
+            Some((None, Some(old))) => candidates.push(old),
+            _ => unavailable += 1,
         }
     }
-    let get = |what| counts.get(what).copied().unwrap_or(0);
+    let most = desired.max_unavailable.saturating_sub(unavailable);
+    plan.delete.extend(candidates.into_iter().take(most).map(Daemon::name));
+}
+
+/// Replaces pods of earlier templates by making the new ones beside them.
+fn surge(desired: &Desired, places: &[Place], now: Timestamp, plan: &mut Plan) {
+    let available = |daemon: &Daemon| daemon.pod.is_available(desired.min_ready_seconds, now);
+    let wanted = places.iter().filter(|place| place.should_run).count();
+    let (mut surging, mut serving) = (0, 0);
+    let (mut candidates, mut leaving) = (Vec::new(), Vec::new());
+    for place in places {
+        let Some((new, old)) = pair(place) else {
+            surging += 1;
+            continue;
+        };
+        serving += usize::from(old.or(new).is_some_and(available));
+        match (new, old) {
+            (_, None) => {}
+            (None, Some(old)) => match (available(old), place.should_run) {
+                // It costs nobody anything, so it needs no room.
+                (false, true) => plan.create.push(place.node.clone()),
+                (false, false) => plan.delete.push(old.name()),
+                (true, true) => candidates.push(place.node.clone()),
+                (true, false) => leaving.push(old.name()),
+            },
+            (Some(new), Some(old)) if available(new) => plan.delete.push(old.name()),
+            (Some(_), Some(_)) => surging += 1,
+        }
+    }
+    // Pods where none should be any more go only as others serve in their stead.
+    plan.delete.extend(leaving.into_iter().take(serving.saturating_sub(wanted)));
+    plan.create.extend(candidates.into_iter().take(desired.max_surge.saturating_sub(surging)));
+}
+
+/// The status that follows from the places. The generation counts as observed only where it was acted on.
+pub(super) fn status(
+    set: &DaemonSet,
+    desired: &Desired,
+    places: &[Place],
+    collisions: Option<i32>,
+    observed: bool,
+    now: Timestamp,
+) -> DaemonSetStatus {
+    let count = |test: &dyn Fn(&Place) -> bool| {
+        i32::try_from(places.iter().filter(|place| place.exists && test(place)).count()).unwrap_or(i32::MAX)
+    };
+    // Of several pods, the first stands for the place.
+    let of_first =
+        |test: &dyn Fn(&Daemon) -> bool| count(&|place| place.should_run && place.daemons.first().is_some_and(test));
     let some = |number: i32| (number != 0).then_some(number);
+    let wanted = count(&|place| place.should_run);
+    let available = of_first(&|daemon| daemon.pod.is_available(desired.min_ready_seconds, now));
     let old = set.status.clone().unwrap_or_default();
     DaemonSetStatus {
-        current_number_scheduled: get("current"),
-        desired_number_scheduled: get("desired"),
-        number_misscheduled: get("misscheduled"),
-        number_ready: get("ready"),
-        number_available: some(get("available")),
-        number_unavailable: some(get("desired") - get("available")),
-        updated_number_scheduled: some(get("updated")),
-        observed_generation: Some(set.generation()),
-        collision_count: old.collision_count,
+        current_number_scheduled: of_first(&|_| true),
+        desired_number_scheduled: wanted,
+        number_misscheduled: count(&|place| !place.should_run && !place.daemons.is_empty()),
+        number_ready: of_first(&|daemon| daemon.pod.is_ready()),
+        number_available: some(available),
+        number_unavailable: some(wanted - available),
+        updated_number_scheduled: some(of_first(&|daemon| daemon.updated)),
+        observed_generation: if observed { Some(set.generation()) } else { old.observed_generation },
+        collision_count: collisions,
         conditions: old.conditions,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::pods::tests::item;
-
-    /// Places from `n1:old+new`; `old`, `new`, `bad` (old, not ready), `failed`, `going`; `!` before the node: unwanted.
-    fn places(text: &str) -> Vec<Place> {
-        let place = |text: &str| {
-            let (node, pods) = text.split_once(':').unwrap();
-            let wanted = !node.starts_with('!');
-            let daemon = |(number, kind): (usize, &str)| {
-                let ready = if matches!(kind, "old" | "new") { "True" } else { "False" };
-                let phase = if kind == "failed" { "Failed" } else { "Running" };
-                let mut pod = json!({"metadata": {"name": format!("{node}-{kind}"), "uid": kind,
-                    "creationTimestamp": format!("2026-01-01T00:00:0{number}Z")},
-                    "status": {"phase": phase, "conditions": [
-                        {"type": "Ready", "status": ready, "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
-                if kind == "going" {
-                    pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
-                }
-                Daemon { pod: PodView::new(item(pod)).unwrap(), updated: kind.starts_with("new") }
-            };
-            let daemons = pods.split('+').filter(|pod| !pod.is_empty()).enumerate().map(daemon).collect();
-            Place { node: node.to_owned(), should_run: wanted, may_stay: wanted, daemons }
-        };
-        text.split_whitespace().map(place).collect()
-    }
-
-    #[test]
-    fn each_place_has_one_pod_and_updates_keep_within_bounds() {
-        let cases = [
-            (0, 1, "n1: n2:new", "+n1"),
-            (0, 1, "n1:new !n2:new", "-!n2-new"),
-            (0, 1, "n1:failed", "+n1 -n1-failed"),
-            (0, 1, "n1:going", ""),
-            (0, 1, "n1:new+new2", "-n1-new2"),
-            (0, 1, "n1:old n2:old n3:old", "-n1-old"),
-            (0, 1, "n1:going n2:old n3:old", ""),
-            (0, 2, "n1:going n2:old n3:old", "-n2-old"),
-            (0, 1, "n1:bad n2:old n3:old", "-n1-bad"),
-            (0, 1, "n1:new n2:old n3:old", "-n2-old"),
-            (1, 0, "n1:old n2:old", "+n1"),
-            (1, 0, "n1:old+newbad n2:old", ""),
-            (1, 0, "n1:old+new n2:old", "-n1-old"),
-        ];
-        for (max_surge, max_unavailable, text, expected) in cases {
-            let desired = Desired { on_delete: false, max_surge, max_unavailable, min_ready_seconds: 0 };
-            let plan = plan(&desired, &places(text), Timestamp::now());
-            let created = plan.create.iter().map(|node| format!("+{node}"));
-            let told: Vec<String> = created.chain(plan.delete.iter().map(|pod| format!("-{pod}"))).collect();
-            assert_eq!(told.join(" "), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn daemons_belong_where_their_template_and_the_taints_allow() {
-        let run = |spec: serde_json::Value, node: serde_json::Value| {
-            belongs(&serde_json::from_value(spec).unwrap(), &serde_json::from_value(node).unwrap())
-        };
-        let plain = json!({"containers": []});
-        let node = |taints| json!({"metadata": {"name": "n1", "labels": {"disk": "ssd"}}, "spec": {"taints": taints}});
-        let taint = |key: &str, effect: &str| json!([{"key": key, "effect": effect}]);
-        assert_eq!(run(plain.clone(), node(json!([]))), (true, true));
-        assert_eq!(run(plain.clone(), node(taint("gpu", "NoSchedule"))), (false, true));
-        assert_eq!(run(plain.clone(), node(taint("gpu", "NoExecute"))), (false, false));
-        assert_eq!(run(plain, node(taint("node.kubernetes.io/not-ready", "NoExecute"))), (true, true));
-        assert_eq!(run(json!({"containers": [], "nodeSelector": {"disk": "ssd"}}), node(json!([]))), (true, true));
-        assert_eq!(run(json!({"containers": [], "nodeSelector": {"disk": "hdd"}}), node(json!([]))), (false, false));
-        assert_eq!(run(json!({"containers": [], "nodeName": "n2"}), node(json!([]))), (false, false));
-    }
-}
+mod tests;

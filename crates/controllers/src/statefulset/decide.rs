@@ -1,13 +1,17 @@
 //! What a StatefulSet does next. A function of values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{
     api::apps::v1::{StatefulSet, StatefulSetStatus},
     jiff::Timestamp,
 };
 
-use crate::{intstr::scaled, owner::Named, pods::PodView};
+use crate::{
+    intstr::scaled,
+    owner::Named,
+    pods::{PodView, is_finished},
+};
 
 /// A StatefulSet's specification with defaults resolved.
 #[derive(Clone, Debug)]
@@ -16,8 +20,8 @@ pub(super) struct Desired {
     pub start: i32,
     pub parallel: bool,
     pub on_delete: bool,
-    /// Pods below this place keep the earlier revision.
-    pub partition: i32,
+    /// Pods below this place keep the earlier revision; none if the strategy does not say, which the API defaults.
+    pub partition: Option<i32>,
     pub max_unavailable: i32,
     pub min_ready_seconds: i32,
 }
@@ -27,20 +31,21 @@ impl Desired {
         let spec = set.spec.clone().unwrap_or_default();
         let replicas = spec.replicas.unwrap_or(1);
         let strategy = spec.update_strategy.unwrap_or_default();
-        let rolling = strategy.rolling_update.unwrap_or_default();
-        let max_unavailable = rolling.max_unavailable.map_or(1, |most| scaled(&most, replicas, false).max(1));
+        let rolling = strategy.rolling_update;
+        let most = rolling.as_ref().and_then(|rolling| rolling.max_unavailable.as_ref());
+        let max_unavailable = most.map_or(1, |most| scaled(most, replicas, false).max(1));
         Desired {
             replicas,
             start: spec.ordinals.and_then(|ordinals| ordinals.start).unwrap_or(0),
             parallel: spec.pod_management_policy.as_deref() == Some("Parallel"),
             on_delete: strategy.type_.as_deref() == Some("OnDelete"),
-            partition: rolling.partition.unwrap_or(0),
+            partition: rolling.map(|rolling| rolling.partition.unwrap_or(0)),
             max_unavailable,
             min_ready_seconds: spec.min_ready_seconds.unwrap_or(0),
         }
     }
 
-    fn ordinals(&self) -> std::ops::Range<i32> {
+    pub fn ordinals(&self) -> std::ops::Range<i32> {
         self.start..self.start + self.replicas
     }
 }
@@ -58,12 +63,17 @@ impl Member {
         &*self.pod.item.phase == "Running" && self.pod.is_ready()
     }
 
-    fn is_healthy(&self) -> bool {
-        self.is_running_ready() && !self.pod.item.deleting
+    fn is_deleting(&self) -> bool {
+        self.pod.item.deleting
     }
 
-    fn is_over(&self) -> bool {
-        matches!(&*self.pod.item.phase, "Failed" | "Succeeded")
+    /// Running, and ready for as long as the set asks for; one that is on its way out may be so too.
+    fn is_available(&self, desired: &Desired, now: Timestamp) -> bool {
+        self.is_running_ready() && self.pod.is_available(desired.min_ready_seconds, now)
+    }
+
+    fn serves(&self, desired: &Desired, now: Timestamp) -> bool {
+        self.is_available(desired, now) && !self.is_deleting()
     }
 }
 
@@ -73,6 +83,12 @@ pub(super) struct Plan {
     pub create: Vec<(i32, bool)>,
     /// Ordinals of pods to delete.
     pub delete: Vec<i32>,
+    /// Ordinals of pods that wait, for which claims are made that are missing.
+    pub provide: Vec<i32>,
+    /// Ordinals of pods whose names, volumes and claims are put right.
+    pub repair: Vec<i32>,
+    /// Ordinals of pods that are to go and whose claims go with them or not.
+    pub release: Vec<i32>,
 }
 
 /// The ordinal in a pod's name, if it is one of the set's.
@@ -81,75 +97,103 @@ pub(super) fn ordinal(set: &str, pod: &str) -> Option<i32> {
     ordinal.parse().ok().filter(|number: &i32| number.to_string() == ordinal)
 }
 
-/// `current` and `update` are the names of the earlier and the present revision.
+/// `current` and `update` are the names of the earlier and the present revision; `stale` are the ordinals that have to wait
+/// for a claim of their predecessor to be gone.
 pub(super) fn plan(
     desired: &Desired,
     members: &BTreeMap<i32, Member>,
     status: &StatefulSetStatus,
     (current, update): (&str, &str),
+    stale: &BTreeSet<i32>,
     now: Timestamp,
 ) -> Plan {
     let mut plan = Plan::default();
-    let available = |member: &Member| member.is_healthy() && member.pod.is_available(desired.min_ready_seconds, now);
-    for ordinal in desired.ordinals() {
-        match members.get(&ordinal) {
-            None => plan.create.push((ordinal, needs_current(desired, status, ordinal, current, update))),
-            Some(member) if member.is_over() && !member.pod.item.deleting => plan.delete.push(ordinal),
-            Some(member) if desired.parallel || available(member) => continue,
-            Some(_) => return plan,
-        }
-        if !desired.parallel {
-            return plan;
-        }
-    }
-    // From the last one down, and in order only while everything before it is well.
-    let condemned = members.iter().rev().filter(|(ordinal, _)| !desired.ordinals().contains(ordinal));
-    let unwell = members.iter().find(|(_, member)| !member.is_healthy()).map(|(ordinal, _)| *ordinal);
-    for (ordinal, member) in condemned {
-        if member.pod.item.deleting {
-            if desired.parallel {
-                continue;
+    if complete(desired, members, status, (current, update), stale, now, &mut plan)
+        && shrink(desired, members, now, &mut plan)
+        && !desired.on_delete
+    {
+        for ordinal in outdated(desired, members, update, now) {
+            if !plan.delete.contains(&ordinal) {
+                plan.delete.push(ordinal);
             }
-            return plan;
         }
-        if !desired.parallel && unwell.is_some_and(|unwell| unwell != *ordinal) {
-            return plan;
-        }
-        plan.delete.push(*ordinal);
-        if !desired.parallel {
-            return plan;
-        }
-    }
-    if !desired.on_delete && plan == Plan::default() {
-        plan.delete = outdated(desired, members, update, available);
     }
     plan
 }
 
-/// Pods to be replaced by those of the present revision, from the last one down to the partition.
-fn outdated(
+/// Sees to it that every ordinal has its pod. False if the rest has to wait.
+fn complete(
     desired: &Desired,
     members: &BTreeMap<i32, Member>,
-    update: &str,
-    available: impl Fn(&Member) -> bool,
-) -> Vec<i32> {
-    let most = usize::try_from(desired.max_unavailable).unwrap_or(1);
-    let mut unavailable = members.values().filter(|member| !available(member)).count();
-    let mut delete = Vec::new();
-    for ordinal in desired.ordinals().rev().take_while(|ordinal| *ordinal >= desired.start + desired.partition) {
-        let Some(member) = members.get(&ordinal) else { continue };
-        if member.revision == update || member.pod.item.deleting {
-            continue;
+    status: &StatefulSetStatus,
+    (current, update): (&str, &str),
+    stale: &BTreeSet<i32>,
+    now: Timestamp,
+    plan: &mut Plan,
+) -> bool {
+    for ordinal in desired.ordinals() {
+        let settled = match members.get(&ordinal) {
+            None => {
+                if !stale.contains(&ordinal) {
+                    plan.create.push((ordinal, needs_current(desired, status, ordinal, current, update)));
+                }
+                false
+            }
+            // However it ended, it is made again.
+            Some(member) if is_finished(&member.pod.item) => {
+                if !member.is_deleting() {
+                    plan.delete.push(ordinal);
+                }
+                false
+            }
+            Some(member) => {
+                if &*member.pod.item.phase == "Pending" {
+                    plan.provide.push(ordinal);
+                }
+                let settled = member.serves(desired, now);
+                if settled || desired.parallel {
+                    plan.repair.push(ordinal);
+                }
+                settled
+            }
+        };
+        if !settled && !desired.parallel {
+            return false;
         }
-        // One that is not available anyway costs nothing more, but those above it must be well.
-        let costs = usize::from(available(member));
-        if unavailable + costs > most {
-            break;
-        }
-        unavailable += costs;
-        delete.push(ordinal);
     }
-    delete
+    true
+}
+
+/// Does away with pods that are no longer wanted, from the last one down. False if the rest has to wait.
+fn shrink(desired: &Desired, members: &BTreeMap<i32, Member>, now: Timestamp, plan: &mut Plan) -> bool {
+    let condemned = || members.iter().filter(|(ordinal, _)| !desired.ordinals().contains(ordinal));
+    plan.release.extend(condemned().map(|(ordinal, _)| *ordinal));
+    if desired.parallel {
+        plan.delete.extend(condemned().rev().filter(|(_, member)| !member.is_deleting()).map(|(ordinal, _)| *ordinal));
+        return true;
+    }
+    // All that stay serve by now. Of those that go, one that does not may go only if all before it do.
+    let Some((last, member)) = condemned().next_back() else { return true };
+    let first_unwell = condemned().find(|(_, member)| !member.serves(desired, now)).map(|(ordinal, _)| ordinal);
+    if !member.is_deleting() && (member.is_available(desired, now) || first_unwell == Some(last)) {
+        plan.delete.push(*last);
+    }
+    false
+}
+
+/// Pods to be replaced by those of the present revision, from the last one down to the partition.
+fn outdated(desired: &Desired, members: &BTreeMap<i32, Member>, update: &str, now: Timestamp) -> Vec<i32> {
+    let serves = |ordinal: &i32| members.get(ordinal).is_some_and(|member| member.serves(desired, now));
+    let unavailable = desired.ordinals().filter(|ordinal| !serves(ordinal)).count();
+    let budget = usize::try_from(desired.max_unavailable).unwrap_or(1).saturating_sub(unavailable);
+    let first = desired.start + desired.partition.unwrap_or(0);
+    let old = desired.ordinals().rev().take_while(|ordinal| *ordinal >= first).filter(|ordinal| {
+        members.get(ordinal).is_some_and(|member| member.revision != update && !member.is_deleting())
+    });
+    let (serving, idle): (Vec<i32>, Vec<i32>) = old.partition(serves);
+    // Those that serve nobody cost nothing, and may never serve before they are replaced.
+    let idle = if desired.parallel { idle } else { Vec::new() };
+    idle.into_iter().chain(serving.into_iter().take(budget)).collect()
 }
 
 /// Whether a missing pod is to come back as it was before the update that is under way.
@@ -157,8 +201,7 @@ fn needs_current(desired: &Desired, status: &StatefulSetStatus, ordinal: i32, cu
     if current == update || desired.on_delete {
         return false;
     }
-    let kept = if desired.partition > 0 { desired.partition } else { status.current_replicas.unwrap_or(0) };
-    ordinal < desired.start + kept
+    ordinal < desired.start + desired.partition.unwrap_or(status.current_replicas.unwrap_or(0))
 }
 
 /// The status that follows from the pods.
@@ -167,24 +210,24 @@ pub(super) fn status(
     desired: &Desired,
     members: &BTreeMap<i32, Member>,
     (current, update): (&str, &str),
+    collisions: i32,
     now: Timestamp,
 ) -> StatefulSetStatus {
     let count = |test: &dyn Fn(&Member) -> bool| {
         i32::try_from(members.values().filter(|member| test(member)).count()).unwrap_or(i32::MAX)
     };
     let some = |count: i32| (count != 0).then_some(count);
-    let replicas = count(&|member| !member.is_over() || member.pod.item.deleting);
+    let replicas = i32::try_from(members.len()).unwrap_or(i32::MAX);
     let ready = count(&|member| member.is_running_ready());
-    let is_of = |member: &Member, revision: &str| !member.pod.item.deleting && member.revision == revision;
+    let is_of = |member: &Member, revision: &str| !member.is_deleting() && member.revision == revision;
     let updated = count(&|member| is_of(member, update));
     let mut status = StatefulSetStatus {
         replicas,
         ready_replicas: some(ready),
-        available_replicas: Some(count(&|member| {
-            member.is_running_ready() && member.pod.is_available(desired.min_ready_seconds, now)
-        })),
+        available_replicas: Some(count(&|member| member.is_available(desired, now))),
         current_replicas: some(count(&|member| is_of(member, current))),
         updated_replicas: some(updated),
+        collision_count: Some(collisions),
         current_revision: Some(current.to_owned()),
         update_revision: Some(update.to_owned()),
         observed_generation: Some(set.generation()),
@@ -199,84 +242,4 @@ pub(super) fn status(
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::pods::tests::item;
-
-    /// Members from `0:ready@1`: ordinal, state (`ready`, `pending`, `failed`, `going`), revision.
-    fn members(text: &str) -> BTreeMap<i32, Member> {
-        let member = |text: &str| {
-            let (ordinal, rest) = text.split_once(':').unwrap();
-            let (state, revision) = rest.split_once('@').unwrap();
-            let phase = match state {
-                "pending" => "Pending",
-                "failed" => "Failed",
-                _ => "Running",
-            };
-            let ready = if matches!(state, "ready" | "going") { "True" } else { "False" };
-            let mut pod = json!({"metadata": {"name": format!("db-{ordinal}"), "uid": ordinal},
-                "status": {"phase": phase, "conditions": [
-                    {"type": "Ready", "status": ready, "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
-            if state == "going" {
-                pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
-            }
-            let member = Member { pod: PodView::new(item(pod)).unwrap(), revision: revision.to_owned() };
-            (ordinal.parse().unwrap(), member)
-        };
-        text.split_whitespace().map(member).collect()
-    }
-
-    fn told(spec: serde_json::Value, pods: &str, current_replicas: i32) -> String {
-        let set: StatefulSet = serde_json::from_value(json!({"metadata": {"name": "db"}, "spec": spec})).unwrap();
-        let status = StatefulSetStatus { current_replicas: Some(current_replicas), ..StatefulSetStatus::default() };
-        let plan = plan(&Desired::of(&set), &members(pods), &status, ("1", "2"), Timestamp::now());
-        let created =
-            plan.create.iter().map(|(ordinal, current)| format!("+{ordinal}@{}", if *current { 1 } else { 2 }));
-        created.chain(plan.delete.iter().map(|ordinal| format!("-{ordinal}"))).collect::<Vec<_>>().join(" ")
-    }
-
-    #[test]
-    fn pods_come_go_and_are_updated_in_order() {
-        let three = json!({"replicas": 3});
-        let parallel = json!({"replicas": 3, "podManagementPolicy": "Parallel"});
-        let partition =
-            json!({"replicas": 3, "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}});
-        let two_at_once =
-            json!({"replicas": 3, "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 2}}});
-        let on_delete = json!({"replicas": 3, "updateStrategy": {"type": "OnDelete"}});
-        let cases = [
-            (&three, "", 0, "+0@2"),
-            (&three, "0:pending@2", 0, ""),
-            (&three, "0:ready@2", 0, "+1@2"),
-            (&three, "0:ready@2 1:failed@2", 0, "-1"),
-            (&three, "0:ready@2 1:going@2", 0, ""),
-            (&parallel, "", 0, "+0@2 +1@2 +2@2"),
-            (&three, "0:ready@2 1:ready@2 2:ready@2 3:ready@2 4:ready@2", 0, "-4"),
-            (&three, "0:ready@2 1:ready@2 2:ready@2 3:ready@2 4:going@2", 0, ""),
-            (&parallel, "0:ready@2 1:ready@2 2:ready@2 3:ready@2 4:ready@2", 0, "-4 -3"),
-            (&three, "0:ready@1 1:ready@1 2:ready@1", 3, "-2"),
-            (&three, "0:ready@1 1:ready@1 2:pending@2", 2, ""),
-            (&three, "0:ready@1 1:ready@1 2:ready@2", 2, "-1"),
-            (&three, "0:ready@1 2:ready@2", 2, "+1@1"),
-            (&partition, "0:ready@1 1:ready@1 2:ready@2", 2, ""),
-            (&partition, "0:ready@1 2:ready@2", 2, "+1@1"),
-            (&two_at_once, "0:ready@1 1:ready@1 2:ready@1", 3, "-2 -1"),
-            (&on_delete, "0:ready@1 1:ready@1 2:ready@1", 3, ""),
-            (&on_delete, "0:ready@1 1:ready@1", 3, "+2@2"),
-        ];
-        for (spec, pods, current, expected) in cases {
-            assert_eq!(told(spec.clone(), pods, current), expected, "{spec} {pods}");
-        }
-    }
-
-    #[test]
-    fn ordinals_are_read_from_names() {
-        let cases =
-            [("db-0", Some(0)), ("db-12", Some(12)), ("db-01", None), ("db", None), ("dbx-1", None), ("db-a", None)];
-        for (name, expected) in cases {
-            assert_eq!(ordinal("db", name), expected, "{name}");
-        }
-    }
-}
+mod tests;

@@ -6,14 +6,18 @@ use k8s_openapi::{
         apps::v1::StatefulSet,
         core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, Volume},
     },
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
+use serde::Deserialize;
+use serde_json::{Value, json};
 
-use super::decide::{self, Desired};
 use crate::{
     owner::{Named, controller_reference},
     pods, revisions,
 };
+
+const POD_NAME_LABEL: &str = "statefulset.kubernetes.io/pod-name";
+const POD_INDEX_LABEL: &str = "apps.kubernetes.io/pod-index";
 
 /// The pod of an ordinal, of a revision's template.
 pub(super) fn pod(set: &StatefulSet, ordinal: i32, template: &PodTemplateSpec, revision: &str) -> Pod {
@@ -21,13 +25,18 @@ pub(super) fn pod(set: &StatefulSet, ordinal: i32, template: &PodTemplateSpec, r
     let mut pod = pods::from_template(template, controller_reference(set));
     pod.metadata.name = Some(name.clone());
     pod.metadata.labels.get_or_insert_default().extend([
-        ("statefulset.kubernetes.io/pod-name".to_owned(), name.clone()),
-        ("apps.kubernetes.io/pod-index".to_owned(), ordinal.to_string()),
+        (POD_NAME_LABEL.to_owned(), name.clone()),
+        (POD_INDEX_LABEL.to_owned(), ordinal.to_string()),
         (revisions::HASH_LABEL.to_owned(), revision.to_owned()),
     ]);
     let spec = pod.spec.get_or_insert_default();
     spec.hostname = Some(name);
     spec.subdomain = set.spec.as_ref().and_then(|spec| spec.service_name.clone());
+    spec.volumes = with_volumes(spec.volumes.take(), own_volumes(set, ordinal));
+    pod
+}
+
+fn own_volumes(set: &StatefulSet, ordinal: i32) -> Vec<Volume> {
     let own = templates(set).map(|(name, _)| Volume {
         name: name.to_owned(),
         persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
@@ -36,13 +45,15 @@ pub(super) fn pod(set: &StatefulSet, ordinal: i32, template: &PodTemplateSpec, r
         }),
         ..Volume::default()
     });
-    // The set's own volumes replace the template's of the same name.
-    let own: Vec<Volume> = own.collect();
-    let others = spec.volumes.take().unwrap_or_default();
-    let others = others.into_iter().filter(|volume| !own.iter().any(|mine| mine.name == volume.name));
+    own.collect()
+}
+
+/// The set's own volumes replace the others of the same name.
+fn with_volumes(others: Option<Vec<Volume>>, own: Vec<Volume>) -> Option<Vec<Volume>> {
+    let others = others.unwrap_or_default().into_iter();
+    let others = others.filter(|volume| !own.iter().any(|mine| mine.name == volume.name));
     let volumes: Vec<Volume> = others.chain(own.clone()).collect();
-    spec.volumes = (!volumes.is_empty()).then_some(volumes);
-    pod
+    (!volumes.is_empty()).then_some(volumes)
 }
 
 fn templates(set: &StatefulSet) -> impl Iterator<Item = (&str, &PersistentVolumeClaim)> {
@@ -70,52 +81,101 @@ pub(super) fn claims(set: &StatefulSet, ordinal: i32) -> Vec<PersistentVolumeCla
     templates(set).map(claim).collect()
 }
 
-/// The ordinal that a claim is for, if it is one of the set's.
-pub(super) fn claim_ordinal(set: &StatefulSet, claim: &str) -> Option<i32> {
-    templates(set).find_map(|(name, _)| decide::ordinal(set.name(), claim.strip_prefix(name)?.strip_prefix('-')?))
+/// The names of an ordinal's claims.
+pub(super) fn claim_names(set: &StatefulSet, ordinal: i32) -> Vec<String> {
+    templates(set).map(|(name, _)| format!("{name}-{}-{ordinal}", set.name())).collect()
 }
 
-/// The owners that a claim should have by the set's retention policy; none if it has them. A claim that is to go with the
-/// set is owned by it, and one that is to go when the set shrinks is owned by its condemned pod.
-pub(super) fn claim_owners(
-    set: &StatefulSet,
-    desired: &Desired,
-    ordinal: i32,
-    claim: &Item,
-    pod: Option<&Item>,
-) -> Option<Vec<OwnerReference>> {
-    let policy = set.spec.as_ref().and_then(|spec| spec.persistent_volume_claim_retention_policy.clone());
-    let policy = policy.unwrap_or_default();
-    let deletes = |policy: &Option<String>| policy.as_deref() == Some("Delete");
-    let condemned = !(desired.start..desired.start + desired.replicas).contains(&ordinal);
-    let set_owns = deletes(&policy.when_deleted) && !(condemned && deletes(&policy.when_scaled));
-    let pod_owns = deletes(&policy.when_scaled) && condemned;
-    let is_ours = |owner: &client::Owner| {
-        *owner.uid == *set.uid() || (&*owner.kind == "Pod" && owner.name.starts_with(set.name()))
-    };
-    let reference = |owner: &client::Owner| OwnerReference {
-        api_version: owner.api_version.to_string(),
-        kind: owner.kind.to_string(),
-        name: owner.name.to_string(),
-        uid: owner.uid.to_string(),
-        controller: Some(owner.controller),
-        block_owner_deletion: Some(owner.block_owner_deletion),
-    };
-    let mut owners: Vec<OwnerReference> = claim.owners.iter().filter(|owner| !is_ours(owner)).map(reference).collect();
-    if set_owns {
-        owners.push(controller_reference(set));
+#[derive(Deserialize)]
+struct Raw {
+    #[serde(default)]
+    spec: RawSpec,
+}
+
+#[derive(Default, Deserialize)]
+struct RawSpec {
+    volumes: Option<Vec<RawVolume>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawVolume {
+    name: String,
+    persistent_volume_claim: Option<RawClaim>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawClaim {
+    claim_name: String,
+}
+
+/// What of an adopted pod is not as the set makes its pods, as the patch that makes it so; none if all is well.
+pub(super) fn repair(set: &StatefulSet, ordinal: i32, item: &Item) -> Result<Option<Value>, serde_json::Error> {
+    let mut patch = json!({});
+    if item.labels.get(POD_NAME_LABEL) != Some(item.name()) {
+        patch["metadata"]["labels"] = json!({POD_NAME_LABEL: item.name(), POD_INDEX_LABEL: ordinal.to_string()});
     }
-    if let Some(pod) = pod.filter(|_| pod_owns) {
-        owners.push(OwnerReference {
-            api_version: "v1".to_owned(),
-            kind: "Pod".to_owned(),
-            name: pod.name().to_owned(),
-            uid: pod.uid.to_string(),
-            controller: None,
-            block_owner_deletion: None,
-        });
+    if templates(set).next().is_some() && !has_volumes(set, ordinal, item)? {
+        let pod: Pod = item.parse()?;
+        let own = own_volumes(set, ordinal);
+        patch["spec"]["volumes"] = serde_json::to_value(with_volumes(pod.spec.and_then(|spec| spec.volumes), own))?;
     }
-    let uids = |owners: &[OwnerReference]| owners.iter().map(|owner| owner.uid.clone()).collect::<Vec<_>>();
-    let present: Vec<String> = claim.owners.iter().map(|owner| owner.uid.to_string()).collect();
-    (uids(&owners) != present).then_some(owners)
+    if patch == json!({}) {
+        return Ok(None);
+    }
+    patch["metadata"]["uid"] = json!(item.uid);
+    patch["metadata"]["resourceVersion"] = json!(item.resource_version.to_string());
+    Ok(Some(patch))
+}
+
+/// Whether the pod mounts the claims of its ordinal.
+fn has_volumes(set: &StatefulSet, ordinal: i32, item: &Item) -> Result<bool, serde_json::Error> {
+    let raw: Raw = item.parse()?;
+    let volumes = raw.spec.volumes.unwrap_or_default();
+    Ok(templates(set).all(|(name, _)| {
+        let claim = volumes.iter().find(|volume| volume.name == name);
+        let claim = claim.and_then(|volume| volume.persistent_volume_claim.as_ref());
+        claim.is_some_and(|claim| claim.claim_name == format!("{name}-{}-{ordinal}", set.name()))
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pods::tests::item;
+
+    #[test]
+    fn an_adopted_pod_gets_the_name_and_the_volumes_of_its_ordinal() {
+        let set = |claims: Value| -> StatefulSet {
+            serde_json::from_value(json!({"metadata": {"name": "db"}, "spec": {"volumeClaimTemplates": claims,
+                "selector": {}, "serviceName": "db", "template": {}}}))
+            .unwrap()
+        };
+        let pod = |labels: Value, volumes: Value| {
+            item(json!({"metadata": {"name": "db-1", "uid": "u", "resourceVersion": "7", "labels": labels},
+                "spec": {"containers": [], "volumes": volumes}}))
+        };
+        let named = json!({"statefulset.kubernetes.io/pod-name": "db-1"});
+        let data = json!([{"metadata": {"name": "data"}}]);
+        let mounted = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data-db-1"}}]);
+        let cases = [
+            (json!([]), named.clone(), json!([]), ""),
+            (data.clone(), named.clone(), mounted, ""),
+            (json!([]), json!({}), json!([]), "/metadata/labels"),
+            (data.clone(), named.clone(), json!(null), "/spec/volumes"),
+            (data.clone(), named, json!([{"name": "data", "emptyDir": {}}]), "/spec/volumes"),
+        ];
+        for (claims, labels, volumes, expected) in cases {
+            let patch = repair(&set(claims), 1, &pod(labels.clone(), volumes.clone())).unwrap();
+            let changes = |path: &str| patch.as_ref().is_some_and(|patch| patch.pointer(path).is_some());
+            let changed: Vec<&str> =
+                ["/metadata/labels", "/spec/volumes"].into_iter().filter(|path| changes(path)).collect();
+            assert_eq!(changed.join(" "), expected, "{labels} {volumes}");
+            if let Some(volumes) = patch.as_ref().and_then(|patch| patch.pointer("/spec/volumes")) {
+                assert_eq!(volumes.as_array().unwrap().len(), 1);
+                assert_eq!(volumes[0]["persistentVolumeClaim"]["claimName"], "data-db-1");
+            }
+        }
+    }
 }
