@@ -1,9 +1,10 @@
 //! CronJobs: Jobs at the times of a schedule.
 
 mod cron;
+mod decide;
 mod schedule;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use client::{Cache, Item, Key, events};
 use k8s_openapi::{
@@ -17,12 +18,12 @@ use k8s_openapi::{
 use kube::api::DeleteParams;
 
 use crate::{
-    condition,
-    frame::{Env, Error, Loop, Synced, between},
+    frame::{Env, Error, Loop, Synced},
     job::is_finished,
     owner::{Named, controller_reference},
 };
-use schedule::{Due, Schedule};
+use decide::{Decision, Outcome};
+use schedule::Schedule;
 
 const WORKERS: usize = 5;
 const SCHEDULED_AT: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
@@ -51,74 +52,56 @@ impl Controller {
             .filter(|item| mine(item))
             .filter_map(|item| self.jobs.parse(item))
             .collect();
-        self.clean_up(&cron, &jobs).await?;
         let before = cron.status.clone();
         self.account(&mut cron, &jobs).await?;
-        let started = if cron.is_deleting() { Ok(None) } else { self.start(&mut cron, &jobs).await };
+        let started = if cron.is_deleting() { Ok(None) } else { self.start(&mut cron).await };
+        let cleaned = self.clean_up(&cron, &jobs).await;
         if cron.status != before {
             self.env.replace_status(&cron).await?;
         }
+        cleaned?;
         started
     }
 
     /// Brings the list of active Jobs up to date.
     async fn account(&self, cron: &mut CronJob, jobs: &[Job]) -> Result<(), Error> {
-        let mut status = cron.status.clone().unwrap_or_default();
-        let mut active = status.active.take().unwrap_or_default();
-        for job in jobs {
-            let at = active.iter().position(|known| known.uid.as_deref() == Some(job.uid()));
-            let ended = is_finished(job);
-            match at {
-                Some(at) if ended => {
-                    active.remove(at);
-                    let complete =
-                        job.status.as_ref().is_some_and(|status| condition::is_true(&status.conditions, "Complete"));
-                    let word = if complete { "Complete" } else { "Failed" };
-                    let message = format!("Saw completed job: {}, condition: {word}", job.name());
-                    self.env.recorder.normal(cron, "SawCompletedJob", message);
-                }
-                None if !ended => active.push(reference(job)),
-                _ => {}
-            }
-            let completion = job.status.as_ref().and_then(|status| status.completion_time.clone());
-            if completion.as_ref().map(|time| time.0) > status.last_successful_time.as_ref().map(|time| time.0) {
-                status.last_successful_time = completion;
+        let mut account = decide::account(cron, jobs);
+        if !account.unexpected.is_empty() {
+            // The cache of CronJobs may be behind that of Jobs: only the server knows what was noted.
+            if let Some(fresh) = self.env.api::<CronJob>(cron.namespace()).get_opt(cron.name()).await?
+                && fresh.uid() == cron.uid()
+            {
+                *cron = fresh;
+                account = decide::account(cron, jobs);
             }
         }
-        let mut kept = Vec::new();
-        for job in active {
+        for name in &account.unexpected {
+            let message = format!("Saw a job that the controller did not create or forgot: {name}");
+            self.env.recorder.warning(cron, "UnexpectedJob", message);
+        }
+        for (name, word) in &account.ended {
+            let message = format!("Saw completed job: {name}, condition: {word}");
+            self.env.recorder.normal(cron, "SawCompletedJob", message);
+        }
+        for job in account.missing {
             let (name, uid) = (job.name.as_deref().unwrap_or_default(), job.uid.as_deref());
-            let there = jobs.iter().any(|known| Some(known.uid()) == uid)
-                // The cache may have yet to show it.
-                || self.env.api::<Job>(cron.namespace()).get_opt(name).await?.is_some_and(|job| Some(job.uid()) == uid);
-            if there {
-                kept.push(job);
+            // The cache may have yet to show it.
+            let live = self.env.api::<Job>(cron.namespace()).get_opt(name).await?;
+            if live.is_some_and(|live| Some(live.uid()) == uid) {
+                account.active.push(job);
             } else {
                 self.env.recorder.normal(cron, "MissingJob", format!("Active job went missing: {name}"));
             }
         }
-        status.active = (!kept.is_empty()).then_some(kept);
-        cron.status = Some(status);
+        let status = cron.status.get_or_insert_default();
+        status.active = (!account.active.is_empty()).then_some(account.active);
+        status.last_successful_time = account.last_successful;
         Ok(())
     }
 
-    /// Deletes finished Jobs beyond the histories' limits, the oldest first.
     async fn clean_up(&self, cron: &CronJob, jobs: &[Job]) -> Result<(), Error> {
-        let spec = cron.spec.clone();
-        for (kind, limit) in [
-            ("Complete", spec.successful_jobs_history_limit.unwrap_or(3)),
-            ("Failed", spec.failed_jobs_history_limit.unwrap_or(1)),
-        ] {
-            let ended =
-                |job: &&Job| job.status.as_ref().is_some_and(|status| condition::is_true(&status.conditions, kind));
-            let mut ended: Vec<&Job> = jobs.iter().filter(ended).filter(|job| !job.is_deleting()).collect();
-            ended.sort_by_key(|job| {
-                job.status.as_ref().and_then(|status| status.start_time.as_ref().map(|time| time.0))
-            });
-            let excess = ended.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
-            for job in &ended[..excess] {
-                self.delete(cron, job.name(), job.uid()).await?;
-            }
+        for job in decide::surplus(cron, jobs) {
+            self.delete(cron, job.name(), job.uid()).await?;
         }
         Ok(())
     }
@@ -135,56 +118,47 @@ impl Controller {
     }
 
     /// Starts the Job that is due, and says when the next one is.
-    async fn start(&self, cron: &mut CronJob, jobs: &[Job]) -> Synced {
-        let spec = cron.spec.clone();
-        if spec.suspend == Some(true) {
-            return Ok(None);
-        }
-        let schedule = match Schedule::new(&spec.schedule, spec.time_zone.as_deref()) {
+    async fn start(&self, cron: &mut CronJob) -> Synced {
+        let zone = cron.spec.time_zone.clone();
+        let schedule = match Schedule::new(&cron.spec.schedule, zone.as_deref()) {
+            Ok(_) if cron.spec.suspend == Some(true) => return Ok(None),
             Ok(schedule) => schedule,
             Err(problem) => {
                 self.env.recorder.warning(cron, problem.reason, problem.message);
                 return Ok(None);
             }
         };
-        let now = Timestamp::now();
-        let created = cron.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
-        let status = cron.status.get_or_insert_default();
-        let since = status.last_schedule_time.as_ref().map_or(created, |time| time.0);
-        let Due { latest, missed } = schedule.due(since, spec.starting_deadline_seconds, now);
-        let again = schedule.next(now).map(|at| between(now, at) + Duration::from_millis(100));
-        let Some(latest) = latest else { return Ok(again) };
-        let active = status.active.clone().unwrap_or_default();
-        if missed > 100 {
+        let Decision { outcome, many_missed, again } = decide::decide(cron, &schedule, Timestamp::now());
+        if many_missed {
             let message =
                 "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
             self.env.recorder.warning(cron, "TooManyMissedTimes", message);
         }
-        if spec.starting_deadline_seconds.is_some_and(|limit| now.as_second() - latest.as_second() > limit) {
-            let message = format!("Missed scheduled time to start a job: {latest}");
-            self.env.recorder.warning(cron, "MissSchedule", message);
-            return Ok(again);
-        }
-        match spec.concurrency_policy.as_deref() {
-            Some("Forbid") if !active.is_empty() => {
+        match outcome {
+            Outcome::Wait => {}
+            Outcome::TooLate(at) => {
+                let at = at.strftime("%a, %d %b %Y %H:%M:%S +0000");
+                let message = format!("Missed scheduled time to start a job: {at}");
+                self.env.recorder.warning(cron, "MissSchedule", message);
+            }
+            Outcome::Occupied => {
                 let message = "Not starting job because prior execution is running and concurrency policy is Forbid";
                 self.env.recorder.normal(cron, "JobAlreadyActive", message);
-                return Ok(again);
             }
-            Some("Replace") => {
-                for job in &active {
+            Outcome::Start(at, replaced) => {
+                for job in &replaced {
                     let (name, uid) = (job.name.as_deref().unwrap_or_default(), job.uid.as_deref().unwrap_or_default());
                     self.delete(cron, name, uid).await?;
+                    let active = &mut cron.status.get_or_insert_default().active;
+                    active.iter_mut().for_each(|all| all.retain(|known| known.uid != job.uid));
                 }
-                cron.status.get_or_insert_default().active = None;
+                self.create(cron, at).await?;
             }
-            _ => {}
         }
-        self.create(cron, jobs, latest).await?;
         Ok(again)
     }
 
-    async fn create(&self, cron: &mut CronJob, jobs: &[Job], at: Timestamp) -> Result<(), Error> {
+    async fn create(&self, cron: &mut CronJob, at: Timestamp) -> Result<(), Error> {
         let job = job_for(cron, at);
         let api = self.env.api::<Job>(cron.namespace());
         let made = match api.create(&Default::default(), &job).await.map_err(Error::from) {
@@ -193,11 +167,15 @@ impl Controller {
                 made
             }
             Err(error) if error.is_namespace_terminating() => return Ok(()),
-            // It was made before, and only its note in the status is missing.
-            Err(error) if error.is_already_exists() => match jobs.iter().find(|known| known.name() == job.name()) {
-                Some(known) => known.clone(),
-                None => api.get(job.name()).await?,
-            },
+            // It was made before, and only its note in the status is missing; or it is somebody else's.
+            Err(error) if error.is_already_exists() => {
+                let known = api.get(job.name()).await?;
+                let ours = crate::owner::controller_of(&known.metadata).is_some_and(|owner| owner.uid == cron.uid());
+                if !ours {
+                    return Ok(());
+                }
+                known
+            }
             Err(error) => {
                 let message = format!("Error creating job: {}", error.message());
                 self.env.recorder.warning(cron, "FailedCreate", message);
@@ -227,7 +205,7 @@ fn job_for(cron: &CronJob, at: Timestamp) -> Job {
     annotations.insert(SCHEDULED_AT.to_owned(), schedule::local(at, spec.time_zone.as_deref()));
     Job {
         metadata: ObjectMeta {
-            name: Some(format!("{}-{}", cron.name(), at.as_second() / 60)),
+            name: Some(decide::job_name(cron, at)),
             namespace: Some(cron.namespace().to_owned()),
             labels: meta.labels,
             annotations: Some(annotations),
