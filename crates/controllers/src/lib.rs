@@ -14,6 +14,7 @@ mod condition;
 mod cronjob;
 mod daemonset;
 mod deployment;
+mod device_taints;
 mod discovery;
 mod disruption;
 mod endpoints;
@@ -34,6 +35,7 @@ mod revisions;
 mod root_ca;
 mod selector;
 mod service_account;
+mod services;
 mod statefulset;
 mod ttl_after_finished;
 mod volume;
@@ -98,6 +100,7 @@ const ALL: &[(&str, Start)] = &[
     ("ttl-after-finished-controller", |env| ttl_after_finished::run(env).boxed()),
     ("node-controller", |env| node::run(env).boxed()),
     ("node-controller", |env| node::eviction::run(env).boxed()),
+    ("device-taint-eviction-controller", |env| device_taints::run(env).boxed()),
     ("pod-garbage-collector", |env| pod_gc::run(env).boxed()),
     ("generic-garbage-collector", |env| garbage::run(env).boxed()),
     ("namespace-controller", |env| namespace::run(env).boxed()),
@@ -109,6 +112,9 @@ const ALL: &[(&str, Start)] = &[
     ("certificate-controller", |env| certificates::approve(env).boxed()),
     ("certificate-controller", |env| certificates::sign(env).boxed()),
     ("certificate-controller", |env| certificates::clean(env).boxed()),
+    ("service-cidrs-controller", |env| services::ranges::run(env).boxed()),
+    ("service-cidrs-controller", |env| services::addresses::run(env).boxed()),
+    ("ttl-controller", |env| node::ttl::run(env).boxed()),
     ("endpointslicemirroring-controller", |env| endpoints::mirror::run(env).boxed()),
 ];
 

@@ -3,6 +3,7 @@
 
 pub(crate) mod eviction;
 mod taints;
+pub(crate) mod ttl;
 mod zones;
 
 use std::{

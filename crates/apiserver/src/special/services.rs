@@ -45,8 +45,15 @@ pub fn reserve(call: &Call, old: Option<&Value>, new: &mut Value, reservation: &
         let owner = json!({"namespace": metadata::text(new, "namespace"), "name": metadata::text(new, "name")});
         reservation.push(Expect::Absent, Op::put(port_key(*port), owner.to_string().into_bytes()));
     }
-    let gone = had.addresses.difference(&needs.addresses).map(|address| address_key(call, address));
-    for key in gone.chain(had.ports.difference(&needs.ports).map(|port| port_key(*port))) {
+    for address in had.addresses.difference(&needs.addresses) {
+        let key = address_key(call, address);
+        let Some(entry) = call.server.store.get(&key) else { continue };
+        // Whoever took the address after its object had been deleted keeps it.
+        if is_taken_by(&rest::parse(&entry.value)?, &call.info.namespace, metadata::text(old.unwrap_or(new), "name")) {
+            reservation.push(Expect::Modified(entry.modified), Op::delete(key));
+        }
+    }
+    for key in had.ports.difference(&needs.ports).map(|port| port_key(*port)) {
         if let Some(entry) = call.server.store.get(&key) {
             reservation.push(Expect::Modified(entry.modified), Op::delete(key));
         }
@@ -261,6 +268,13 @@ fn record(call: &Call, address: &IpAddr, service: &Value) -> Vec<u8> {
     }))
 }
 
+/// Whether an `IPAddress` is taken by this Service.
+fn is_taken_by(address: &Value, namespace: &str, name: &str) -> bool {
+    let parent = &address["spec"]["parentRef"];
+    let is = |field: &str, wanted: &str| parent[field].as_str().unwrap_or("") == wanted;
+    is("group", "") && is("resource", "services") && is("namespace", namespace) && is("name", name)
+}
+
 /// How many addresses the range has, as far as it matters.
 fn size(range: IpNet) -> u64 {
     let bits = u32::from(range.max_prefix_len() - range.prefix_len());
@@ -284,6 +298,16 @@ fn usable(range: IpNet, address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_service_gives_back_its_own_addresses_alone() {
+        let taken = |group: &str, resource: &str, name: &str| {
+            let parent = json!({"group": group, "resource": resource, "namespace": "a", "name": name});
+            is_taken_by(&json!({"spec": {"parentRef": parent}}), "a", "web")
+        };
+        assert!(taken("", "services", "web"));
+        assert!(!taken("", "services", "other") && !taken("gateway.networking.k8s.io", "gateways", "web"));
+    }
 
     #[test]
     fn addresses_are_counted_from_the_beginning_of_the_range() {

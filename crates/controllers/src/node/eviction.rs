@@ -50,7 +50,7 @@ pub(crate) async fn run(env: Env) {
                 there.max(bound_at(&pod))
             }) {
                 None => {}
-                Some(Duration::ZERO) => evict(&env, &pod).await?,
+                Some(Duration::ZERO) => evict(&env, &pod, &WHY).await?,
                 wait => again = sooner(again, wait),
             }
         }
@@ -122,12 +122,25 @@ pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
         && (exists || text(&toleration.value) == text(&taint.value))
 }
 
-async fn evict(env: &Env, pod: &Pod) -> Result<(), Error> {
+/// What is said of an eviction.
+pub(crate) struct Why {
+    pub event: &'static str,
+    pub reason: &'static str,
+    pub message: &'static str,
+}
+
+const WHY: Why = Why {
+    event: "TaintManagerEviction",
+    reason: "DeletionByTaintManager",
+    message: "Taint manager: deleting due to NoExecute taint",
+};
+
+/// Marks a pod as disrupted, and deletes it.
+pub(crate) async fn evict(env: &Env, pod: &Pod, why: &Why) -> Result<(), Error> {
     let message = format!("Marking for deletion Pod {}/{}", pod.namespace(), pod.name());
-    env.recorder.normal(pod, "TaintManagerEviction", message);
+    env.recorder.normal(pod, why.event, message);
     let mut marked = pod.clone();
-    let why = "Taint manager: deleting due to NoExecute taint";
-    let target = PodCondition::new("DisruptionTarget", "True", "DeletionByTaintManager", why, now());
+    let target = PodCondition::new("DisruptionTarget", "True", why.reason, why.message, now());
     condition::set(&mut marked.status.get_or_insert_default().conditions, target);
     match env.replace_status(&marked).await {
         Err(error) if error.is_not_found() => return Ok(()),

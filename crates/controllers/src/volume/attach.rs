@@ -1,7 +1,7 @@
 //! Attaching and detaching of CSI drivers' volumes: a VolumeAttachment says that a volume is to be on a node, the driver's own
 //! controller does it, and the node's status shows what is done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use api::volume::{Claim, Volume};
 use client::{
@@ -13,18 +13,23 @@ use k8s_openapi::api::{
     storage::v1::{CSIDriver, VolumeAttachment},
 };
 use kube::api::DeleteParams;
+use parking_lot::Mutex;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::{fmt::Write, sync::Arc, time::Duration};
+use tokio::time::Instant;
 
 use super::view;
 use crate::{
-    frame::{Env, Error, Loop, Synced},
+    condition,
+    frame::{Env, Error, Loop, Synced, sooner},
     pods, protection,
 };
 
 /// How soon a volume that another node has is looked at again, besides every change of it.
 const TAKEN: Duration = Duration::from_secs(10);
+/// How long a node that is not ready may keep a volume that no pod on it wants any more.
+const LONGEST_UNMOUNT: Duration = Duration::from_secs(6 * 60);
 /// Set on a node by an administrator who knows that it is down.
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
@@ -36,6 +41,8 @@ struct Attacher {
     volumes: Cache<PersistentVolume>,
     drivers: Cache<CSIDriver>,
     attachments: Cache<VolumeAttachment>,
+    /// Since when attachments have not been wanted, by their names.
+    unwanted: Mutex<HashMap<String, Instant>>,
 }
 
 /// A volume that pods of a node use, and those pods.
@@ -54,6 +61,7 @@ pub(crate) async fn run(env: Env) {
         volumes: env.caches.get(),
         drivers: env.caches.get(),
         attachments: env.caches.get(),
+        unwanted: Mutex::default(),
         env,
     };
     let node = |name: &str, queue: &WorkQueue<Key>| {
@@ -137,16 +145,25 @@ impl Attacher {
         let down = node.as_ref().is_none_or(|node| {
             node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()).any(|taint| taint.key == OUT_OF_SERVICE)
         });
+        let ready = condition::is_true(&status.conditions, "Ready");
         for (name, (item, attachment)) in &present {
             let spec = &attachment.spec;
             let volume = spec.source.persistent_volume_name.as_deref().unwrap_or_default();
             let Some((handle, ours)) = self.handle(volume, &spec.attacher, &key.name) else { continue };
             let in_use = status.volumes_in_use.iter().flatten().any(|used| *used == unique(&spec.attacher, &handle));
-            let unwanted = !wanted.contains_key(name) && ours == *name && !item.deleting;
-            if unwanted && (down || !in_use) {
-                self.env.delete::<VolumeAttachment>("", name, &item.uid, DeleteParams::default()).await?;
+            if wanted.contains_key(name) || ours != *name || item.deleting {
+                self.unwanted.lock().remove(name);
+                continue;
+            }
+            let since = *self.unwanted.lock().entry(name.clone()).or_insert_with(Instant::now);
+            match detach_in(Holding { down, in_use, ready, unwanted: since.elapsed() }) {
+                Some(Duration::ZERO) => {
+                    self.env.delete::<VolumeAttachment>("", name, &item.uid, DeleteParams::default()).await?;
+                }
+                wait => again = sooner(again, wait),
             }
         }
+        self.unwanted.lock().retain(|name, _| self.attachments.get("", name).is_some());
         if node.is_some() {
             let shown = status.volumes_attached.iter().flatten().map(|it| it.name.clone()).collect();
             self.show(&key.name, &wanted, &present, shown).await?;
@@ -261,6 +278,26 @@ impl Attacher {
     }
 }
 
+/// How a node stands to a volume that no pod on it wants any more.
+struct Holding {
+    /// Whether the node is gone, or known to be down.
+    down: bool,
+    /// Whether its kubelet says that the volume is mounted.
+    in_use: bool,
+    ready: bool,
+    unwanted: Duration,
+}
+
+/// In how long the volume is taken from the node; none as long as its kubelet is at work on that. A kubelet that is silent is
+/// waited for, but not for ever: the volume may be needed elsewhere.
+fn detach_in(Holding { down, in_use, ready, unwanted }: Holding) -> Option<Duration> {
+    match (down || !in_use, ready) {
+        (true, _) => Some(Duration::ZERO),
+        (false, true) => None,
+        (false, false) => Some(LONGEST_UNMOUNT.saturating_sub(unwanted)),
+    }
+}
+
 /// The driver and handle of a CSI driver's volume.
 fn csi(volume: &Volume) -> Option<(String, String)> {
     let csi = volume.spec.source.get("csi")?;
@@ -269,7 +306,25 @@ fn csi(volume: &Volume) -> Option<(String, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::name;
+    use super::*;
+
+    #[test]
+    fn a_volume_is_taken_from_a_node_that_is_done_with_it_or_does_not_answer() {
+        let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+        // Down, in use, ready, for how long unwanted; in how long.
+        let cases = [
+            (false, false, true, 0, Some(0)),
+            (false, true, true, 60, None),
+            (false, true, false, 1, Some(5)),
+            (false, true, false, 6, Some(0)),
+            (false, true, false, 9, Some(0)),
+            (true, true, false, 0, Some(0)),
+        ];
+        for (down, in_use, ready, unwanted, expected) in cases {
+            let holding = Holding { down, in_use, ready, unwanted: minutes(unwanted) };
+            assert_eq!(detach_in(holding), expected.map(minutes), "{down} {in_use} {ready} {unwanted}");
+        }
+    }
 
     #[test]
     fn an_attachment_is_named_as_sidecars_expect() {
