@@ -184,6 +184,11 @@ impl Env {
     }
 }
 
+/// The revision of an object as the server gave it, for [`client::Expectations`].
+pub(crate) fn revision<K: Resource>(object: &K) -> u64 {
+    object.meta().resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
 /// The present time as the API writes it.
 pub(crate) fn now() -> Time {
     Time(whole_seconds(Timestamp::now()))

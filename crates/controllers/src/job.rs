@@ -25,7 +25,7 @@ use serde_json::json;
 
 use crate::{
     claim,
-    frame::{Env, Error, Loop, Synced, UNSEEN},
+    frame::{Env, Error, Loop, Synced, UNSEEN, revision},
     owner::{Named, controller_reference},
     pods,
     selector::Selector,
@@ -45,6 +45,7 @@ pub(crate) async fn run(env: Env) {
         pods: env.caches.get(),
         owners: Arc::default(),
         expectations: Expectations::new(),
+        written: Expectations::new(),
         env: env.clone(),
     };
     let owners = controller.owners.clone();
@@ -80,6 +81,8 @@ struct Controller {
     /// name are found.
     owners: Arc<Mutex<HashMap<Key, HashSet<Box<str>>>>>,
     expectations: Expectations<Key>,
+    /// The same for the statuses that we wrote.
+    written: Expectations<Key>,
 }
 
 impl Controller {
@@ -88,13 +91,17 @@ impl Controller {
         self.free_strays(&key, job.as_ref()).await?;
         let Some(mut job) = job else {
             self.expectations.forget(&key);
+            self.written.forget(&key);
             return Ok(None);
         };
         let spec = job.spec.clone().unwrap_or_default();
         if spec.managed_by.as_deref().is_some_and(|manager| manager != CONTROLLER) {
             return Ok(None);
         }
-        if !self.expectations.met(&key, &self.pods, job.uid()) {
+        // Pods are told apart by what the status says of them: one of the past would have them counted, or made, again.
+        let is_seen =
+            self.written.met(&key, &self.jobs, job.uid()) && self.expectations.met(&key, &self.pods, job.uid());
+        if !is_seen {
             return Ok(Some(UNSEEN));
         }
         let Some(selector) = spec.selector.as_ref().and_then(Selector::new) else { return Ok(None) };
@@ -118,6 +125,7 @@ impl Controller {
         if job.status.as_ref() != Some(&decision.status) {
             job.status = Some(decision.status);
             *job = self.env.replace_status(job).await?;
+            self.written.expect_revision(key, revision(job));
             for (kind, reason, message) in decision.events {
                 self.env.recorder.record(client::events::reference(job), kind, &reason, message);
             }

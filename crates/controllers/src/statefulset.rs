@@ -24,7 +24,7 @@ use serde_json::json;
 
 use crate::{
     claim,
-    frame::{Env, Error, Loop, Synced, UNSEEN, sooner},
+    frame::{Env, Error, Loop, Synced, UNSEEN, revision, sooner},
     owner::Named,
     pods::PodView,
     revisions::{self, History, Style},
@@ -47,6 +47,7 @@ pub(crate) async fn run(env: Env) {
         claims: env.caches.get(),
         revisions: env.caches.get(),
         expectations: Expectations::new(),
+        written: Expectations::new(),
         env: env.clone(),
     };
     let sets = controller.sets.clone();
@@ -76,18 +77,24 @@ struct Controller {
     claims: Cache<PersistentVolumeClaim>,
     revisions: Cache<ControllerRevision>,
     expectations: Expectations<Key>,
+    /// The same for the statuses that we wrote.
+    written: Expectations<Key>,
 }
 
 impl Controller {
     async fn sync(&self, key: Key) -> Synced {
         let Some(mut set) = self.sets.read(&key.namespace, &key.name) else {
             self.expectations.forget(&key);
+            self.written.forget(&key);
             return Ok(None);
         };
         let spec = set.spec.clone().unwrap_or_default();
         let selector = Selector::new(&spec.selector).filter(|selector| !selector.is_empty());
         let Some(selector) = selector else { return Ok(None) };
-        if !self.expectations.met(&key, &self.pods, set.uid()) {
+        // The status says which revision pods come back with, so that of the past will not do.
+        let is_seen =
+            self.written.met(&key, &self.sets, set.uid()) && self.expectations.met(&key, &self.pods, set.uid());
+        if !is_seen {
             return Ok(Some(UNSEEN));
         }
         let named = |item: &Arc<Item>| decide::ordinal(&key.name, item.name()).is_some();
@@ -113,7 +120,7 @@ impl Controller {
         let status = decide::status(&set, &desired, &members, (&current, &update), history.collisions, now);
         if set.status.as_ref() != Some(&status) {
             set.status = Some(status);
-            self.env.replace_status(&set).await?;
+            self.written.expect_revision(&key, revision(&self.env.replace_status(&set).await?));
         }
         acted?;
         let used = |revision: &ControllerRevision| {

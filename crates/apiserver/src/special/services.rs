@@ -263,7 +263,7 @@ fn record(call: &Call, address: &IpAddr, service: &Value) -> Vec<u8> {
             },
         },
         "spec": {"parentRef": {
-            "group": "", "resource": "services", "namespace": call.info.namespace, "name": metadata::text(service, "name"),
+            "resource": "services", "namespace": call.info.namespace, "name": metadata::text(service, "name"),
         }},
     }))
 }

@@ -161,7 +161,7 @@ fn object(service: &Service, address: IpAddr) -> Value {
     json!({
         "metadata": {"name": address.to_string(), "labels": {FAMILY: family(address), MANAGED_BY: ALLOCATOR}},
         "spec": {"parentRef": {
-            "group": "", "resource": "services", "namespace": service.namespace(), "name": service.name(),
+            "resource": "services", "namespace": service.namespace(), "name": service.name(),
         }},
     })
 }

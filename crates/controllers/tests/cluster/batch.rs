@@ -171,3 +171,44 @@ async fn a_budget_follows_the_pods_that_it_selects() {
         })
         .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_that_nobody_manages_are_told_of_and_do_not_close_a_budget() {
+    let cluster = Cluster::with_node().await;
+    cluster.make::<k8s_openapi::api::apps::v1::Deployment>(crate::workloads::deployment(2, "web:1")).await;
+    cluster
+        .make::<Pod>(json!({"metadata": {"name": "alone", "labels": {"app": "web", "pod-template-hash": "none"}},
+            "spec": {"containers": [{"name": "c", "image": "web:1"}]}}))
+        .await;
+    cluster
+        .make::<PodDisruptionBudget>(json!({"metadata": {"name": "web"}, "spec": {"maxUnavailable": 1,
+        "selector": {"matchLabels": {"app": "web"}}}}))
+        .await;
+    cluster
+        .until_one::<PodDisruptionBudget>("web", "open", |budget| {
+            let status = budget.status.clone().unwrap_or_default();
+            (status.disruptions_allowed, status.current_healthy, status.expected_pods) == (Some(2), Some(3), Some(2))
+        })
+        .await;
+    let told = cluster.until_told("web", "UnmanagedPods").await;
+    assert!(told.contains("(selector: &LabelSelector{MatchLabels:map[string]string{app: web,},"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_somebody_makes_of_a_cron_job_takes_no_part_in_its_schedule() {
+    let cluster = Cluster::with_node().await;
+    let mut cron =
+        json!({"metadata": {"name": "cron"}, "spec": {"schedule": "0 0 1 1 *", "concurrencyPolicy": "Forbid"}});
+    cron["spec"]["jobTemplate"] = json!({"spec": job("x", "Running", json!({}))["spec"]});
+    let made = cluster.make::<CronJob>(cron).await;
+    // As kubectl create job --from=cronjob/cron does.
+    let mut manual = job("manual", "Running", json!({}));
+    manual["metadata"]["annotations"] = json!({"cronjob.kubernetes.io/instantiate": "manual"});
+    manual["metadata"]["ownerReferences"] = json!([{"apiVersion": "batch/v1", "kind": "CronJob", "name": "cron",
+        "uid": made.metadata.uid, "controller": true}]);
+    cluster.make::<Job>(manual).await;
+    let told = cluster.until_told("cron", "UnexpectedJob").await;
+    assert_eq!(told, "UnexpectedJob Saw a job that the controller did not create or forgot: manual");
+    let cron = cluster.until_one::<CronJob>("cron", "there", |_| true).await;
+    assert_eq!(cron.status.and_then(|status| status.active), None);
+}

@@ -14,7 +14,7 @@ use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         apps::v1::Deployment,
-        core::v1::{Node, Pod},
+        core::v1::{Event, Node, Pod},
     },
 };
 use kube::{
@@ -27,6 +27,8 @@ use serde_json::{Value, json};
 use store::Store;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
+
+use crate::slow_stream::slowed;
 
 pub const NAMESPACE: &str = "default";
 
@@ -45,6 +47,11 @@ impl Drop for Cluster {
 
 impl Cluster {
     pub async fn start() -> Cluster {
+        Cluster::seen_late(Duration::ZERO).await
+    }
+
+    /// A cluster whose controllers' caches are behind by up to `lag`.
+    async fn seen_late(lag: Duration) -> Cluster {
         static PROVIDER: Once = Once::new();
         PROVIDER.call_once(|| {
             let _ = rustls::crypto::ring::default_provider().install_default();
@@ -73,11 +80,18 @@ impl Cluster {
         let server = ApiServer::new(config).await.unwrap();
         let endpoint = Endpoint::Memory(server.acceptor());
         let client = client::connect(&endpoint, Identity::admin("admin"));
-        let caches = Caches::new(client::connect(&endpoint, Identity::component("system:kube-controller-manager")));
+        let watcher = || Identity::component("system:kube-controller-manager");
+        let caches = Caches::new(client::connect(&endpoint, watcher()));
         let _ = measured.set(caches.clone());
+        let seen = if lag.is_zero() {
+            caches.clone()
+        } else {
+            let late = Endpoint::Memory(slowed(server.acceptor(), lag));
+            Caches::new(client::connect(&late, watcher()))
+        };
         let context = controllers::Context {
             client_for: Arc::new(move |name| client::connect(&endpoint, Identity::part(name))),
-            caches: caches.clone(),
+            caches: seen,
             root_ca: "the root".to_owned(),
             authority: Some(authority),
         };
@@ -88,7 +102,12 @@ impl Cluster {
 
     /// A cluster with a node on which every pod runs and is ready at once.
     pub async fn with_node() -> Cluster {
-        let cluster = Cluster::start().await;
+        Cluster::with_lag(Duration::ZERO).await
+    }
+
+    /// The same, but its controllers' caches are behind by up to `lag`. Those of the test and of the kubelet are not.
+    pub async fn with_lag(lag: Duration) -> Cluster {
+        let cluster = Cluster::seen_late(lag).await;
         cluster.add_node("node-1").await;
         tokio::spawn(cluster.shutdown.clone().run_until_cancelled_owned(heartbeats(cluster.client.clone())));
         tokio::spawn(
@@ -114,8 +133,8 @@ impl Cluster {
     where
         K: Resource<DynamicType = ()> + DeserializeOwned + Serialize + Clone + Debug,
     {
-        let is_namespaced =
-            !["Node", "Namespace", "PersistentVolume", "ClusterRole", "PriorityClass"].contains(&&*K::kind(&()));
+        let cluster_wide = ["Node", "Namespace", "PersistentVolume", "ClusterRole", "PriorityClass", "ServiceCIDR"];
+        let is_namespaced = !cluster_wide.contains(&&*K::kind(&()));
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or(NAMESPACE).to_owned();
         let path = K::url_path(&(), is_namespaced.then_some(&namespace));
         let request =
@@ -190,11 +209,21 @@ impl Cluster {
         all.iter().find(is_it).cloned().unwrap()
     }
 
+    /// The first event about an object with this reason, with its message.
+    pub async fn until_told(&self, about: &str, reason: &str) -> String {
+        let is_meant = |event: &Event| {
+            event.involved_object.name.as_deref() == Some(about) && event.reason.as_deref() == Some(reason)
+        };
+        let all = self.until::<Event>(reason, |all| all.iter().any(is_meant)).await;
+        let message = all.iter().find(|event| is_meant(event)).and_then(|event| event.message.clone());
+        format!("{reason} {}", message.unwrap_or_default())
+    }
+
     /// The reasons and messages of all events about an object.
     pub async fn events(&self, about: &str) -> Vec<String> {
-        let api = self.api::<k8s_openapi::api::core::v1::Event>();
+        let api = self.api::<Event>();
         let all = api.list(&ListParams::default().fields(&format!("involvedObject.name={about}"))).await.unwrap();
-        let line = |event: &k8s_openapi::api::core::v1::Event| {
+        let line = |event: &Event| {
             format!("{} {}", event.reason.clone().unwrap_or_default(), event.message.clone().unwrap_or_default())
         };
         all.items.iter().map(line).collect()
@@ -217,6 +246,14 @@ async fn heartbeats(client: kube::Client) {
     }
 }
 
+/// The node that a pod asks for by its name, as those of DaemonSets do; otherwise the first.
+fn wanted_node(pod: &Pod) -> String {
+    let spec = serde_json::to_value(&pod.spec).unwrap();
+    let required = "/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0";
+    let name = spec.pointer(&format!("{required}/matchFields/0/values/0")).and_then(Value::as_str);
+    name.unwrap_or("node-1").to_owned()
+}
+
 /// Binds every pod to a node and reports it as running and ready; lets deleted pods go.
 ///
 /// A pod that is annotated with `test/phase` gets that phase instead, and with `test/unready` is not ready.
@@ -235,7 +272,7 @@ async fn kubelet(client: kube::Client, caches: Caches) {
         let annotation = |key: &str| pod.metadata.annotations.as_ref().and_then(|all| all.get(key).cloned());
         if item.node_name.is_empty() {
             let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": item.name()},
-                "target": {"apiVersion": "v1", "kind": "Node", "name": "node-1"}});
+                "target": {"apiVersion": "v1", "kind": "Node", "name": wanted_node(&pod)}});
             let path = format!("/api/v1/namespaces/{}/pods/{}/binding", item.namespace(), item.name());
             let request = http::Request::post(path).header("content-type", "application/json");
             let _ = client.request_text(request.body(serde_json::to_vec(&binding).unwrap()).unwrap()).await;

@@ -4,6 +4,7 @@ use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{ConfigMap, Endpoints, Pod, Service, ServiceAccount},
     discovery::v1::EndpointSlice,
+    networking::v1::{IPAddress, ServiceCIDR},
 };
 use kube::api::DeleteParams;
 use serde_json::json;
@@ -102,4 +103,63 @@ async fn endpoints_that_somebody_writes_are_mirrored() {
     cluster.until::<EndpointSlice>("changed", |slices| mirrored(slices) == ["10.2.3.4"]).await;
     cluster.delete::<Endpoints>("db", DeleteParams::default()).await;
     cluster.until::<EndpointSlice>("gone", |slices| mirrored(slices).is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_range_of_addresses_stays_while_a_service_needs_it() {
+    let cluster = Cluster::start().await;
+    let ready = |range: &ServiceCIDR, status: &str, reason: &str| {
+        let conditions = range.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let mut ready = conditions.into_iter().filter(|condition| condition.type_ == "Ready");
+        ready.any(|condition| condition.status == status && condition.reason == reason)
+    };
+    let of = |ranges: &[ServiceCIDR], name: &str| {
+        ranges.iter().find(|range| range.metadata.name.as_deref() == Some(name)).cloned()
+    };
+    let all = cluster
+        .until_anywhere::<ServiceCIDR>("the default range is ready", |all| {
+            of(all, "kubernetes").is_some_and(|range| ready(&range, "True", ""))
+        })
+        .await;
+    let finalizers = of(&all, "kubernetes").unwrap().metadata.finalizers.unwrap();
+    assert_eq!(finalizers, ["networking.k8s.io/service-cidr-finalizer"]);
+    cluster.make::<ServiceCIDR>(json!({"metadata": {"name": "more"}, "spec": {"cidrs": ["10.200.0.0/24"]}})).await;
+    cluster
+        .until_anywhere::<ServiceCIDR>("the other is too", |all| {
+            of(all, "more").is_some_and(|range| ready(&range, "True", ""))
+        })
+        .await;
+    cluster
+        .make::<Service>(json!({"metadata": {"name": "web"},
+            "spec": {"clusterIP": "10.200.0.5", "ports": [{"port": 80}]}}))
+        .await;
+    let ranges = kube::Api::<ServiceCIDR>::all(cluster.client.clone());
+    ranges.delete("more", &DeleteParams::default()).await.unwrap();
+    cluster
+        .until_anywhere::<ServiceCIDR>("it waits", |all| {
+            of(all, "more").is_some_and(|range| ready(&range, "False", "Terminating"))
+        })
+        .await;
+    cluster.delete::<Service>("web", DeleteParams::default()).await;
+    cluster.until_anywhere::<ServiceCIDR>("it is gone", |all| of(all, "more").is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_was_deleted_is_taken_again() {
+    let cluster = Cluster::start().await;
+    let web = cluster.make::<Service>(json!({"metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}]}})).await;
+    let ip = web.spec.unwrap().cluster_ip.unwrap();
+    let addresses = kube::Api::<IPAddress>::all(cluster.client.clone());
+    let first = addresses.get(&ip).await.unwrap();
+    addresses.delete(&ip, &DeleteParams::default()).await.unwrap();
+    let is_again = |address: &IPAddress| {
+        address.metadata.name.as_deref() == Some(&*ip) && address.metadata.uid != first.metadata.uid
+    };
+    let all = cluster.until_anywhere::<IPAddress>("again", |all| all.iter().any(is_again)).await;
+    let again = all.iter().find(|address| is_again(address)).unwrap();
+    assert_eq!((&again.spec, &again.metadata.labels), (&first.spec, &first.metadata.labels));
+    let told = cluster.until_told("web", "ClusterIPNotAllocated").await;
+    assert_eq!(told, format!("ClusterIPNotAllocated Cluster IP [IPv4]: {ip} is not allocated; repairing"));
+    cluster.delete::<Service>("web", DeleteParams::default()).await;
+    cluster.until_anywhere::<IPAddress>("given back", |all| !all.iter().any(is_again)).await;
 }
