@@ -1,6 +1,6 @@
 //! Claims and volumes that are in use are not removed under their users.
 
-use client::{Cache, Key};
+use client::{Cache, Item, Key};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use serde_json::json;
 
@@ -32,9 +32,12 @@ pub(crate) async fn run_claims(env: Env) {
     });
     let sync = async |key: Key| -> Synced {
         let Some(claim) = claims.get(&key.namespace, &key.name) else { return Ok(None) };
-        let protected = claim.finalizers.iter().any(|name| &**name == CLAIM_FINALIZER);
-        if !claim.deleting {
-            return add_finalizer::<PersistentVolumeClaim>(&env, &claim, CLAIM_FINALIZER, protected).await;
+        match step(&claim, CLAIM_FINALIZER) {
+            Step::Nothing => return Ok(None),
+            Step::Protect => {
+                return add_finalizer::<PersistentVolumeClaim>(&env, &claim, CLAIM_FINALIZER, false).await;
+            }
+            Step::FreeIfUnused => {}
         }
         let in_use = || {
             let pods = all
@@ -43,7 +46,7 @@ pub(crate) async fn run_claims(env: Env) {
                 .filter(|pod| !pods::is_finished(pod) && !pod.node_name.is_empty());
             pods.filter_map(|item| all.parse(&item)).any(|pod| claims_of(&pod).iter().any(|name| **name == *key.name))
         };
-        if protected && !in_use() && !used_lately(&env, &key).await? {
+        if !in_use() && !used_lately(&env, &key).await? {
             remove_finalizer::<PersistentVolumeClaim>(&env, &claim, CLAIM_FINALIZER).await?;
         }
         Ok(None)
@@ -68,17 +71,39 @@ pub(crate) async fn run_volumes(env: Env) {
     let volumes: Cache<PersistentVolume> = env.caches.get();
     let sync = async |key: Key| -> Synced {
         let Some(volume) = volumes.get("", &key.name) else { return Ok(None) };
-        let protected = volume.finalizers.iter().any(|name| &**name == VOLUME_FINALIZER);
-        if !volume.deleting {
-            return add_finalizer::<PersistentVolume>(&env, &volume, VOLUME_FINALIZER, protected).await;
-        }
-        let phase = volumes.parse(&volume).and_then(|volume| volume.status?.phase);
-        if protected && phase.as_deref() != Some("Bound") {
-            remove_finalizer::<PersistentVolume>(&env, &volume, VOLUME_FINALIZER).await?;
+        match step(&volume, VOLUME_FINALIZER) {
+            Step::Nothing => {}
+            Step::Protect => {
+                add_finalizer::<PersistentVolume>(&env, &volume, VOLUME_FINALIZER, false).await?;
+            }
+            Step::FreeIfUnused => {
+                let phase = volumes.parse(&volume).and_then(|volume| volume.status?.phase);
+                if phase.as_deref() != Some("Bound") {
+                    remove_finalizer::<PersistentVolume>(&env, &volume, VOLUME_FINALIZER).await?;
+                }
+            }
         }
         Ok(None)
     };
     Loop::new().on_self(&volumes).run(&env, 1, sync).await;
+}
+
+/// What protection does next for an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    Nothing,
+    /// It gets the finalizer, as everything that may come into use.
+    Protect,
+    /// It is going, and the finalizer goes once nobody uses it.
+    FreeIfUnused,
+}
+
+pub(crate) fn step(item: &Item, finalizer: &str) -> Step {
+    match (item.deleting, item.finalizers.iter().any(|name| &**name == finalizer)) {
+        (false, false) => Step::Protect,
+        (true, true) => Step::FreeIfUnused,
+        (false, true) | (true, false) => Step::Nothing,
+    }
 }
 
 /// The claims that a pod uses, those made for it included.
@@ -95,7 +120,7 @@ pub(crate) fn claims_of(pod: &Pod) -> Vec<String> {
 
 pub(crate) async fn add_finalizer<K: kube::Resource<DynamicType = ()>>(
     env: &Env,
-    item: &client::Item,
+    item: &Item,
     finalizer: &str,
     present: bool,
 ) -> Synced {
@@ -110,7 +135,7 @@ pub(crate) async fn add_finalizer<K: kube::Resource<DynamicType = ()>>(
 
 pub(crate) async fn remove_finalizer<K: kube::Resource<DynamicType = ()>>(
     env: &Env,
-    item: &client::Item,
+    item: &Item,
     finalizer: &str,
 ) -> Result<(), crate::Error> {
     let finalizers: Vec<&str> = item.finalizers.iter().map(|name| &**name).filter(|name| *name != finalizer).collect();
@@ -118,5 +143,46 @@ pub(crate) async fn remove_finalizer<K: kube::Resource<DynamicType = ()>>(
     match env.patch::<K>(item.namespace(), item.name(), "", &patch).await {
         Err(error) if error.is_not_found() => Ok(()),
         answer => answer.map(|_| ()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pods::tests::item;
+
+    #[test]
+    fn what_may_be_used_is_protected_and_what_goes_is_freed() {
+        let cases = [
+            (false, json!([]), Step::Protect),
+            (false, json!(["other"]), Step::Protect),
+            (false, json!(["mine", "other"]), Step::Nothing),
+            (true, json!(["mine"]), Step::FreeIfUnused),
+            (true, json!(["other"]), Step::Nothing),
+        ];
+        for (deleting, finalizers, expected) in cases {
+            let mut object = json!({"metadata": {"name": "o", "finalizers": finalizers}});
+            if deleting {
+                object["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+            }
+            assert_eq!(step(&item(object), "mine"), expected, "{deleting} {finalizers}");
+        }
+    }
+
+    #[test]
+    fn a_pod_uses_the_claims_that_it_names_and_those_that_are_made_for_it() {
+        let cases = [
+            (json!([]), ""),
+            (json!([{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]), "data"),
+            (json!([{"name": "v", "ephemeral": {}}, {"name": "w", "emptyDir": {}}]), "p-v"),
+            (
+                json!([{"name": "v", "persistentVolumeClaim": {"claimName": "a"}}, {"name": "w", "ephemeral": {}}]),
+                "a p-w",
+            ),
+        ];
+        for (volumes, expected) in cases {
+            let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [], "volumes": volumes}});
+            assert_eq!(claims_of(&serde_json::from_value(pod).unwrap()).join(" "), expected, "{volumes}");
+        }
     }
 }

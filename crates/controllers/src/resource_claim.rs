@@ -6,9 +6,9 @@ use client::{Cache, Item, Key};
 use k8s_openapi::{
     api::{
         core::v1::{Pod, PodResourceClaim, PodResourceClaimStatus},
-        resource::v1::{ResourceClaim, ResourceClaimConsumerReference, ResourceClaimTemplate},
+        resource::v1::{ResourceClaim, ResourceClaimConsumerReference, ResourceClaimStatus, ResourceClaimTemplate},
     },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use kube::api::DeleteParams;
 use serde_json::json;
@@ -183,36 +183,29 @@ impl Controller {
     /// Takes a claim away from pods that no longer use it, gives it back when none does, and deletes it with its pod's work.
     async fn release(&self, namespace: &str, name: &str) -> Result<(), Error> {
         let Some(mut claim) = self.claims.read(namespace, name) else { return Ok(()) };
-        let owner = crate::owner::controller_of(&claim.metadata).filter(|owner| owner.kind == "Pod").cloned();
-        let status = claim.status.get_or_insert_default();
-        let before = status.reserved_for.clone().unwrap_or_default();
         let mut kept = Vec::new();
-        for user in &before {
+        for user in reserved_for(&claim) {
             let is_pod = user.resource == "pods" && user.api_group.as_deref().unwrap_or_default().is_empty();
             if !is_pod || self.uses(namespace, &user.name, &user.uid).await? {
-                kept.push(user.clone());
+                kept.push(user);
             }
         }
-        let unused = kept.is_empty() && (claim.metadata.deletion_timestamp.is_some() || owner.is_some());
-        // A claim that a pod has yet to be given is not unused, only early.
-        let unused = unused && (!before.is_empty() || claim.metadata.deletion_timestamp.is_some());
-        let gives_back = unused && status.allocation.is_some();
-        if kept.len() != before.len() || gives_back {
-            status.reserved_for = (!kept.is_empty()).then_some(kept);
-            if gives_back {
-                status.allocation = None;
-            }
+        let owner = owning_pod(&claim).map(|owner| (owner.name.clone(), owner.uid.clone()));
+        let owner_works = match owner {
+            Some((name, uid)) => Some(self.uses(namespace, &name, &uid).await?),
+            None => None,
+        };
+        let Settlement { status, frees, deletes } = settle(&claim, kept, owner_works);
+        if status.is_some() {
+            claim.status = status;
             claim = self.env.replace_status(&claim).await?;
         }
-        let is_held = claim.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER);
-        let is_allocated = claim.status.as_ref().is_some_and(|status| status.allocation.is_some());
-        if unused && is_held && !is_allocated {
+        if frees {
             let kept: Vec<_> = claim.metadata.finalizers.iter().flatten().filter(|name| *name != FINALIZER).collect();
             let metadata = json!({"resourceVersion": claim.metadata.resource_version, "finalizers": kept});
             self.env.patch::<ResourceClaim>(namespace, name, "", &json!({"metadata": metadata})).await?;
         }
-        let Some(owner) = owner.filter(|_| !claim.is_deleting()) else { return Ok(()) };
-        if !self.uses(namespace, &owner.name, &owner.uid).await? {
+        if deletes {
             self.env.delete::<ResourceClaim>(namespace, name, claim.uid(), DeleteParams::default()).await?;
         }
         Ok(())
@@ -230,5 +223,92 @@ impl Controller {
             !matches!(phase, Some("Succeeded" | "Failed"))
         };
         Ok(live.is_some_and(|pod| pod.uid() == uid && works(&pod)))
+    }
+}
+
+fn reserved_for(claim: &ResourceClaim) -> Vec<ResourceClaimConsumerReference> {
+    claim.status.as_ref().and_then(|status| status.reserved_for.clone()).unwrap_or_default()
+}
+
+/// The pod that a claim was made for.
+fn owning_pod(claim: &ResourceClaim) -> Option<&OwnerReference> {
+    crate::owner::controller_of(&claim.metadata).filter(|owner| owner.kind == "Pod")
+}
+
+/// What becomes of a claim.
+#[derive(Debug, PartialEq)]
+struct Settlement {
+    /// The status that is written, if it changes.
+    status: Option<ResourceClaimStatus>,
+    /// Whether its finalizer goes.
+    frees: bool,
+    deletes: bool,
+}
+
+/// `kept` are the users that still have work to do; `owner_works` says whether the pod has that it was made for, if any.
+fn settle(claim: &ResourceClaim, kept: Vec<ResourceClaimConsumerReference>, owner_works: Option<bool>) -> Settlement {
+    let before = reserved_for(claim);
+    let deleting = claim.is_deleting();
+    // One that its pod has yet to be given is not unused, only early.
+    let unused = kept.is_empty() && (deleting || (owner_works.is_some() && !before.is_empty()));
+    let mut status = claim.status.clone().unwrap_or_default();
+    let gives_back = unused && status.allocation.is_some();
+    let changes = kept.len() != before.len() || gives_back;
+    status.reserved_for = (!kept.is_empty()).then_some(kept);
+    if gives_back {
+        status.allocation = None;
+    }
+    let is_held = claim.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER);
+    Settlement {
+        frees: unused && is_held && status.allocation.is_none(),
+        deletes: !deleting && owner_works == Some(false),
+        status: changes.then_some(status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    fn users(names: &str) -> Vec<ResourceClaimConsumerReference> {
+        let user = |name: &str| json!({"resource": "pods", "name": name, "uid": name});
+        names.split_whitespace().map(|name| serde_json::from_value(user(name)).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_claim_is_given_back_when_nobody_uses_it_and_goes_with_the_pod_that_it_was_made_for() {
+        // Allocated, deleting, users before and after, whether its pod works; users and allocation that are written, whether
+        // the finalizer goes, and whether the claim does.
+        let cases = [
+            (true, false, "a", "a", Some(true), None, false, false),
+            (true, false, "a b", "a", None, Some(("a", true)), false, false),
+            // One that somebody made stays allocated for the next.
+            (true, false, "a", "", None, Some(("", true)), false, false),
+            (true, false, "a", "", Some(false), Some(("", false)), true, true),
+            // Its pod has yet to get it.
+            (true, false, "", "", Some(true), None, false, false),
+            (false, false, "", "", Some(false), None, false, true),
+            (true, true, "a", "a", None, None, false, false),
+            (true, true, "a", "", None, Some(("", false)), true, false),
+            (false, true, "", "", None, None, true, false),
+        ];
+        for (allocated, deleting, before, after, owner_works, written, frees, deletes) in cases {
+            let mut object = json!({"metadata": {"name": "c", "finalizers": [FINALIZER]}, "spec": {},
+                "status": {"reservedFor": users(before)}});
+            if allocated {
+                object["status"]["allocation"] = json!({});
+            }
+            if deleting {
+                object["metadata"]["deletionTimestamp"] = Value::from("2026-01-01T00:00:00Z");
+            }
+            let settled = settle(&serde_json::from_value(object).unwrap(), users(after), owner_works);
+            let name = format!("{allocated} {deleting} {before:?} {after:?} {owner_works:?}");
+            let status =
+                settled.status.map(|status| (status.reserved_for.unwrap_or_default(), status.allocation.is_some()));
+            assert_eq!(status, written.map(|(kept, allocated)| (users(kept), allocated)), "{name}");
+            assert_eq!((settled.frees, settled.deletes), (frees, deletes), "{name}");
+        }
     }
 }

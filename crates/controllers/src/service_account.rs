@@ -21,8 +21,8 @@ pub(crate) async fn run(env: Env) {
     });
     let sync = async |key: Key| -> Synced {
         let namespace = &key.name;
-        let alive = namespaces.get("", namespace).is_some_and(|namespace| !namespace.deleting);
-        if !alive || accounts.get(namespace, NAME).is_some() {
+        let deleting = namespaces.get("", namespace).map(|namespace| namespace.deleting);
+        if !is_missing(deleting, accounts.get(namespace, NAME).is_some()) {
             return Ok(None);
         }
         let metadata = ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
@@ -33,4 +33,23 @@ pub(crate) async fn run(env: Env) {
         }
     };
     work.run(&env, 1, sync).await;
+}
+
+/// Whether the account is to be made: `deleting` tells of the namespace, if there is one.
+fn is_missing(deleting: Option<bool>, present: bool) -> bool {
+    deleting == Some(false) && !present
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_namespace_that_stays_has_its_account() {
+        let cases =
+            [(Some(false), false, true), (Some(false), true, false), (Some(true), false, false), (None, false, false)];
+        for (deleting, present, expected) in cases {
+            assert_eq!(is_missing(deleting, present), expected, "{deleting:?} {present}");
+        }
+    }
 }

@@ -43,3 +43,28 @@ fn expiry(job: &Job) -> Option<Timestamp> {
     debug_assert!(job::is_finished(job));
     ended.checked_add(SignedDuration::from_secs(seconds.into())).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_job_goes_so_long_after_its_end() {
+        let cases = [
+            (json!(60), "Complete", "True", Some("2026-01-01T00:01:00Z")),
+            (json!(0), "Failed", "True", Some("2026-01-01T00:00:00Z")),
+            (json!(60), "Complete", "False", None),
+            (json!(60), "Suspended", "True", None),
+            (json!(null), "Complete", "True", None),
+        ];
+        for (ttl, kind, status, expected) in cases {
+            let end = json!({"type": kind, "status": status, "lastTransitionTime": "2026-01-01T00:00:00Z"});
+            let job =
+                json!({"spec": {"ttlSecondsAfterFinished": ttl, "template": {}}, "status": {"conditions": [end]}});
+            let at = expiry(&serde_json::from_value(job).unwrap());
+            assert_eq!(at.map(|at| at.to_string()).as_deref(), expected, "{ttl} {kind} {status}");
+        }
+    }
+}

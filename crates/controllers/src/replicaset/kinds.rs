@@ -108,3 +108,46 @@ replicated!(
 fn nonzero(count: i32) -> Option<i32> {
     (count != 0).then_some(count)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_set_says_what_keeps_it_from_its_pods_until_it_no_longer_does() {
+        let failure = |creating, message: &str| Some(Failure { creating, message: message.to_owned() });
+        let known = json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "first"}]);
+        let cases = [
+            (json!([]), None, ""),
+            (json!([]), failure(true, "quota"), "FailedCreate quota"),
+            (json!([]), failure(false, "no"), "FailedDelete no"),
+            // The first failure stands until there is none.
+            (known.clone(), failure(true, "second"), "FailedCreate first"),
+            (known, None, ""),
+        ];
+        for (conditions, failure, expected) in cases {
+            let set: ReplicaSet = serde_json::from_value(json!({"metadata": {"name": "s", "generation": 2},
+                "spec": {"selector": {}}, "status": {"replicas": 0, "conditions": conditions}}))
+            .unwrap();
+            let made = set.with_status(&Counts { replicas: 3, ready: 1, ..Counts::default() }, failure.as_ref());
+            let status = made.unwrap().status.unwrap();
+            assert_eq!((status.replicas, status.ready_replicas, status.observed_generation), (3, Some(1), Some(2)));
+            let told = status.conditions.iter().flatten().map(|condition| {
+                format!("{} {}", condition.reason(), condition.message.as_deref().unwrap_or_default())
+            });
+            assert_eq!(told.collect::<Vec<_>>().join(","), expected, "{conditions}");
+        }
+    }
+
+    #[test]
+    fn a_status_that_is_right_is_not_written() {
+        let set: ReplicationController =
+            serde_json::from_value(json!({"metadata": {"name": "s", "generation": 1}})).unwrap();
+        let counts = Counts { replicas: 2, ..Counts::default() };
+        let written = set.with_status(&counts, None).unwrap();
+        assert!(written.with_status(&counts, None).is_none());
+        assert!(written.with_status(&Counts::default(), None).is_some());
+    }
+}

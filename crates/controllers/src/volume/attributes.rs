@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::{
     frame::{Env, Loop, Synced},
-    protection::{add_finalizer, remove_finalizer},
+    protection::{Step, add_finalizer, remove_finalizer, step},
 };
 
 const FINALIZER: &str = "kubernetes.io/vac-protection";
@@ -68,16 +68,45 @@ pub(crate) async fn run(env: Env) {
     let work = Loop::new().on_self(&all).on(&claims, freed).on(&volumes, freed);
     let sync = async |key: Key| -> Synced {
         let Some(class) = all.get("", &key.name) else { return Ok(None) };
-        let protected = class.finalizers.iter().any(|name| &**name == FINALIZER);
-        if !class.deleting {
-            return add_finalizer::<VolumeAttributesClass>(&env, &class, FINALIZER, protected).await;
+        match step(&class, FINALIZER) {
+            Step::Nothing => return Ok(None),
+            Step::Protect => return add_finalizer::<VolumeAttributesClass>(&env, &class, FINALIZER, false).await,
+            Step::FreeIfUnused => {}
         }
         let users = claims.list().into_iter().chain(volumes.list());
         let in_use = users.flat_map(|item| classes(&item).collect::<Vec<_>>()).any(|name| *name == *key.name);
-        if protected && !in_use {
+        if !in_use {
             remove_finalizer::<VolumeAttributesClass>(&env, &class, FINALIZER).await?;
         }
         Ok(None)
     };
     work.run(&env, 1, sync).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::pods::tests::item;
+
+    #[test]
+    fn a_class_is_used_by_what_has_it_or_is_to_have_it() {
+        let cases = [
+            (json!({}), ""),
+            (json!({"spec": {"volumeAttributesClassName": "gold"}}), "gold"),
+            (json!({"spec": {"volumeAttributesClassName": ""}}), ""),
+            (json!({"status": {"currentVolumeAttributesClassName": "silver"}}), "silver"),
+            (json!({"status": {"modifyVolumeStatus": {"targetVolumeAttributesClassName": "bronze"}}}), "bronze"),
+            (
+                json!({"spec": {"volumeAttributesClassName": "gold"},
+                    "status": {"currentVolumeAttributesClassName": "silver"}}),
+                "gold silver",
+            ),
+        ];
+        for (mut user, expected) in cases {
+            user["metadata"] = json!({"name": "u"});
+            assert_eq!(classes(&item(user.clone())).collect::<Vec<_>>().join(" "), expected, "{user}");
+        }
+    }
 }

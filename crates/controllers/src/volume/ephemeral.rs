@@ -44,24 +44,28 @@ fn holds(bytes: &[u8], part: &[u8]) -> bool {
 
 /// Makes the claim of a volume where it is missing.
 async fn ensure(env: &Env, claims: &Cache<PersistentVolumeClaim>, pod: &Pod, volume: &Volume) -> Result<(), Error> {
-    let Some(template) = volume.ephemeral.as_ref().and_then(|it| it.volume_claim_template.as_ref()) else {
-        return Ok(());
-    };
-    let name = format!("{}-{}", pod.name(), volume.name);
-    if let Some(claim) = claims.get(pod.namespace(), &name) {
-        if is_controlled_by(&claim, pod.uid()) {
-            return Ok(());
-        }
-        let space = pod.namespace();
-        return Err(Error::Message(format!(
-            "PVC {space}/{name} was not created for pod {space}/{} (pod is not owner)",
-            pod.name()
-        )));
+    let Some(claim) = claim(pod, volume) else { return Ok(()) };
+    if let Some(present) = claims.get(pod.namespace(), claim.name()) {
+        return if is_controlled_by(&present, pod.uid()) { Ok(()) } else { Err(foreign(pod, claim.name())) };
     }
+    match env.create::<PersistentVolumeClaim>(pod.namespace(), serde_json::to_vec(&claim)?).await {
+        Err(error) if !error.is_already_exists() && !error.is_namespace_terminating() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn foreign(pod: &Pod, claim: &str) -> Error {
+    let (space, pod) = (pod.namespace(), pod.name());
+    Error::Message(format!("PVC {space}/{claim} was not created for pod {space}/{pod} (pod is not owner)"))
+}
+
+/// The claim of a volume that a pod carries in its own specification; none for any other volume.
+fn claim(pod: &Pod, volume: &Volume) -> Option<PersistentVolumeClaim> {
+    let template = volume.ephemeral.as_ref()?.volume_claim_template.as_ref()?;
     let meta = template.metadata.clone().unwrap_or_default();
-    let claim = PersistentVolumeClaim {
+    Some(PersistentVolumeClaim {
         metadata: ObjectMeta {
-            name: Some(name),
+            name: Some(format!("{}-{}", pod.name(), volume.name)),
             labels: meta.labels,
             annotations: meta.annotations,
             owner_references: Some(vec![controller_reference(pod)]),
@@ -69,9 +73,27 @@ async fn ensure(env: &Env, claims: &Cache<PersistentVolumeClaim>, pod: &Pod, vol
         },
         spec: Some(template.spec.clone()),
         status: None,
-    };
-    match env.create::<PersistentVolumeClaim>(pod.namespace(), serde_json::to_vec(&claim)?).await {
-        Err(error) if !error.is_already_exists() && !error.is_namespace_terminating() => Err(error),
-        _ => Ok(()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_claim_is_made_of_its_template_and_owned_by_its_pod() {
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "n", "uid": "u"}})).unwrap();
+        let volume = |volume| serde_json::from_value(volume).unwrap();
+        assert_eq!(claim(&pod, &volume(json!({"name": "v", "emptyDir": {}}))), None);
+        let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"storageClassName": "fast"}});
+        let made = claim(&pod, &volume(json!({"name": "v", "ephemeral": {"volumeClaimTemplate": template}}))).unwrap();
+        assert_eq!((made.name(), &made.metadata.labels.clone().unwrap()["a"]), ("web-v", &"b".to_owned()));
+        assert_eq!(made.spec.unwrap().storage_class_name.as_deref(), Some("fast"));
+        let owner = &made.metadata.owner_references.unwrap()[0];
+        assert_eq!((&*owner.kind, &*owner.uid, owner.controller), ("Pod", "u", Some(true)));
+        assert_eq!(foreign(&pod, "web-v").to_string(), "PVC n/web-v was not created for pod n/web (pod is not owner)");
     }
 }
