@@ -39,7 +39,7 @@ pub(super) struct Backend {
     /// Since when it has been ready or not.
     pub since: Option<Timestamp>,
     pub terminating: bool,
-    pub finished: bool,
+    finished: bool,
     ports: Vec<NamedPort>,
 }
 
@@ -105,15 +105,19 @@ struct RawCondition {
 }
 
 impl Backend {
-    /// None if the pod cannot be read.
-    pub fn new(item: &Item) -> Option<Backend> {
-        let Raw { spec, status } = item.parse().ok()?;
+    /// None if the pod cannot be read. It is read once for each version of it.
+    pub fn new(item: &Item) -> Option<&Backend> {
+        item.facts(Backend::read).ok()
+    }
+
+    fn read(item: &Item) -> Result<Backend, serde_json::Error> {
+        let Raw { spec, status } = item.parse()?;
         // An init container that is restarted for ever is a sidecar, whose ports serve like any other's.
         let is_sidecar = |container: &RawContainer| container.restart_policy.as_deref() == Some("Always");
         let containers = spec.containers.into_iter().chain(spec.init_containers.into_iter().filter(is_sidecar));
         let addresses: Vec<String> = status.pod_ips.into_iter().map(|address| address.ip).collect();
         let ready = status.conditions.iter().find(|condition| condition.r#type == "Ready");
-        Some(Backend {
+        Ok(Backend {
             namespace: item.namespace().to_owned(),
             name: item.name().to_owned(),
             uid: item.uid.to_string(),
@@ -192,7 +196,8 @@ fn backends(service: &Service, pods: &Cache<Pod>) -> Vec<Backend> {
     let selector = Selector::equal(selector);
     let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
     let selected = pods.list_ns(namespace).into_iter().filter(|pod| selector.matches(&pod.labels));
-    selected.filter_map(|pod| Backend::new(&pod)).filter(|backend| !backend.finished).collect()
+    let unfinished = selected.filter(|pod| !pods::is_finished(pod));
+    unfinished.filter_map(|pod| Backend::new(&pod).cloned()).collect()
 }
 
 /// The selectors of all Services, so that a pod's Services are found without reading each of them.

@@ -86,7 +86,7 @@ impl PodView {
     /// None if the pod cannot be read, which is logged.
     pub fn new(item: Arc<Item>) -> Option<PodView> {
         match item.facts(Facts::read) {
-            Ok(facts) => Some(PodView { item, facts }),
+            Ok(facts) => Some(PodView { facts: *facts, item }),
             Err(error) => {
                 tracing::error!(pod = %item.key, %error, "unreadable pod in the cache");
                 None

@@ -214,12 +214,12 @@ where
 }
 
 /// The oldest revisions beyond the limit that nothing uses any more.
-fn excess<'a>(
-    history: &'a History,
+fn excess(
+    history: &History,
     limit: Option<i32>,
     is_used: impl Fn(&ControllerRevision) -> bool,
     style: Style,
-) -> Vec<&'a ControllerRevision> {
+) -> Vec<&ControllerRevision> {
     let old = history.all.iter().filter(|revision| revision.name() != history.update.name());
     let (used, unused): (Vec<_>, Vec<_>) = old.partition(|revision| is_used(revision));
     let counted = unused.len() + if style == Style::DaemonSet { used.len() } else { 0 };

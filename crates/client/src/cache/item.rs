@@ -96,7 +96,14 @@ pub struct Item {
     pub phase: Box<str>,
     /// The object as JSON without `metadata.managedFields`; empty in a cache of metadata.
     pub bytes: Bytes,
-    facts: OnceLock<Box<dyn Any + Send + Sync>>,
+    facts: OnceLock<Box<Fact>>,
+}
+
+/// One of the facts that are kept with an item, and the others.
+#[derive(Debug)]
+struct Fact {
+    value: Box<dyn Any + Send + Sync>,
+    next: OnceLock<Box<Fact>>,
 }
 
 impl Item {
@@ -128,16 +135,26 @@ impl Item {
         serde_json::from_slice(&self.bytes)
     }
 
-    /// What `read` makes of this item, kept with it so that it is read once however often it is asked for. An item keeps
-    /// facts of one type, that of the first call; those of any other are read at each call.
-    pub fn facts<T: Copy + Send + Sync + 'static, E>(&self, read: impl FnOnce(&Item) -> Result<T, E>) -> Result<T, E> {
-        if let Some(known) = self.facts.get().and_then(|facts| facts.downcast_ref::<T>()) {
-            return Ok(*known);
+    /// What `read` makes of this item, kept with it so that it is read once however often it is asked for: one value of each
+    /// type. It must not hold the item itself.
+    pub fn facts<T: Send + Sync + 'static, E>(&self, read: impl Fn(&Item) -> Result<T, E>) -> Result<&T, E> {
+        let (mut place, mut made) = (&self.facts, None);
+        loop {
+            match place.get() {
+                Some(fact) => match fact.value.downcast_ref() {
+                    Some(known) => return Ok(known),
+                    None => place = &fact.next,
+                },
+                None => {
+                    let fact = match made.take() {
+                        Some(fact) => fact,
+                        None => Box::new(Fact { value: Box::new(read(self)?), next: OnceLock::new() }),
+                    };
+                    // Whoever comes first has the place, and may have read the same.
+                    made = place.set(fact).err();
+                }
+            }
         }
-        let facts = read(self)?;
-        // Whoever came first keeps its place; both read the same.
-        let _ = self.facts.set(Box::new(facts));
-        Ok(facts)
     }
 
     /// The typed metadata alone.
@@ -294,11 +311,15 @@ mod tests {
     #[test]
     fn facts_are_read_once() {
         let item = item(r#"{"metadata":{"name":"a"}}"#, Content::Object);
-        let fails = |_: &Item| Err("unreadable");
+        fn fails<T>(_: &Item) -> Result<T, &'static str> {
+            Err("unreadable")
+        }
         assert_eq!(item.facts::<u8, _>(fails), Err("unreadable"));
-        assert_eq!(item.facts::<u8, &str>(|_| Ok(7)), Ok(7));
-        assert_eq!(item.facts::<u8, _>(fails), Ok(7));
-        assert_eq!(item.facts::<u16, &str>(|_| Ok(8)), Ok(8), "another type is read anew");
+        assert_eq!(item.facts::<u8, &str>(|_| Ok(7)), Ok(&7));
+        assert_eq!(item.facts::<u8, _>(fails), Ok(&7));
+        assert_eq!(item.facts::<String, &str>(|_| Ok("a".to_owned())), Ok(&"a".to_owned()), "each type has its own");
+        assert_eq!(item.facts::<String, &str>(|_| Ok("b".to_owned())), Ok(&"a".to_owned()));
+        assert_eq!(item.facts::<u8, _>(fails), Ok(&7));
     }
 
     #[test]

@@ -183,6 +183,7 @@ mod tests {
             "status": {"phase": "Running", "podIPs": [{"ip": ip}], "conditions": [{"type": "Ready", "status": status}]},
         })))
         .unwrap()
+        .clone()
     }
 
     #[test]

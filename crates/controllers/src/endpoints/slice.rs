@@ -149,7 +149,7 @@ mod tests {
         for (part, fields) in more.as_object().unwrap() {
             pod[part].as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         }
-        Backend::new(&item(pod)).unwrap()
+        Backend::new(&item(pod)).unwrap().clone()
     }
 
     /// Runs the plan and returns the slices that result, with names for the new ones.

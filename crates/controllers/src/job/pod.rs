@@ -1,6 +1,6 @@
 //! A Job's pods, as far as counting them needs.
 
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
 use client::Item;
 use k8s_openapi::jiff::Timestamp;
@@ -24,6 +24,20 @@ pub(super) enum State {
 #[derive(Clone, Debug)]
 pub(super) struct JobPod {
     pub item: Arc<Item>,
+    facts: Arc<Facts>,
+}
+
+impl Deref for JobPod {
+    type Target = Facts;
+
+    fn deref(&self) -> &Facts {
+        &self.facts
+    }
+}
+
+/// What there is to know of a pod, read once for each version of it.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
     pub state: State,
     pub ready: bool,
     /// Whether the pod is yet to be counted.
@@ -97,14 +111,29 @@ struct RawTerminated {
 }
 
 impl JobPod {
+    /// None if the pod cannot be read.
+    pub fn new(item: Arc<Item>) -> Option<JobPod> {
+        let facts = item.facts(|item| Facts::read(item).map(Arc::new)).ok()?.clone();
+        Some(JobPod { item, facts })
+    }
+
+    /// The pod with other facts, for tables of tests.
+    #[cfg(test)]
+    pub fn with(&self, change: impl FnOnce(&mut Facts)) -> JobPod {
+        let mut facts = Facts::clone(&self.facts);
+        change(&mut facts);
+        JobPod { item: self.item.clone(), facts: Arc::new(facts) }
+    }
+}
+
+impl Facts {
     /// How many pods of its index came before this one.
     pub fn turn(&self) -> i32 {
         self.index_failures + self.ignored_failures
     }
 
-    /// None if the pod cannot be read.
-    pub fn new(item: Arc<Item>) -> Option<JobPod> {
-        let Raw { metadata, status } = item.parse().ok()?;
+    fn read(item: &Item) -> Result<Facts, serde_json::Error> {
+        let Raw { metadata, status } = item.parse()?;
         let annotation = |key: &str| metadata.annotations.as_ref().and_then(|all| all.get(key)?.parse::<i32>().ok());
         let state = match &*item.phase {
             "Succeeded" => State::Succeeded,
@@ -121,7 +150,7 @@ impl JobPod {
         let fallback = metadata.deletion_timestamp.or(ready.and_then(|ready| ready.last_transition_time));
         let is_over = matches!(state, State::Succeeded | State::Failed);
         let finished = times.max().or(fallback).or(metadata.creation_timestamp).filter(|_| is_over);
-        Some(JobPod {
+        Ok(Facts {
             state,
             ready: state == State::Active && ready.is_some_and(|ready| ready.status == "True"),
             tracked: item.finalizers.iter().any(|name| &**name == FINALIZER),
@@ -133,7 +162,6 @@ impl JobPod {
             restarts: containers().map(|container| container.restart_count).sum(),
             exits: containers().filter_map(ended).collect(),
             conditions: status.conditions.into_iter().map(|condition| (condition.r#type, condition.status)).collect(),
-            item,
         })
     }
 }

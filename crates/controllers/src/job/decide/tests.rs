@@ -128,13 +128,12 @@ fn failures_count_up_to_the_limit_and_end_what_runs() {
 
 #[test]
 fn a_new_pod_waits_longer_after_each_failure() {
-    let mut failed = pod("a:Failed-");
-    failed.finished = Some("2026-01-01T00:59:55Z".parse().unwrap());
+    let failed = pod("a:Failed-").with(|pod| pod.finished = Some("2026-01-01T00:59:55Z".parse().unwrap()));
     let spec = json!({"completions": 1, "parallelism": 1});
     let wait = |pods: &[JobPod]| decide(&job(spec.clone(), json!({})), pods, NOW.parse().unwrap()).again;
     assert_eq!(wait(&[failed.clone()]), Some(Duration::from_secs(5)));
     assert_eq!(wait(&[failed.clone(), failed.clone()]), Some(Duration::from_secs(15)));
-    failed.finished = Some("2026-01-01T00:00:00Z".parse().unwrap());
+    let failed = failed.with(|pod| pod.finished = Some("2026-01-01T00:00:00Z".parse().unwrap()));
     assert_eq!(wait(&[failed]), None);
 }
 
@@ -177,8 +176,8 @@ fn the_failures_of_an_index_are_handed_on_from_pod_to_pod() {
         (told(&last).as_str(), last.status.failed_indexes.as_deref()),
         ("+[] -[] free[c] s0 f1 u0/1 ", Some("0"))
     );
-    let mut ignored = pod("a:Failed@0#1");
-    ignored.conditions.push(("DisruptionTarget".to_owned(), "True".to_owned()));
+    let disrupted = ("DisruptionTarget".to_owned(), "True".to_owned());
+    let ignored = pod("a:Failed@0#1").with(|pod| pod.conditions.push(disrupted));
     let after = decide(&job(spec, json!({})), &[ignored, pod("b:Running@1")], NOW.parse().unwrap());
     assert_eq!((told(&after).as_str(), after.create[0].index_failures), ("+[0] -[] free[] s0 f0 u0/0 ", Some((1, 1))));
 }
