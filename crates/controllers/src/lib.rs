@@ -44,6 +44,7 @@ use std::sync::Arc;
 
 use client::Caches;
 use futures::future::{BoxFuture, FutureExt, join_all};
+use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 
 use frame::Env;
@@ -117,6 +118,13 @@ const ALL: &[(&str, Start)] = &[
     ("ttl-controller", |env| node::ttl::run(env).boxed()),
     ("endpointslicemirroring-controller", |env| endpoints::mirror::run(env).boxed()),
 ];
+
+/// Gives each node a part of the cluster's range of pod addresses, of a size by its prefix, until `shutdown`. It runs beside
+/// [`run`] where the cluster has such a range.
+pub async fn run_pod_ranges(context: Context, cluster: IpNet, prefix: u8, shutdown: CancellationToken) {
+    const NAME: &str = "node-controller";
+    client::queue::named(NAME, node::ranges::run(Env::new(&context, NAME, shutdown), cluster, prefix)).await;
+}
 
 /// Runs every controller until `shutdown`.
 pub async fn run(context: Context, shutdown: CancellationToken) {

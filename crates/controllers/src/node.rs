@@ -2,6 +2,7 @@
 //! becomes of their pods.
 
 pub(crate) mod eviction;
+pub(crate) mod ranges;
 mod taints;
 pub(crate) mod ttl;
 mod zones;

@@ -171,6 +171,8 @@ async fn compose(
             key: pki.authority.key.clone(),
         }),
     };
+    let prefix = plan.pod_cidr.prefix_len();
+    tasks.spawn(controllers::run_pod_ranges(context.clone(), plan.cluster_cidr, prefix, shutdown.clone()));
     tasks.spawn(controllers::run(context, shutdown.clone()));
     tasks.spawn(scheduler::run(
         client::connect(&endpoint, Identity::component("system:kube-scheduler")),

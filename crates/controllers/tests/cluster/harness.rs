@@ -96,6 +96,8 @@ impl Cluster {
             authority: Some(authority),
         };
         let shutdown = CancellationToken::new();
+        let pods = "10.1.0.0/16".parse().unwrap();
+        tokio::spawn(controllers::run_pod_ranges(context.clone(), pods, 24, shutdown.clone()));
         tokio::spawn(controllers::run(context, shutdown.clone()));
         Cluster { client, caches, shutdown }
     }

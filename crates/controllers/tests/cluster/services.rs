@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{ConfigMap, Endpoints, Pod, Service, ServiceAccount},
+    core::v1::{ConfigMap, Endpoints, Node, Pod, Service, ServiceAccount},
     discovery::v1::EndpointSlice,
     networking::v1::{IPAddress, ServiceCIDR},
 };
@@ -162,4 +162,24 @@ async fn an_address_that_was_deleted_is_taken_again() {
     assert_eq!(told, format!("ClusterIPNotAllocated Cluster IP [IPv4]: {ip} is not allocated; repairing"));
     cluster.delete::<Service>("web", DeleteParams::default()).await;
     cluster.until_anywhere::<IPAddress>("given back", |all| !all.iter().any(is_again)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_node_gets_its_range_of_pods_and_its_ttl() {
+    let cluster = Cluster::start().await;
+    for name in ["a", "b", "c"] {
+        cluster.add_node(name).await;
+    }
+    let range = |node: &Node| node.spec.as_ref().and_then(|spec| spec.pod_cidr.clone());
+    let ttl = |node: &Node| {
+        node.metadata.annotations.as_ref().and_then(|all| all.get("node.alpha.kubernetes.io/ttl").cloned())
+    };
+    let nodes = cluster
+        .until_anywhere::<Node>("all have what they should", |nodes| {
+            nodes.len() == 3 && nodes.iter().all(|node| range(node).is_some() && ttl(node).as_deref() == Some("0"))
+        })
+        .await;
+    let mut ranges: Vec<String> = nodes.iter().filter_map(range).collect();
+    ranges.sort();
+    assert_eq!(ranges, ["10.1.0.0/24", "10.1.1.0/24", "10.1.2.0/24"]);
 }

@@ -292,3 +292,27 @@ async fn a_service_has_each_address_in_one_slice() {
         })
         .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_has_one_claim_for_each_of_its_own_volumes_and_devices() {
+    use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimTemplate};
+    let cluster = Cluster::with_lag(LAG).await;
+    let request = json!({"name": "r", "exactly": {"deviceClassName": "gpu"}});
+    let spec = json!({"spec": {"devices": {"requests": [request]}}});
+    cluster.make::<ResourceClaimTemplate>(json!({"metadata": {"name": "gpus"}, "spec": spec})).await;
+    let claim = json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+    for number in 0..5 {
+        let mut pod = json!({"metadata": {"name": format!("p{number}")}, "spec": template("x")["spec"]});
+        pod["spec"]["volumes"] = json!([{"name": "v", "ephemeral": {"volumeClaimTemplate": claim}}]);
+        pod["spec"]["resourceClaims"] = json!([{"name": "gpu", "resourceClaimTemplateName": "gpus"}]);
+        cluster.make::<Pod>(pod).await;
+    }
+    let has_claim = |pod: &Pod| {
+        let statuses = pod.status.as_ref().and_then(|status| status.resource_claim_statuses.clone());
+        statuses.is_some_and(|all| all.iter().any(|status| status.resource_claim_name.is_some()))
+    };
+    cluster.until::<Pod>("each has its claim", |pods| pods.iter().all(has_claim)).await;
+    let volumes = cluster.until::<PersistentVolumeClaim>("five", |claims| claims.len() == 5).await;
+    let devices = cluster.until::<ResourceClaim>("there", |claims| !claims.is_empty()).await;
+    assert_eq!((volumes.len(), devices.len()), (5, 5));
+}

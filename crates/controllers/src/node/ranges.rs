@@ -1,0 +1,96 @@
+//! The ranges of pods' addresses: each node gets a part of the cluster's range of its own, in `spec.podCIDRs`.
+
+use std::collections::HashSet;
+
+use client::{Cache, events::EventType};
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Node, ObjectReference};
+use serde_json::json;
+
+use crate::{
+    frame::{Env, Loop, Synced, UNSEEN},
+    owner::Named,
+};
+
+/// Gives ranges of this size to nodes until shutdown.
+pub(crate) async fn run(env: Env, cluster: IpNet, prefix: u8) {
+    let nodes: Cache<Node> = env.caches.get();
+    let sync = async |key: client::Key| -> Synced {
+        let Some(node) = nodes.read("", &key.name).filter(|node| ranges_of(node).is_empty() && !node.is_deleting())
+        else {
+            return Ok(None);
+        };
+        let used = nodes.list().iter().filter_map(|item| nodes.parse(item)).flat_map(|node| ranges_of(&node)).collect();
+        let Some(range) = free(cluster, prefix, &used) else {
+            // Events about nodes name them by name in place of uid, as kubelets do.
+            let name = node.name().to_owned();
+            let about = ObjectReference {
+                kind: Some("Node".to_owned()),
+                uid: Some(name.clone()),
+                name: Some(name.clone()),
+                ..ObjectReference::default()
+            };
+            let message = format!("Node {name} status is now: CIDRNotAvailable");
+            env.recorder.record(about, EventType::Normal, "CIDRNotAvailable", message);
+            return Ok(None);
+        };
+        let range = range.to_string();
+        let metadata = json!({"uid": node.uid()});
+        let patch = json!({"metadata": metadata, "spec": {"podCIDR": range, "podCIDRs": [range]}});
+        match env.patch::<Node>("", &key.name, "", &patch).await {
+            Ok(written) => {
+                // Not before the cache shows it may another node be given one.
+                while !nodes.reached(written.revision(), UNSEEN).await && !env.shutdown.is_cancelled() {}
+                Ok(None)
+            }
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    };
+    // A range that comes free may be what another node waits for.
+    let waiting = nodes.clone();
+    let work = Loop::new().on(&nodes, move |change, queue| {
+        queue.add(change.key.clone());
+        if change.new.is_none() {
+            waiting.list().iter().for_each(|node| queue.add(node.key.clone()));
+        }
+    });
+    work.run(&env, 1, sync).await;
+}
+
+/// The ranges that a node has.
+fn ranges_of(node: &Node) -> Vec<IpNet> {
+    let Some(spec) = &node.spec else { return Vec::new() };
+    let first = spec.pod_cidr.iter().chain(spec.pod_cidrs.iter().flatten());
+    first.filter_map(|text| text.parse().ok()).collect()
+}
+
+/// The first part of the cluster's range that overlaps with none that is used.
+fn free(cluster: IpNet, prefix: u8, used: &HashSet<IpNet>) -> Option<IpNet> {
+    let overlaps = |part: &IpNet| used.iter().any(|used| used.contains(part) || part.contains(used));
+    cluster.subnets(prefix).ok()?.find(|part| !overlaps(part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_node_gets_a_part_that_no_other_has() {
+        let cases = [
+            ("10.1.0.0/16", 24, "", Some("10.1.0.0/24")),
+            ("10.1.0.0/16", 24, "10.1.0.0/24", Some("10.1.1.0/24")),
+            ("10.1.0.0/16", 24, "10.1.0.0/24 10.1.2.0/24", Some("10.1.1.0/24")),
+            ("10.1.0.0/16", 24, "10.1.0.0/23", Some("10.1.2.0/24")),
+            ("10.1.0.0/16", 24, "10.1.0.64/26", Some("10.1.1.0/24")),
+            ("10.1.0.0/24", 24, "", Some("10.1.0.0/24")),
+            ("10.1.0.0/24", 24, "10.1.0.0/24", None),
+            ("fd00::/48", 64, "fd00::/64", Some("fd00:0:0:1::/64")),
+        ];
+        for (cluster, prefix, used, expected) in cases {
+            let used = used.split_whitespace().map(|used| used.parse().unwrap()).collect();
+            let found = free(cluster.parse().unwrap(), prefix, &used);
+            assert_eq!(found.map(|found| found.to_string()).as_deref(), expected, "{cluster} {used:?}");
+        }
+    }
+}
