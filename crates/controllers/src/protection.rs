@@ -1,5 +1,7 @@
 //! Claims and volumes that are in use are not removed under their users.
 
+use std::sync::Arc;
+
 use client::{Cache, Item, Key};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use serde_json::json;
@@ -16,17 +18,16 @@ const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
 pub(crate) async fn run_claims(env: Env) {
     let claims: Cache<PersistentVolumeClaim> = env.caches.get();
     let all: Cache<Pod> = env.caches.get();
-    let (leaving, users) = (claims.clone(), all.clone());
+    let leaving = claims.clone();
     let work = Loop::new().on_self(&claims).on(&all, move |change, queue| {
         // Only a pod that ends or goes can free a claim, and only one that is going is of interest.
         let ended = change.new.as_ref().is_none_or(|pod| pods::is_finished(pod));
         if !ended {
             return;
         }
-        let Some(pod) = change.item().and_then(|item| users.parse(item)) else { return };
-        for name in claims_of(&pod) {
-            if leaving.get(&change.key.namespace, &name).is_some_and(|claim| claim.deleting) {
-                queue.add(Key { namespace: change.key.namespace.clone(), name: name.into() });
+        for name in change.item().iter().flat_map(|item| claims_on(item)) {
+            if leaving.get(&change.key.namespace, name).is_some_and(|claim| claim.deleting) {
+                queue.add(Key { namespace: change.key.namespace.clone(), name: name.as_str().into() });
             }
         }
     });
@@ -40,11 +41,9 @@ pub(crate) async fn run_claims(env: Env) {
             Step::FreeIfUnused => {}
         }
         let in_use = || {
-            let pods = all
-                .list_ns(&key.namespace)
-                .into_iter()
-                .filter(|pod| !pods::is_finished(pod) && !pod.node_name.is_empty());
-            pods.filter_map(|item| all.parse(&item)).any(|pod| claims_of(&pod).iter().any(|name| **name == *key.name))
+            let placed = |pod: &Arc<Item>| !pods::is_finished(pod) && !pod.node_name.is_empty();
+            let mut pods = all.list_ns(&key.namespace).into_iter().filter(placed);
+            pods.any(|pod| claims_on(&pod).iter().any(|name| **name == *key.name))
         };
         if !in_use() && !used_lately(&env, &key).await? {
             remove_finalizer::<PersistentVolumeClaim>(&env, &claim, CLAIM_FINALIZER).await?;
@@ -104,6 +103,13 @@ pub(crate) fn step(item: &Item, finalizer: &str) -> Step {
         (true, true) => Step::FreeIfUnused,
         (false, true) | (true, false) => Step::Nothing,
     }
+}
+
+/// As [`claims_of`], of a cached pod, which is read for it once for each version of it.
+pub(crate) fn claims_on(item: &Item) -> &[String] {
+    struct Claims(Vec<String>);
+    let read = |item: &Item| item.parse::<Pod>().map(|pod| Claims(claims_of(&pod)));
+    item.facts(read).map_or(&[], |claims| &claims.0)
 }
 
 /// The claims that a pod uses, those made for it included.

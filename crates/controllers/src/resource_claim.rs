@@ -26,6 +26,8 @@ const CLAIM_NAME: &str = "resource.kubernetes.io/pod-claim-name";
 const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
 /// As many pods may share a claim.
 const SHARED_BY: usize = 256;
+/// Where a pod asks for claims.
+const FIELD: &str = "\"resourceClaims\"";
 /// Tells keys of claims from those of pods.
 const CLAIM: &str = "claim:";
 
@@ -37,14 +39,19 @@ pub(crate) async fn run(env: Env) {
     let (pods, all) = (controller.pods.clone(), controller.claims.clone());
     let work = Loop::new()
         .on(&controller.pods, move |change, queue| {
-            let uses = |item: &&Arc<Item>| pods.parse(item).is_some_and(|pod| !claims_of(&pod).is_empty());
-            let Some(item) = change.item().filter(|item| uses(item)) else { return };
+            // Nearly all pods have none, and are not parsed for it.
+            let may_use = |item: &&Arc<Item>| std::str::from_utf8(&item.bytes).is_ok_and(|json| json.contains(FIELD));
+            let Some(item) = change.item().filter(may_use) else { return };
+            let Some(pod) = pods.parse(item).filter(|pod| !claims_of(pod).is_empty()) else { return };
             if change.new.is_some() {
                 queue.add(change.key.clone());
             }
             // What the pod leaves behind.
             if change.new.is_none() || item.deleting || pods::is_finished(item) {
-                all.list_ns(item.namespace()).iter().for_each(|claim| queue.add(claim_key(&claim.key)));
+                for name in used_by(&pod) {
+                    queue.add(claim_key(&Key { namespace: change.key.namespace.clone(), name: name.into() }));
+                }
+                all.owned_by(&item.uid).iter().for_each(|claim| queue.add(claim_key(&claim.key)));
             }
         })
         .on(&controller.claims, move |change, queue| {
@@ -61,6 +68,13 @@ pub(crate) async fn run(env: Env) {
 
 fn claims_of(pod: &Pod) -> Vec<PodResourceClaim> {
     pod.spec.as_ref().and_then(|spec| spec.resource_claims.clone()).unwrap_or_default()
+}
+
+/// The names of the claims that a pod was given or asks for by their names.
+fn used_by(pod: &Pod) -> Vec<String> {
+    let given = pod.status.as_ref().and_then(|status| status.resource_claim_statuses.clone()).unwrap_or_default();
+    let given = given.into_iter().filter_map(|status| status.resource_claim_name);
+    claims_of(pod).into_iter().filter_map(|claim| claim.resource_claim_name).chain(given).collect()
 }
 
 struct Controller {
@@ -275,6 +289,15 @@ mod tests {
     fn users(names: &str) -> Vec<ResourceClaimConsumerReference> {
         let user = |name: &str| json!({"resource": "pods", "name": name, "uid": name});
         names.split_whitespace().map(|name| serde_json::from_value(user(name)).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_pod_uses_the_claims_that_it_names_and_those_that_it_was_given() {
+        let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [], "resourceClaims": [
+                {"name": "a", "resourceClaimName": "shared"}, {"name": "b", "resourceClaimTemplateName": "t"}]},
+            "status": {"resourceClaimStatuses": [{"name": "b", "resourceClaimName": "p-b-x"}]}});
+        assert!(pod.to_string().contains(FIELD));
+        assert_eq!(used_by(&serde_json::from_value(pod).unwrap()), ["shared", "p-b-x"]);
     }
 
     #[test]

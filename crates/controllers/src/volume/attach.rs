@@ -91,12 +91,8 @@ pub(crate) async fn run(env: Env) {
         // A pod may have been given its node before its claim had a volume.
         .on(&attacher.claims, move |change, queue| {
             let placed = users.list_ns(&change.key.namespace).into_iter().filter(|pod| !pod.node_name.is_empty());
-            let uses = |pod: &Item| {
-                users
-                    .parse(pod)
-                    .is_some_and(|pod| protection::claims_of(&pod).iter().any(|it| **it == *change.key.name))
-            };
-            placed.filter(|pod| uses(pod)).for_each(|pod| node(&pod.node_name, queue));
+            let uses = |pod: &Arc<Item>| protection::claims_on(pod).iter().any(|claim| **claim == *change.key.name);
+            placed.filter(uses).for_each(|pod| node(&pod.node_name, queue));
         })
         .needs(&attacher.volumes);
     work.run(&attacher.env, 2, |key| attacher.sync(key)).await;
@@ -175,9 +171,8 @@ impl Attacher {
     fn wanted(&self, node: &str) -> BTreeMap<String, Wanted> {
         let mut wanted: BTreeMap<String, Wanted> = BTreeMap::new();
         for item in self.pods.on_node(node).into_iter().filter(|pod| !pods::is_finished(pod)) {
-            let Some(pod) = self.pods.parse(&item) else { continue };
-            for claim in protection::claims_of(&pod) {
-                let claim = view::<_, Claim>(&self.claims, item.namespace(), &claim);
+            for claim in protection::claims_on(&item) {
+                let claim = view::<_, Claim>(&self.claims, item.namespace(), claim);
                 let Some(claim) = claim.filter(Claim::is_fully_bound) else { continue };
                 let Some(volume) = view::<_, Volume>(&self.volumes, "", &claim.spec.volume_name) else { continue };
                 let Some((driver, handle)) = csi(&volume).filter(|(driver, _)| self.attaches(driver)) else { continue };

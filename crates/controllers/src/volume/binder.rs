@@ -149,8 +149,7 @@ impl Binder {
     fn waiting_pods(&self, claim: &Claim) -> Vec<String> {
         let pods = self.pods.list_ns(&claim.metadata.namespace).into_iter();
         let pods = pods.filter(|pod| pod.node_name.is_empty() && !pods::is_finished(pod));
-        let uses = |pod: &Pod| protection::claims_of(pod).contains(&claim.metadata.name);
-        let users = pods.filter(|item| self.pods.parse(item).is_some_and(|pod| uses(&pod)));
+        let users = pods.filter(|pod| protection::claims_on(pod).contains(&claim.metadata.name));
         users.map(|pod| pod.name().to_owned()).collect()
     }
 

@@ -131,7 +131,7 @@ fn a_new_pod_waits_longer_after_each_failure() {
     let failed = pod("a:Failed-").with(|pod| pod.finished = Some("2026-01-01T00:59:55Z".parse().unwrap()));
     let spec = json!({"completions": 1, "parallelism": 1});
     let wait = |pods: &[JobPod]| decide(&job(spec.clone(), json!({})), pods, NOW.parse().unwrap()).again;
-    assert_eq!(wait(&[failed.clone()]), Some(Duration::from_secs(5)));
+    assert_eq!(wait(std::slice::from_ref(&failed)), Some(Duration::from_secs(5)));
     assert_eq!(wait(&[failed.clone(), failed.clone()]), Some(Duration::from_secs(15)));
     let failed = failed.with(|pod| pod.finished = Some("2026-01-01T00:00:00Z".parse().unwrap()));
     assert_eq!(wait(&[failed]), None);
