@@ -77,6 +77,12 @@ async fn while_a_daemon_set_surges_the_older_pod_stands_for_its_node() {
         observed.then_some(numbers)
     };
     cluster.until_one::<DaemonSet>("x", "a pod", |set| counts(set) == Some((1, 1, 1))).await;
+    // Times of creation have whole seconds, and of two of the same the name decides.
+    let older = cluster.until::<Pod>("a pod", |pods| pods.len() == 1).await;
+    let created = older[0].metadata.creation_timestamp.as_ref().unwrap().0.as_second();
+    while k8s_openapi::jiff::Timestamp::now().as_second() <= created {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     let mut unready = template("x:2");
     unready["metadata"]["annotations"] = json!({"test/unready": "yes"});
     cluster.patch::<DaemonSet>("x", json!({"spec": {"template": unready}})).await;
