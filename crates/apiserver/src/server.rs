@@ -112,7 +112,8 @@ pub struct Server {
 pub struct ApiServer {
     server: Arc<Server>,
     stack: Next,
-    tls: TlsAcceptor,
+    /// What new connections are served with.
+    tls: Arc<ArcSwap<TlsAcceptor>>,
     connections: TaskTracker,
 }
 
@@ -127,7 +128,7 @@ const IDLE: Duration = Duration::from_secs(90);
 impl ApiServer {
     /// Makes the server and, where they are missing, the cluster's first objects. It is ready when this returns.
     pub async fn new(config: Config) -> Result<Self, StartError> {
-        let tls = tls(&config.pki)?;
+        let tls = Arc::new(ArcSwap::from_pointee(tls(&config.pki)?));
         let authorities = certificates("the client certificate authority", &config.pki.client_ca)?;
         let server = Arc::new(Server {
             store: config.store.clone(),
@@ -160,6 +161,14 @@ impl ApiServer {
                 this.connections.spawn(this.clone().serve(stream, Peer::Known(Arc::new(identity))));
             }
         })
+    }
+
+    /// Serves new connections with another certificate; those that are open go on.
+    pub fn serve_with(&self, certificate: &str, key: &str) -> Result<(), StartError> {
+        let (serving_certificate, serving_key) = (certificate.to_owned(), key.to_owned());
+        let pki = Pki { serving_certificate, serving_key, ..self.server.config.pki.clone() };
+        self.tls.store(Arc::new(tls(&pki)?));
+        Ok(())
     }
 
     /// Serves HTTPS until [`ApiServer::shutdown`].
@@ -200,7 +209,7 @@ impl ApiServer {
     async fn handshake(self, stream: TcpStream) {
         // Small answers must not wait for the client's acknowledgement.
         let _ = stream.set_nodelay(true);
-        let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, self.tls.accept(stream)).await else { return };
+        let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, self.tls.load_full().accept(stream)).await else { return };
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let peer = self.server.authorities.identify(chain, SystemTime::now());
         self.serve(stream, peer).await;

@@ -1,7 +1,7 @@
 //! The cluster that is measured.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,15 +11,28 @@ use tempfile::TempDir;
 
 use crate::process::Processes;
 
+const PATIENCE: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_millis(2);
+
 pub struct Cluster {
     binary: PathBuf,
     directory: TempDir,
     server: Option<Child>,
 }
 
+/// How long a start took.
+#[derive(Clone, Copy, Debug)]
+pub struct Started {
+    /// Until the API server answered that it is ready.
+    pub server: Duration,
+    /// Until the node was Ready.
+    pub node: Duration,
+}
+
 impl Cluster {
-    pub fn new(binary: PathBuf) -> Result<Cluster> {
-        Ok(Cluster { binary, directory: TempDir::new()?, server: None })
+    /// A cluster whose data directory is made below `place`.
+    pub fn new(binary: PathBuf, place: &Path) -> Result<Cluster> {
+        Ok(Cluster { binary, directory: TempDir::with_prefix_in("regatta-bench", place)?, server: None })
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -28,8 +41,8 @@ impl Cluster {
         command
     }
 
-    /// Starts the server; gives the time until it said that it is ready.
-    pub async fn up(&mut self) -> Result<Duration> {
+    /// Starts the server; gives the times until its API was ready and until it said that the node is.
+    pub async fn up(&mut self) -> Result<Started> {
         let start = Instant::now();
         let mut child = self
             .command(&["up", "--node-name", "node"])
@@ -40,13 +53,31 @@ impl Cluster {
         self.server = Some(child);
         let line = tokio::task::spawn_blocking(move || {
             let mut line = String::new();
-            BufReader::new(output).read_line(&mut line).map(|_| line)
-        })
-        .await??;
+            BufReader::new(output).read_line(&mut line).map(|_| (line, Instant::now()))
+        });
+        let (line, server) = tokio::join!(line, tokio::time::timeout(PATIENCE, self.answers(start)));
+        let (line, ready) = line??;
         if line.is_empty() {
             bail!("the cluster does not start: {}", std::fs::read_to_string(self.directory.path().join("log"))?);
         }
-        Ok(start.elapsed())
+        Ok(Started { server: server.context("the API server is never ready")?, node: ready - start })
+    }
+
+    /// Asks until the API server is ready.
+    async fn answers(&self, start: Instant) -> Duration {
+        loop {
+            if let Ok(client) = self.client().await {
+                let ask = || http::Request::get("/readyz").body(Vec::new());
+                while let Ok(request) = ask() {
+                    match client.request_text(request).await {
+                        Ok(_) => return start.elapsed(),
+                        // A restart's file is that of the time before, and as good.
+                        Err(_) => tokio::time::sleep(AGAIN).await,
+                    }
+                }
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 
     /// Stops the server; pods stay.

@@ -1,9 +1,10 @@
 //! Measures a release build of Regatta, each figure with its unit, on a cluster of its own in a network namespace of its own.
 //!
-//! `regatta-bench [--binary target/release/regatta] [--only start,idle,pods,api,watch,schedule]`, as root.
+//! `scripts/bench [--only start,idle,pods,api,watch,schedule] [--data-dir DIR]`, as root, builds it with the binary and runs it.
 
 mod api;
 mod cluster;
+mod goals;
 mod idle;
 mod pods;
 mod process;
@@ -12,20 +13,27 @@ mod schedule;
 mod start;
 mod watch;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use cluster::Cluster;
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 use report::Report;
+
+/// `RAMFS_MAGIC` of linux/magic.h.
+const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 
 #[derive(Parser)]
 struct Options {
     /// The binary to measure
     #[arg(long, default_value = "target/release/regatta")]
     binary: PathBuf,
+    /// Where the cluster's data directory is made; its disk is what is measured
+    #[arg(long, default_value = "/var/tmp")]
+    data_dir: PathBuf,
     /// What to measure [default: everything]
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
@@ -53,6 +61,7 @@ enum Part {
 fn main() -> Result<()> {
     let options = Options::parse();
     let binary = options.binary.canonicalize().with_context(|| format!("no binary at {}", options.binary.display()))?;
+    check_disk(&options.data_dir)?;
     own_network()?;
     // The provider is the process's own choice; it is made once.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -62,8 +71,8 @@ fn main() -> Result<()> {
 
 async fn measure(options: &Options, binary: PathBuf) -> Result<()> {
     let wanted = |part| options.only.is_empty() || options.only.contains(&part);
-    let mut report = Report;
-    let mut cluster = Cluster::new(binary)?;
+    let mut report = Report::default();
+    let mut cluster = Cluster::new(binary, &options.data_dir)?;
     let first = cluster.up().await?;
     if wanted(Part::Start) {
         start::measure(&mut cluster, first, &mut report).await?;
@@ -83,7 +92,17 @@ async fn measure(options: &Options, binary: PathBuf) -> Result<()> {
     if wanted(Part::Schedule) {
         schedule::measure(&cluster, options.nodes, options.pods, &mut report).await?;
     }
+    report.summary();
     cluster.purge()
+}
+
+/// Refuses a file system in memory: what is durable there costs nothing.
+fn check_disk(path: &Path) -> Result<()> {
+    let about = statfs(path).with_context(|| format!("cannot use {}", path.display()))?;
+    if [TMPFS_MAGIC, RAMFS_MAGIC].contains(&about.filesystem_type()) {
+        bail!("{} is in memory, so its figures would say nothing; name a directory on a disk with --data-dir", path.display());
+    }
+    Ok(())
 }
 
 /// Leaves the machine's network: no packet of the benchmark can get out.

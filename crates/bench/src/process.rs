@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::time::clock_getcpuclockid;
 
 /// The processes of a cluster: the server and its shims.
 #[derive(Clone, Debug)]
@@ -58,13 +59,9 @@ impl Processes {
 
     /// Processor time and bytes written, of the server and its shims.
     pub fn usage(&self) -> Result<Usage> {
-        let tick = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no clock tick")?;
         let mut usage = Usage::default();
         for pid in self.pids()? {
-            let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
-            let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-            let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<u64>().ok()).unwrap_or(0);
-            usage.cpu += Duration::from_secs_f64((ticks(11) + ticks(12)) as f64 / tick as f64);
+            usage.cpu += cpu(pid);
             let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
             let written =
                 io.lines().find_map(|l| l.strip_prefix("write_bytes: ")).and_then(|n| n.trim().parse::<u64>().ok());
@@ -78,4 +75,11 @@ impl Usage {
     pub fn since(self, earlier: Usage) -> Usage {
         Usage { cpu: self.cpu.saturating_sub(earlier.cpu), written: self.written.saturating_sub(earlier.written) }
     }
+}
+
+/// Processor time of a process with all its threads, also those that have ended, to the nanosecond: idle threads use far
+/// less than the tick that `stat` counts in.
+fn cpu(pid: u32) -> Duration {
+    let clock = clock_getcpuclockid(nix::unistd::Pid::from_raw(pid.cast_signed()));
+    clock.and_then(|clock| clock.now()).map(Duration::from).unwrap_or_default()
 }

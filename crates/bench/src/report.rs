@@ -1,9 +1,15 @@
-//! Figures with their units, a line each.
+//! Figures with their units, a line each, and whether each reaches its goal.
 
 use std::time::Duration;
 
+use crate::goals::Goal;
+
 /// Prints figures as they come.
-pub struct Report;
+#[derive(Default)]
+pub struct Report {
+    met: usize,
+    missed: Vec<String>,
+}
 
 impl Report {
     pub fn value(&mut self, what: &str, value: f64, unit: &str) {
@@ -12,7 +18,24 @@ impl Report {
             v if v >= 10.0 => format!("{value:.1}"),
             _ => format!("{value:.3}"),
         };
-        println!("{what:<58} {shown:>10} {unit}");
+        let judged = match Goal::of(what) {
+            None => String::new(),
+            Some(goal) => {
+                let met = goal.is_met(value);
+                match met {
+                    true => self.met += 1,
+                    false => self.missed.push(what.trim().to_owned()),
+                }
+                format!("  {:<16} {}", goal.shown(), if met { "met" } else { "MISSED" })
+            }
+        };
+        println!("{}", format!("{what:<58} {shown:>10} {unit:<12}{judged}").trim_end());
+    }
+
+    /// How many goals were met, and which were not.
+    pub fn summary(&self) {
+        println!("{} goals met, {} missed", self.met, self.missed.len());
+        self.missed.iter().for_each(|what| println!("  missed: {what}"));
     }
 
     pub fn time(&mut self, what: &str, time: Duration) {

@@ -40,7 +40,7 @@ mod statefulset;
 mod ttl_after_finished;
 mod volume;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use client::Caches;
 use futures::future::{BoxFuture, FutureExt, join_all};
@@ -126,14 +126,22 @@ pub async fn run_pod_ranges(context: Context, cluster: IpNet, prefix: u8, shutdo
     client::queue::named(NAME, node::ranges::run(Env::new(&context, NAME, shutdown), cluster, prefix)).await;
 }
 
-/// Runs every controller until `shutdown`.
+/// How long a controller that has failed waits for its next start.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Runs every controller until `shutdown`. One that panics loses nothing, since all that it knows is in the caches: it is
+/// started again.
 pub async fn run(context: Context, shutdown: CancellationToken) {
-    let tasks = ALL.iter().map(|(name, start)| {
-        tokio::spawn(client::queue::named(name, start(Env::new(&context, name, shutdown.clone()))))
-    });
-    for (ended, (name, _)) in join_all(tasks).await.into_iter().zip(ALL) {
-        if let Err(error) = ended {
-            tracing::error!(controller = name, %error, "a controller has failed");
+    join_all(ALL.iter().map(|(name, start)| keep(&context, name, *start, &shutdown))).await;
+}
+
+async fn keep(context: &Context, name: &'static str, start: Start, shutdown: &CancellationToken) {
+    loop {
+        let controller = start(Env::new(context, name, shutdown.clone()));
+        let Err(error) = tokio::spawn(client::queue::named(name, controller)).await else { return };
+        tracing::error!(controller = name, %error, "a controller has failed, it is started again");
+        if shutdown.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
+            return;
         }
     }
 }

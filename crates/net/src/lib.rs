@@ -12,4 +12,4 @@ pub mod pod;
 pub mod proxy;
 mod slices;
 
-pub use pod::{AttachRequest, Config, PodNetwork, PortMapping, Protocol, Ranges};
+pub use pod::{AttachRequest, Config, PodNetwork, PortMapping, Protocol, Ranges, Served};

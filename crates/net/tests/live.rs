@@ -101,7 +101,7 @@ fn packets_and_names_follow_the_objects() {
         let proxy = tokio::spawn(proxy::run(caches.clone(), network.nft(), node));
         let zone =
             Zone { domain: "cluster.local".into(), addresses: vec!["10.96.0.10".parse().unwrap()], ranges: vec![] };
-        let dns = Dns::bind(Config { zone, resolv_conf: "/nonexistent".into() }).await.unwrap();
+        let dns = Dns::bind(Config { zone, port: 53, resolv_conf: "/nonexistent".into() }).await.unwrap();
         let dns = tokio::spawn(dns.run(caches.clone()));
         for resource in ["services", "endpointslices", "namespaces"] {
             while !api.0.lock().unwrap().contains_key(resource) {

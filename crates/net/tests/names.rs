@@ -107,7 +107,7 @@ fn pods_and_the_node_resolve_names_of_the_cluster_and_others_at_the_service_addr
         index.set("d", "web", Entry::of(&service, &[]));
         let service = "metadata: {}\nspec: {type: ExternalName, externalName: example.com}";
         index.set("d", "out", Entry::of(&serde_saphyr::from_str::<Service>(service).unwrap(), &[]));
-        let dns = Dns::bind(Config { zone, resolv_conf }).await.unwrap();
+        let dns = Dns::bind(Config { zone, port: 53, resolv_conf }).await.unwrap();
         let serving = tokio::spawn(dns.run_with(index));
         let checks = move || {
             for ask in [over_udp, over_tcp] {

@@ -63,8 +63,8 @@ fn attaching_again_answers_the_same_and_a_restart_adopts_what_is_there() {
         assert_eq!(links.matches("rgabc123").count(), 1, "{links}");
         let (_three, address) = pod(&network, "three", vec![]).await;
         assert_eq!(address.to_string(), "10.42.0.4");
-        PodNetwork::purge("abc123xyz", directory.path()).unwrap();
-        PodNetwork::purge("abc123xyz", directory.path()).unwrap();
+        PodNetwork::purge("abc123xyz", &directory.path().join("net"), &directory.path().join("run")).unwrap();
+        PodNetwork::purge("abc123xyz", &directory.path().join("net"), &directory.path().join("run")).unwrap();
         assert!(!run("ip", &["-o", "link"]).contains("rgabc123"));
         assert_eq!(run("nft", &["list", "ruleset"]), "");
         assert!(!run("ip", &["route"]).contains("10."));
@@ -173,7 +173,7 @@ fn a_namespace_that_is_not_there_is_told_and_keeps_no_address() {
             assert!(network.attach(request).await.is_err(), "{wrong}");
         }
         let records: Vec<_> =
-            std::fs::read_dir(directory.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+            std::fs::read_dir(directory.path().join("net")).unwrap().flatten().map(|entry| entry.file_name()).collect();
         assert!(records.iter().all(|name| name == "last"), "{records:?}");
     });
 }

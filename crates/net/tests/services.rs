@@ -216,13 +216,14 @@ fn two_clusters_live_side_by_side_and_one_goes_without_the_other() {
         other.ranges.pods = vec!["10.52.0.0/24".parse().unwrap()];
         other.ranges.cluster = vec!["10.52.0.0/16".parse().unwrap()];
         other.ranges.services = vec!["10.106.0.0/16".parse().unwrap()];
-        other.served = vec!["10.106.0.10".parse().unwrap()];
+        other.served.addresses = vec!["10.106.0.10".parse().unwrap()];
+        other.run = second.path().join("run/fedcba987");
         let neighbour = PodNetwork::open(other).unwrap();
         let (theirs, address) = pod(&neighbour, "one", vec![]).await;
         assert_eq!(address.to_string(), "10.52.0.2");
         refused(theirs.ask("10.106.0.1:443"));
         assert_eq!(name(client.ask("10.96.0.5:80")), "one");
-        PodNetwork::purge("fedcba987", second.path()).unwrap();
+        PodNetwork::purge("fedcba987", &second.path().join("net"), &second.path().join("run/fedcba987")).unwrap();
         assert_eq!(name(client.ask("10.96.0.5:80")), "one");
         assert!(!run("ip", &["-o", "link"]).contains("rgfedcba"));
     });

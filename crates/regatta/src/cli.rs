@@ -7,10 +7,12 @@ use clap::{Args, Parser, Subcommand};
 use ipnet::IpNet;
 
 pub const DATA_DIR: &str = "/var/lib/regatta";
+/// This program's version and that of the API it serves.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (Kubernetes v1.36.0)");
 
 /// Kubernetes, whole, in one binary
 #[derive(Parser)]
-#[command(name = "regatta", version, disable_version_flag = true)]
+#[command(name = "regatta", version = VERSION)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -47,15 +49,16 @@ pub struct Up {
     /// Directory that keeps everything of the cluster
     #[arg(long, default_value = DATA_DIR)]
     pub data_dir: PathBuf,
-    /// File to write the administrator's kubeconfig to [default: kubeconfig.yaml in the data directory, or as at the last start]
+    /// File to write the administrator's kubeconfig to; one that is there keeps its other contexts [default: kubeconfig.yaml in
+    /// the data directory, or as at the last start]
     #[arg(long)]
     pub kubeconfig: Option<PathBuf>,
-    /// Address to serve the API on
-    #[arg(long, default_value = "0.0.0.0")]
-    pub bind_address: IpAddr,
-    /// Port to serve the API on
-    #[arg(long, default_value_t = 6443)]
-    pub https_port: u16,
+    /// Address to serve the API on [default: 0.0.0.0, or as at the last start]
+    #[arg(long)]
+    pub bind_address: Option<IpAddr>,
+    /// Port to serve the API on [default: 6443, or as at the last start]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub https_port: Option<u16>,
     /// Range of the pods' addresses [default: 10.42.0.0/16, or as at the first start]
     #[arg(long)]
     pub cluster_cidr: Option<IpNet>,
@@ -65,7 +68,8 @@ pub struct Up {
     /// The node's name [default: the machine's name, or as at the first start]
     #[arg(long)]
     pub node_name: Option<String>,
-    /// Registries' mirrors, credentials and TLS settings, in the form of k3s's registries.yaml
+    /// Registries' mirrors, credentials and TLS settings, in the form of k3s's registries.yaml [default: as at the last start;
+    /// /dev/null for none]
     #[arg(long)]
     pub registries: Option<PathBuf>,
     /// Folder of static pods' manifests [default: manifests in the data directory]
@@ -74,15 +78,16 @@ pub struct Up {
     /// Socket of another container runtime to use, as unix:///run/containerd/containerd.sock [default: the built-in one]
     #[arg(long, value_name = "URL")]
     pub container_runtime_endpoint: Option<String>,
-    /// Attach pods by the CNI plugins that are configured in --cni-conf-dir, in place of the built-in network
+    /// Attach pods by the CNI plugins that are configured in --cni-conf-dir, in place of the built-in network [default: as at
+    /// the last start]
     #[arg(long, conflicts_with = "container_runtime_endpoint")]
     pub cni: bool,
-    /// Where the plugins of the pod network are
-    #[arg(long, default_value = "/opt/cni/bin")]
-    pub cni_bin_dir: PathBuf,
-    /// Where the configurations of the pod network are
-    #[arg(long, default_value = "/etc/cni/net.d")]
-    pub cni_conf_dir: PathBuf,
+    /// Where the plugins of the pod network are [default: /opt/cni/bin, or as at the last start]
+    #[arg(long)]
+    pub cni_bin_dir: Option<PathBuf>,
+    /// Where the configurations of the pod network are [default: /etc/cni/net.d, or as at the last start]
+    #[arg(long)]
+    pub cni_conf_dir: Option<PathBuf>,
     /// The kubelet's configuration: a KubeletConfiguration of kubelet.config.k8s.io/v1beta1
     #[arg(long, value_name = "FILE")]
     pub kubelet_config: Option<PathBuf>,

@@ -3,17 +3,16 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::cni::{self, Directories};
+use crate::cni_network::CniNetwork;
+use crate::data::{DataDir, Settings};
+use crate::network::PodNetwork;
+use crate::parts::Parts;
 use anyhow::{Context, Result};
 use runtime::cri::{CriError, ImageService, PodSandboxFilter, RuntimeService};
 use runtime::images::{Images, Registries};
 use runtime::sandbox::{Network, NoNetwork};
 use runtime::{PodCgroups, Runtime};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-
-use crate::cni::{self, Directories};
-use crate::cni_network::CniNetwork;
-use crate::data::{DataDir, Settings};
 
 /// The label by which pods of this cluster are told from others of the same remote runtime.
 const OWNER: &str = "regatta.dev/cluster";
@@ -63,29 +62,37 @@ pub async fn open(
     data: &DataDir,
     settings: &Settings,
     registries: Registries,
-    network: Arc<dyn Network>,
-    tasks: &TaskTracker,
-    shutdown: &CancellationToken,
+    network: Arc<PodNetwork>,
+    parts: &Parts,
 ) -> Result<Containers> {
     let endpoint = &settings.container_runtime_endpoint;
     if endpoint.is_empty() {
-        let network = if settings.cni { plugins(data, settings)? } else { network };
-        let (runtime, images) = built_in(data, registries, network).await?;
+        let built_in_network = network.clone();
+        let attach = if settings.cni { plugins(data, settings)? } else { network };
+        let (runtime, images) = built_in(data, registries, attach).await?;
+        give_back(&*runtime, &built_in_network.0).await?;
         return Ok(Containers { runtime, images });
     }
     std::fs::create_dir_all(data.run())?;
-    let (socket, shutdown) = (socket(data), shutdown.clone());
+    let socket = socket(data);
     directories(settings).install(&data.id, &socket)?;
-    tasks.spawn(async move {
-        match shutdown.run_until_cancelled(cni::serve(socket, network)).await {
-            Some(Err(error)) => {
-                tracing::error!(error = format!("{error:#}"), "plugins of the pod network are not answered")
+    parts.keep("plugin server", move || {
+        let (socket, network) = (socket.clone(), network.clone());
+        async move {
+            if let Err(error) = cni::serve(socket, network).await {
+                tracing::error!(error = format!("{error:#}"), "plugins of the pod network are not answered");
             }
-            _ => tracing::debug!("plugins of the pod network are not answered any more"),
         }
     });
     let remote = Arc::new(remote(data, endpoint).await?);
     Ok(Containers { runtime: remote.clone(), images: remote })
+}
+
+/// Gives back the addresses of sandboxes that are gone, and removes their interfaces. Nothing is being attached yet.
+async fn give_back(runtime: &dyn RuntimeService, network: &net::PodNetwork) -> Result<()> {
+    let sandboxes = runtime.list_pod_sandbox(&PodSandboxFilter::default()).await?;
+    let there = sandboxes.into_iter().map(|sandbox| sandbox.id).collect();
+    network.gc(there).await.context("cannot give back the addresses of pods that are gone")
 }
 
 /// Ends every container, in good order where the records can be read.

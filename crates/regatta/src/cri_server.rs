@@ -36,6 +36,7 @@ pub async fn run(options: Cri) -> Result<()> {
     let data = DataDir::at(&options.data_dir)?;
     let (hold, _) = data.take()?;
     data.write_marker(&Settings::default())?;
+    data.make_private()?;
     let socket = PathBuf::from(options.listen.strip_prefix("unix://").unwrap_or(&options.listen));
     if let Some(parent) = socket.parent() {
         std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
@@ -44,8 +45,9 @@ pub async fn run(options: Cri) -> Result<()> {
     let config = net::Config {
         id: data.id.clone(),
         directory: data.join("net"),
+        run: data.run(),
         ranges: net::Ranges { pods: vec![options.pod_cidr], cluster: vec![options.pod_cidr], services: Vec::new() },
-        served: Vec::new(),
+        served: net::Served { addresses: Vec::new(), port: net::pod::base::DNS },
         mtu: crate::network::MTU,
     };
     let network = tokio::task::spawn_blocking(move || net::PodNetwork::open(config)).await?;

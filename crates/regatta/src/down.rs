@@ -16,13 +16,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 pub async fn down(data_dir: &Path, purge: bool) -> Result<()> {
     let data = DataDir::at(data_dir)?;
-    if !data.exists() {
-        if purge && !data.run().exists() {
-            println!("there is nothing of a cluster in {}", data.path.display());
-            return Ok(());
-        }
+    crate::preflight::root("down")?;
+    if data.marker()?.is_none() {
         if !purge {
             bail!("no cluster has been started from {}", data.path.display());
+        }
+        if !data.run().exists() {
+            match data.clear_remains()? {
+                true => println!("removed what a failed start left in {}", data.path.display()),
+                false => println!("there is nothing of a cluster in {}", data.path.display()),
+            }
+            return Ok(());
         }
     }
     match data.running()? {
@@ -55,11 +59,9 @@ async fn remove(data: &DataDir) -> Result<()> {
     let settings = data.marker()?.map(|m| m.settings).unwrap_or_default();
     let (hold, _) = data.take()?;
     containers::purge(data, &settings).await.context("cannot remove the containers")?;
-    net::PodNetwork::purge(&data.id, &data.join("net")).context("cannot remove the network")?;
+    net::PodNetwork::purge(&data.id, &data.join("net"), &data.run()).context("cannot remove the network")?;
     unmount(&[data.run(), data.path.clone()])?;
-    if !settings.kubeconfig.as_os_str().is_empty() {
-        let _ = std::fs::remove_file(&settings.kubeconfig);
-    }
+    crate::kubeconfig::remove(data, &settings);
     for path in [&data.run(), &data.path] {
         match std::fs::remove_dir_all(path) {
             // A mount point, emptied by now, stays.

@@ -12,15 +12,16 @@ mod down;
 mod image;
 mod kubeconfig;
 mod network;
+mod parts;
 mod pki;
 mod preflight;
+mod renewal;
 mod sample;
 mod settings;
 mod status;
 mod up;
 
 use std::io::Write;
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -33,6 +34,11 @@ fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     if args.next().is_some_and(|first| first == "shim") {
         return runtime::shim::main(args);
+    }
+    let name = std::env::args_os().next().unwrap_or_default();
+    if let Some(command) = sample::shell::called(&name) {
+        let arguments = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+        return sample::shell::main(command, arguments);
     }
     if cni::is_plugin() {
         return cni::plugin();
@@ -53,13 +59,16 @@ fn run(command: Command) -> Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     match command {
         Command::Version => {
-            println!("regatta {} (Kubernetes {})", env!("CARGO_PKG_VERSION"), up::KUBERNETES_VERSION);
+            println!("regatta {}", cli::VERSION);
             Ok(())
         }
         Command::Up(options) if options.detach => detach::up(&options),
         Command::Up(options) => {
             log();
             let detached = options.detached;
+            if detached {
+                detach::leave();
+            }
             let ended = runtime()?.block_on(up::up(*options));
             if let (true, Err(error)) = (detached, &ended) {
                 detach::tell(error);
@@ -68,7 +77,10 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Down(options) => runtime()?.block_on(down::down(&options.place.data_dir, options.purge)),
         Command::Status(place) => runtime()?.block_on(status::status(&place.data_dir)),
-        Command::Image { place, command } => runtime()?.block_on(image::run(&place.data_dir, command)),
+        Command::Image { place, command } => {
+            preflight::root("image")?;
+            runtime()?.block_on(image::run(&place.data_dir, command))
+        }
         Command::Cri(options) => {
             log();
             runtime()?.block_on(cri_server::run(options))
@@ -89,9 +101,15 @@ fn log() {
 }
 
 /// A client for the cluster's administrator, from the kubeconfig file.
-async fn admin_client(kubeconfig: &Path) -> Result<kube::Client> {
-    let file = kube::config::Kubeconfig::read_from(kubeconfig)
-        .with_context(|| format!("cannot read the kubeconfig {}", kubeconfig.display()))?;
-    let config = kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await?;
+async fn admin_client(settings: &data::Settings) -> Result<kube::Client> {
+    let shown = settings.kubeconfig.display();
+    let file = kube::config::Kubeconfig::read_from(&settings.kubeconfig)
+        .with_context(|| format!("cannot read the kubeconfig {shown}; run the command with sudo if it is not yours"))?;
+    // The file may hold other clusters, and one of them be the current one.
+    let context = Some(settings.context.clone()).filter(|name| !name.is_empty());
+    let options = kube::config::KubeConfigOptions { context, ..Default::default() };
+    let config = kube::Config::from_custom_kubeconfig(file, &options)
+        .await
+        .with_context(|| format!("the kubeconfig {shown} does not lead to the cluster"))?;
     Ok(kube::Client::try_from(config)?)
 }

@@ -11,6 +11,11 @@ use crate::data::{DataDir, Settings};
 
 const CLUSTER_CIDR: &str = "10.42.0.0/16";
 const SERVICE_CIDR: &str = "10.43.0.0/16";
+const HTTPS_PORT: u16 = 6443;
+const CNI_BIN_DIR: &str = "/opt/cni/bin";
+const CNI_CONF_DIR: &str = "/etc/cni/net.d";
+/// A node's name is also the value of its label `kubernetes.io/hostname`.
+const LONGEST_NAME: usize = 63;
 /// The share of the cluster's range that one node hands out.
 const NODE_PREFIX: u8 = 24;
 
@@ -40,6 +45,17 @@ pub fn settle(options: &Up, data: &DataDir, previous: Option<&Settings>) -> Resu
     };
     let text = |net: Option<IpNet>| net.map(|n| n.trunc().to_string());
     let node_default = crate::address::node_name()?;
+    // Where nothing is asked for, what the last start was told holds.
+    let last = |asked: &Option<PathBuf>, before: fn(&Settings) -> &PathBuf, default: &str| {
+        let before = previous.map(before).filter(|path| !path.as_os_str().is_empty());
+        absolute(asked.clone().or_else(|| before.cloned()).unwrap_or_else(|| default.into()))
+    };
+    let bind_address = options
+        .bind_address
+        .or_else(|| previous.and_then(|p| p.bind_address))
+        .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let https_port =
+        options.https_port.or_else(|| previous.map(|p| p.https_port).filter(|p| *p != 0)).unwrap_or(HTTPS_PORT);
     let settings = Settings {
         cluster_cidr: fixed(
             "cluster-cidr",
@@ -54,15 +70,17 @@ pub fn settle(options: &Up, data: &DataDir, previous: Option<&Settings>) -> Resu
             SERVICE_CIDR,
         )?,
         node_name: fixed("node-name", options.node_name.clone(), previous.map(|p| &p.node_name), &node_default)?,
-        kubeconfig: absolute(
-            options
-                .kubeconfig
-                .clone()
-                .or_else(|| previous.map(|p| p.kubeconfig.clone()).filter(|path| !path.as_os_str().is_empty()))
-                .unwrap_or_else(|| data.join("kubeconfig.yaml")),
-        )?,
-        https_port: options.https_port,
-        registries: options.registries.clone().map(absolute).transpose()?,
+        kubeconfig: last(&options.kubeconfig, |p| &p.kubeconfig, &data.join("kubeconfig.yaml").to_string_lossy())?,
+        context: previous.map(|p| p.context.clone()).unwrap_or_default(),
+        kubeconfigs: previous.map(|p| p.kubeconfigs.clone()).unwrap_or_default(),
+        https_port,
+        bind_address: Some(bind_address),
+        registries: options
+            .registries
+            .clone()
+            .map(absolute)
+            .transpose()?
+            .or_else(|| previous.and_then(|p| p.registries.clone())),
         server: String::new(),
         // A pod's containers are in one runtime's hands for good.
         container_runtime_endpoint: fixed(
@@ -71,14 +89,21 @@ pub fn settle(options: &Up, data: &DataDir, previous: Option<&Settings>) -> Resu
             previous.map(|p| &p.container_runtime_endpoint),
             "",
         )?,
-        cni: options.cni,
-        cni_bin_dir: absolute(options.cni_bin_dir.clone())?,
-        cni_conf_dir: absolute(options.cni_conf_dir.clone())?,
+        cni: options.cni || previous.is_some_and(|p| p.cni),
+        cni_bin_dir: last(&options.cni_bin_dir, |p| &p.cni_bin_dir, CNI_BIN_DIR)?,
+        cni_conf_dir: last(&options.cni_conf_dir, |p| &p.cni_conf_dir, CNI_CONF_DIR)?,
     };
+    if settings.cni && !settings.container_runtime_endpoint.is_empty() {
+        bail!(
+            "--cni is for the built-in runtime; the one at {} asks its own plugins",
+            settings.container_runtime_endpoint
+        );
+    }
     check_node_name(&settings.node_name)?;
     let cluster_cidr: IpNet = settings.cluster_cidr.parse().context("--cluster-cidr")?;
     let service_cidr: IpNet = settings.service_cidr.parse().context("--service-cidr")?;
     check_ranges(cluster_cidr, service_cidr)?;
+    check_bind(bind_address)?;
     let pod_cidr = cluster_cidr
         .subnets(NODE_PREFIX.max(cluster_cidr.prefix_len()))
         .ok()
@@ -89,10 +114,9 @@ pub fn settle(options: &Up, data: &DataDir, previous: Option<&Settings>) -> Resu
         Some(IpAddr::V4(gateway)) => gateway,
         _ => Ipv4Addr::LOCALHOST,
     };
-    let node_address = crate::address::of_node(options.bind_address, &interface_prefix, fallback)?;
-    let shown =
-        if options.bind_address.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { options.bind_address };
-    let server = format!("https://{}", SocketAddr::new(shown, options.https_port));
+    let node_address = crate::address::of_node(bind_address, &interface_prefix, fallback)?;
+    let shown = if bind_address.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { bind_address };
+    let server = format!("https://{}", SocketAddr::new(shown, https_port));
     let scheduler = options.scheduler_config.as_deref().map(scheduler::Options::load).transpose();
     Ok(Plan {
         scheduler: scheduler.context("the scheduler's configuration cannot be used")?.unwrap_or_default(),
@@ -100,7 +124,7 @@ pub fn settle(options: &Up, data: &DataDir, previous: Option<&Settings>) -> Resu
         cluster_cidr,
         service_cidr,
         pod_cidr,
-        bind: SocketAddr::new(options.bind_address, options.https_port),
+        bind: SocketAddr::new(bind_address, https_port),
         node_address,
         interface_prefix,
     })
@@ -118,8 +142,24 @@ fn check_node_name(name: &str) -> Result<()> {
             && !part.starts_with('-')
             && !part.ends_with('-')
     };
-    if name.len() > 253 || !name.split('.').all(label) {
+    if name.len() > LONGEST_NAME {
+        bail!(
+            "the node name {name:?} has {} characters, the most are {LONGEST_NAME}; choose another with --node-name",
+            name.len()
+        );
+    }
+    if !name.split('.').all(label) {
         bail!("--node-name {name:?} is not a lowercase RFC 1123 subdomain (letters, digits, '-' and '.')");
+    }
+    Ok(())
+}
+
+/// The pods' and services' ranges are IPv4, so the API must be reachable there too.
+fn check_bind(address: IpAddr) -> Result<()> {
+    if address.is_ipv6() && !address.is_unspecified() {
+        bail!(
+            "--bind-address {address} is IPv6, but the ranges of pods and services are IPv4; give an IPv4 address, or ::"
+        );
     }
     Ok(())
 }
@@ -151,7 +191,9 @@ mod tests {
             #[command(flatten)]
             up: Up,
         }
-        let line = Line::try_parse_from(["up", "--bind-address", "127.0.0.1"].iter().chain(args))?;
+        let bound = previous.is_some() || args.contains(&"--bind-address");
+        let local: &[&str] = if bound { &[] } else { &["--bind-address", "127.0.0.1"] };
+        let line = Line::try_parse_from(["up"].iter().chain(local).chain(args))?;
         settle(&line.up, &DataDir::at(std::path::Path::new("/nowhere/data"))?, previous)
     }
 
@@ -164,8 +206,32 @@ mod tests {
         let elsewhere = plan(&["--kubeconfig", "/nowhere/config"], Some(&first.settings)).expect("plan");
         let kept = plan(&[], Some(&elsewhere.settings)).expect("plan");
         assert_eq!(kept.settings.kubeconfig.to_str(), Some("/nowhere/config"));
+        assert_eq!(kept.settings.kubeconfigs, elsewhere.settings.kubeconfigs);
         let error = plan(&["--cluster-cidr", "10.8.0.0/16"], Some(&first.settings)).err().expect("refused");
         assert!(error.to_string().contains("was made with --cluster-cidr 10.9.0.0/16"), "{error}");
+    }
+
+    #[test]
+    fn a_bare_start_takes_what_the_last_one_was_told() {
+        let told = [
+            "--https-port",
+            "7443",
+            "--registries",
+            "/nowhere/registries.yaml",
+            "--cni",
+            "--cni-bin-dir",
+            "/nowhere/bin",
+        ];
+        let first = plan(&told, None).expect("plan");
+        let bare = plan(&[], Some(&first.settings)).expect("plan");
+        assert_eq!(bare.settings, first.settings);
+        assert_eq!(bare.bind, "127.0.0.1:7443".parse().expect("address"));
+        let other = plan(&["--https-port", "8443"], Some(&first.settings)).expect("plan");
+        assert_eq!(other.bind.port(), 8443);
+        assert!(plan(&["--https-port", "0"], None).is_err());
+        // What an earlier version wrote says nothing about the address.
+        let old = Settings { bind_address: None, https_port: 0, ..first.settings };
+        assert_eq!(plan(&[], Some(&old)).expect("plan").bind, "0.0.0.0:6443".parse().expect("address"));
     }
 
     #[test]
@@ -176,6 +242,9 @@ mod tests {
             (vec!["--service-cidr", "10.1.0.0/30"], "between"),
             (vec!["--cluster-cidr", "fd00::/64"], "IPv4"),
             (vec!["--node-name", "A"], "RFC 1123"),
+            (vec!["--node-name", &"a".repeat(64)], "63"),
+            (vec!["--node-name", &format!("{0}.{0}", "a".repeat(40))], "63"),
+            (vec!["--bind-address", "fd00::1"], "IPv4"),
         ] {
             let error = plan(&args, None).err().expect("refused").to_string();
             assert!(error.contains(part), "{error}");

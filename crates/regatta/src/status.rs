@@ -21,7 +21,7 @@ pub async fn status(data_dir: &Path) -> Result<()> {
     println!("data        {}", data.path.display());
     println!("kubeconfig  {}", marker.settings.kubeconfig.display());
     println!("server      {}", marker.settings.server);
-    let client = crate::admin_client(&marker.settings.kubeconfig).await?;
+    let client = crate::admin_client(&marker.settings).await?;
     let version = client.apiserver_version().await?;
     println!("version     {}", version.git_version);
     let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await?;

@@ -3,33 +3,33 @@
 //! Every part reaches the API through the in-memory form of the dialer, with an identity of its own; none knows of another.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use apiserver::ApiServer;
 use client::{Acceptor, Caches, Endpoint, Identity};
 use futures::FutureExt;
-use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Node;
 use kubelet::Kubelet;
 use runtime::images::Registries;
 use store::{OpenError, Store};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::cli::Up;
 use crate::data::DataDir;
+use crate::kubeconfig::Kubeconfig;
 use crate::network::PodNetwork;
+use crate::parts::Parts;
 use crate::pki::Pki;
+use crate::renewal::KubeletPort;
 use crate::settings::{Plan, settle};
-use crate::{containers, kubeconfig, preflight};
-
-/// The version of Kubernetes whose API is served.
-pub const KUBERNETES_VERSION: &str = "v1.36.0";
+use crate::{containers, detach, network, preflight, renewal};
 
 const CLUSTER_DOMAIN: &str = "cluster.local";
 const KUBELET_PORT: u16 = 10_250;
@@ -38,6 +38,12 @@ const NODE_PORTS: (u16, u16) = (30_000, 32_767);
 const STOP: Duration = Duration::from_secs(5);
 /// What a stream to the kubelet holds before its writer waits.
 const PIPE: usize = 64 * 1024;
+/// After so long it is said why the node is not Ready.
+const SLOW: Duration = Duration::from_secs(10);
+/// After so long a start in the background is no longer waited for.
+const TOO_SLOW: Duration = Duration::from_secs(60);
+/// How often the store is asked whether it can still write.
+const STORE_CHECK: Duration = Duration::from_secs(5);
 
 /// Starts the cluster and runs it until it is told to stop.
 pub async fn up(options: Up) -> Result<()> {
@@ -46,36 +52,89 @@ pub async fn up(options: Up) -> Result<()> {
     preflight::check()?;
     let data = DataDir::at(&options.data_dir)?;
     let (hold, previous) = data.take()?;
-    let plan = settle(&options, &data, previous.as_ref())?;
+    preflight::check_directory(&data)?;
+    let mut plan = settle(&options, &data, previous.as_ref())?;
+    network::check_ranges(&data, &plan, previous.is_none())?;
     let node = NodeOptions::load(&options, &data)?;
     let registries = match &plan.settings.registries {
         Some(file) => Registries::load(file)?,
         None => Registries::default(),
     };
+    let kubeconfig = Kubeconfig::open(&plan.settings.kubeconfig, &data)?;
     let listener = listen(plan.bind).await?;
+    remember_kubeconfig(&mut plan);
     data.write_marker(&plan.settings)?;
-    let pki = keys(&data, &plan)?;
-    kubeconfig::write_admin(&plan.settings.kubeconfig, &plan.settings.server, &pki)?;
+    data.make_private()?;
+    let pki = renewal::keys(&data, &plan)?;
+    plan.settings.context = kubeconfig.write_admin(&data, &plan.settings.server, &pki)?;
+    data.write_marker(&plan.settings)?;
 
+    let plan = Arc::new(plan);
     let shutdown = CancellationToken::new();
-    let parts = tokio::select! {
-        parts = compose(&data, &plan, &pki, registries, node, listener, shutdown.clone()) => parts?,
+    let (parts, mut failures) = Parts::new(shutdown.clone());
+    let cluster = tokio::select! {
+        cluster = compose(&data, &plan, pki, registries, node, listener, parts) => cluster?,
         () = signals.stop() => return Ok(()),
     };
-    tokio::select! {
-        () = parts.kubelet.ready() => {}
-        () = signals.stop() => return parts.stop(shutdown).await,
-    }
-    println!(
-        "{} after {:.2} s; export KUBECONFIG={}",
-        crate::detach::READY,
-        begin.elapsed().as_secs_f64(),
-        plan.settings.kubeconfig.display()
-    );
-    signals.stop().await;
-    let result = parts.stop(shutdown).await;
+    network::warn_of_firewalls(&data, &plan);
+    let ended = tokio::select! {
+        ended = run(&cluster, &plan, begin, options.detached, &mut failures) => ended,
+        () = signals.stop() => Ok(()),
+    };
+    let stopped = cluster.stop(shutdown).await;
     drop(hold);
-    result
+    ended.and(stopped)
+}
+
+/// Every kubeconfig that is ever written is known before it is.
+fn remember_kubeconfig(plan: &mut Plan) {
+    let settings = &mut plan.settings;
+    if !settings.kubeconfigs.contains(&settings.kubeconfig) {
+        settings.kubeconfigs.push(settings.kubeconfig.clone());
+    }
+}
+
+/// Says when the cluster is ready, or why it is not; ends only where it cannot go on.
+async fn run(
+    cluster: &Cluster,
+    plan: &Plan,
+    begin: Instant,
+    detached: bool,
+    failures: &mut UnboundedReceiver<String>,
+) -> Result<()> {
+    let ready = async {
+        let late = async {
+            tokio::time::sleep(SLOW).await;
+            let why = cluster.why_not_ready().await;
+            tracing::warn!(
+                "the node is not Ready after {} s, and the cluster goes on without it: {why}",
+                SLOW.as_secs()
+            );
+            tokio::time::sleep(TOO_SLOW - SLOW).await;
+            if detached {
+                // Who waits for the start stops waiting.
+                println!("{}: {}", detach::LATE, cluster.why_not_ready().await);
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = cluster.kubelet.ready() => {}
+            () = late => {}
+        }
+        println!(
+            "{} after {:.2} s; export KUBECONFIG={}",
+            detach::READY,
+            begin.elapsed().as_secs_f64(),
+            plan.settings.kubeconfig.display()
+        );
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = ready => unreachable!("it never ends"),
+        why = failures.recv() => {
+            bail!("{}; containers keep running, start it again", why.unwrap_or_else(|| "every part has ended".to_owned()))
+        }
+    }
 }
 
 /// What the kubelet is told by files of its own.
@@ -101,37 +160,63 @@ impl NodeOptions {
     }
 }
 
-/// The parts while they run.
-struct Parts {
+/// The cluster while it runs.
+struct Cluster {
     server: ApiServer,
     kubelet: kubelet::Handle,
-    tasks: TaskTracker,
+    parts: Parts,
+    node_name: String,
+    admin: kube::Client,
 }
 
-impl Parts {
+impl Cluster {
     /// Ends everything but the containers.
     async fn stop(self, shutdown: CancellationToken) -> Result<()> {
         shutdown.cancel();
-        self.tasks.close();
-        if tokio::time::timeout(STOP, self.tasks.wait()).await.is_err() {
-            tracing::warn!(parts = self.tasks.len(), "some parts did not stop in time");
+        let tasks = self.parts.tasks();
+        tasks.close();
+        if tokio::time::timeout(STOP, tasks.wait()).await.is_err() {
+            tracing::warn!(parts = tasks.len(), "some parts did not stop in time");
         }
         self.server.shutdown().await;
         Ok(())
+    }
+
+    /// What the API says about the node.
+    async fn why_not_ready(&self) -> String {
+        match kube::Api::<Node>::all(self.admin.clone()).get_opt(&self.node_name).await {
+            Ok(Some(node)) => about(&node),
+            Ok(None) => format!("the node {:?} has not been registered; the log says why", self.node_name),
+            Err(error) => format!("the API does not tell: {error}"),
+        }
+    }
+}
+
+/// What a node says about not being Ready.
+fn about(node: &Node) -> String {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    match conditions.iter().find(|condition| condition.type_ == "Ready") {
+        Some(ready) if ready.status == "True" => "the node is Ready by now".to_owned(),
+        Some(ready) => {
+            let text = |field: &Option<String>| field.clone().unwrap_or_default();
+            format!("{}: {}", text(&ready.reason), text(&ready.message))
+        }
+        None => "the node has not told its condition yet".to_owned(),
     }
 }
 
 async fn compose(
     data: &DataDir,
-    plan: &Plan,
-    pki: &Pki,
+    plan: &Arc<Plan>,
+    pki: Pki,
     registries: Registries,
     own: NodeOptions,
     listener: TcpListener,
-    shutdown: CancellationToken,
-) -> Result<Parts> {
-    let tasks = TaskTracker::new();
+    parts: Parts,
+) -> Result<Cluster> {
+    let shutdown = parts.shutdown().clone();
     let store = open_store(&data.join("store")).await?;
+    parts.tasks().spawn(watch_store(store.clone(), parts.clone()));
     let door: Arc<OnceLock<Acceptor>> = Arc::default();
     let server = ApiServer::new(apiserver::Config {
         store,
@@ -148,8 +233,7 @@ async fn compose(
     })
     .await?;
     let serving = server.clone();
-    // Ends with the server, after the parts that need it.
-    tokio::spawn(async move { serving.serve_https(listener).await });
+    parts.need("the API server's port", async move { serving.serve_https(listener).await });
     let endpoint = Endpoint::Memory(server.acceptor());
     let client_for = {
         let endpoint = endpoint.clone();
@@ -157,10 +241,10 @@ async fn compose(
     };
     let caches = Caches::new(client::connect(&endpoint, Identity::component("system:kube-controller-manager")));
     let dns = net::pod::dns_address(plan.service_cidr);
-    let network = crate::network::open(data, plan, dns).await?;
+    let network = network::open(data, plan, dns).await?;
 
-    let attach = Arc::new(PodNetwork(network.clone()));
-    let containers = containers::open(data, &plan.settings, registries, attach, &tasks, &shutdown).await?;
+    let attach = Arc::new(PodNetwork(network.network.clone()));
+    let containers = containers::open(data, &plan.settings, registries, attach, &parts).await?;
 
     let context = controllers::Context {
         client_for: Arc::new(client_for),
@@ -171,18 +255,24 @@ async fn compose(
             key: pki.authority.key.clone(),
         }),
     };
-    let prefix = plan.pod_cidr.prefix_len();
-    tasks.spawn(controllers::run_pod_ranges(context.clone(), plan.cluster_cidr, prefix, shutdown.clone()));
-    tasks.spawn(controllers::run(context, shutdown.clone()));
-    tasks.spawn(scheduler::run(
-        client::connect(&endpoint, Identity::component("system:kube-scheduler")),
-        caches.clone(),
-        plan.scheduler.clone(),
-        shutdown.clone(),
-    ));
+    {
+        let (context, plan, shutdown) = (context.clone(), plan.clone(), shutdown.clone());
+        parts.keep("pod ranges", move || {
+            let prefix = plan.pod_cidr.prefix_len();
+            controllers::run_pod_ranges(context.clone(), plan.cluster_cidr, prefix, shutdown.clone())
+        });
+    }
+    let stopping = shutdown.clone();
+    parts.keep("controllers", move || controllers::run(context.clone(), stopping.clone()));
+    {
+        let (endpoint, caches, plan, shutdown) = (endpoint.clone(), caches.clone(), plan.clone(), shutdown.clone());
+        parts.keep("scheduler", move || {
+            let client = client::connect(&endpoint, Identity::component("system:kube-scheduler"));
+            scheduler::run(client, caches.clone(), plan.scheduler.clone(), shutdown.clone())
+        });
+    }
 
-    let ranges = vec![plan.service_cidr, plan.cluster_cidr];
-    names(&tasks, &endpoint, &caches, dns, ranges, &shutdown).await?;
+    names(&parts, &endpoint, &caches, plan, &network).await?;
     let node = net::proxy::Node {
         name: plan.settings.node_name.clone(),
         zone: None,
@@ -190,7 +280,8 @@ async fn compose(
         cluster: vec![plan.cluster_cidr],
         served: vec![dns],
     };
-    tasks.spawn(until(shutdown.clone(), net::proxy::run(caches.clone(), network.nft(), node)));
+    let (followed, nft) = (caches.clone(), network.network.nft());
+    parts.keep("proxy", move || net::proxy::run(followed.clone(), nft.clone(), node.clone()));
 
     let kubelet_listener = listen_for_kubelet(&own.configuration, plan).await?;
     let kubelet = Kubelet::run(kubelet::Config {
@@ -212,45 +303,66 @@ async fn compose(
         port: Some(kubelet_listener.local_addr()?.port()),
     })
     .await?;
-    let keys = kubelet::Keys {
-        certificate: pki.kubelet.certificate.clone(),
-        key: pki.kubelet.key.clone(),
-        client_authority: pki.authority.certificate.clone(),
-    };
-    tasks.spawn(kubelet.server().serve_https(kubelet_listener, &keys, shutdown.clone())?);
+    let port = KubeletPort::open(kubelet.server().clone(), kubelet_listener, &pki, &parts)?;
+    parts.tasks().spawn(shutdown.run_until_cancelled_owned(renewal::run(
+        data.clone(),
+        plan.clone(),
+        pki,
+        server.clone(),
+        port,
+    )));
     let serving = kubelet.server().clone();
     // Only the API server of this process has the door, so who comes through it is known.
     let acceptor: Acceptor = Arc::new(move |stream, _| serving.accept(stream));
     if door.set(acceptor).is_err() {
         unreachable!("the door is opened once");
     }
-    Ok(Parts { server, kubelet, tasks })
+    let admin = client::connect(&endpoint, Identity::admin("system:regatta"));
+    Ok(Cluster { server, kubelet, parts, node_name: plan.settings.node_name.clone(), admin })
+}
+
+/// Ends the process when the store can write no more: only opening it again helps.
+async fn watch_store(store: Store, parts: Parts) {
+    while parts.shutdown().run_until_cancelled(tokio::time::sleep(STORE_CHECK)).await.is_some() {
+        if !store.is_writable() {
+            parts.fail("the store can write no more".to_owned());
+            return;
+        }
+    }
 }
 
 /// Serves the cluster's names and makes the Service by which they are found.
 async fn names(
-    tasks: &TaskTracker,
+    parts: &Parts,
     endpoint: &Endpoint,
     caches: &Caches,
-    address: IpAddr,
-    ranges: Vec<IpNet>,
-    shutdown: &CancellationToken,
+    plan: &Plan,
+    network: &network::Opened,
 ) -> Result<()> {
     let client = client::connect(endpoint, Identity::admin("system:regatta"));
-    net::dns::ensure_service(client, address).await.context("cannot make the Service of the cluster's DNS")?;
+    net::dns::ensure_service(client, network.dns).await.context("cannot make the Service of the cluster's DNS")?;
+    let ranges = vec![plan.service_cidr, plan.cluster_cidr];
     let config = net::dns::Config {
-        zone: net::dns::Zone { domain: CLUSTER_DOMAIN.to_owned(), addresses: vec![address], ranges },
+        zone: net::dns::Zone { domain: CLUSTER_DOMAIN.to_owned(), addresses: vec![network.dns], ranges },
+        port: network.dns_port,
         resolv_conf: "/etc/resolv.conf".into(),
     };
-    let dns = net::dns::Dns::bind(config).await?;
-    tasks.spawn(until(shutdown.clone(), dns.run(caches.clone())));
+    let mut first = Some(net::dns::Dns::bind(config.clone()).await?);
+    let caches = caches.clone();
+    parts.keep("DNS", move || {
+        let (bound, config, caches) = (first.take(), config.clone(), caches.clone());
+        async move {
+            let bound = match bound {
+                Some(bound) => Ok(bound),
+                None => net::dns::Dns::bind(config).await,
+            };
+            match bound {
+                Ok(dns) => dns.run(caches).await,
+                Err(error) => tracing::error!(%error, "the cluster's names are not served"),
+            }
+        }
+    });
     Ok(())
-}
-
-/// Runs the work until the token is cancelled.
-async fn until(shutdown: CancellationToken, work: impl Future<Output = ()>) {
-    // Either way it has ended.
-    let _ = shutdown.run_until_cancelled(work).await;
 }
 
 /// Reaches the kubelet of this process, and no other.
@@ -291,18 +403,6 @@ async fn listen_for_kubelet(configuration: &kubelet::Configuration, plan: &Plan)
         }
         bound => bound.with_context(|| format!("cannot listen on the kubelet's address {wanted}")),
     }
-}
-
-/// The keys, with serving certificates for every name and address by which this machine is known.
-fn keys(data: &DataDir, plan: &Plan) -> Result<Pki> {
-    let service = plan.service_cidr.hosts().next().context("--service-cidr is empty")?;
-    let mut addresses =
-        vec![std::net::Ipv4Addr::LOCALHOST.into(), std::net::Ipv6Addr::LOCALHOST.into(), plan.node_address, service];
-    addresses.extend(crate::address::reachable(&plan.interface_prefix)?);
-    addresses.sort();
-    addresses.dedup();
-    let names = std::slice::from_ref(&plan.settings.node_name);
-    Pki::ensure(&data.join("pki"), names, &addresses)
 }
 
 /// What tells the server to stop.

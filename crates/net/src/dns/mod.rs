@@ -21,7 +21,7 @@ use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::RwLock;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +36,8 @@ const IDLE: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Config {
     pub zone: Zone,
+    /// The port to listen on at the zone's addresses.
+    pub port: u16,
     /// The node's resolvers, read again whenever it changes.
     pub resolv_conf: PathBuf,
 }
@@ -56,10 +58,26 @@ struct Shared {
 }
 
 impl Dns {
-    /// Binds port 53 of the zone's addresses.
+    /// Binds the port at the zone's addresses.
     pub async fn bind(config: Config) -> io::Result<Dns> {
-        let addresses = config.zone.addresses.clone();
-        Dns::bind_to(config, addresses.into_iter().map(|address| SocketAddr::new(address, 53)).collect()).await
+        let (addresses, port) = (config.zone.addresses.clone(), config.port);
+        Dns::bind_to(config, addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect()).await
+    }
+
+    /// A port that can be listened on beside a program that listens on `port` of every address of the machine, as some
+    /// resolvers do: the port itself, where there is no such program.
+    pub fn free_port(port: u16) -> io::Result<u16> {
+        // An address of the machine's own that nobody else names: it is taken only with all others.
+        const PROBE: Ipv4Addr = Ipv4Addr::new(127, 83, 119, 53);
+        let udp = match std::net::UdpSocket::bind((PROBE, port)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && port != 0 => return Dns::free_port(0),
+            bound => bound?,
+        };
+        let chosen = udp.local_addr()?.port();
+        match std::net::TcpListener::bind((PROBE, chosen)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Dns::free_port(0),
+            bound => bound.map(|_| chosen),
+        }
     }
 
     /// Binds these addresses.

@@ -128,7 +128,7 @@ fn an_entry_that_changes_takes_its_reverse_names_along() {
 
 /// A server on loopback.
 async fn server(index: Option<Index>) -> (SocketAddr, tokio::task::JoinHandle<()>) {
-    let config = Config { zone: zone(), resolv_conf: "/nonexistent/resolv.conf".into() };
+    let config = Config { zone: zone(), port: 0, resolv_conf: "/nonexistent/resolv.conf".into() };
     let dns = Dns::bind_to(config, vec![([127, 0, 0, 1], 0).into()]).await;
     // UDP and TCP get different free ports here; only UDP is asked.
     let dns = dns.unwrap();

@@ -5,7 +5,7 @@
 //! come back through this node. The routes of the pod and service ranges end at the anchor interface, which leads
 //! nowhere, so whatever is about to leave by it is for an address that nobody serves, and without the rules it still goes nowhere.
 
-use crate::nft::{Chain, Family, Field, Hook, Kind, Rule, Set, Table, Type, Verdict};
+use crate::nft::{Chain, Data, Family, Field, Hook, Kind, Rule, Set, Table, Type, Verdict, key};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -29,6 +29,17 @@ pub struct Ranges {
     pub services: Vec<IpNet>,
 }
 
+/// What the node itself serves within the service range: the cluster's DNS.
+#[derive(Clone, Debug)]
+pub struct Served {
+    pub addresses: Vec<IpAddr>,
+    /// The port that it listens on; clients ask [`DNS`], and are led there.
+    pub port: u16,
+}
+
+/// The port at which clients ask for names.
+pub const DNS: u16 = 53;
+
 /// Names of sets of one address family.
 pub fn set(name: &str, family: Family) -> String {
     format!("{name}-{}", family.suffix())
@@ -36,10 +47,13 @@ pub fn set(name: &str, family: Family) -> String {
 
 /// The table with no pods' host ports and no services. `prefix` begins the names of the interfaces of pods, `anchor` is the
 /// interface that leads nowhere, which also begins with it.
-pub fn table(name: &str, prefix: &str, anchor: &str, ranges: &Ranges) -> Table {
+pub fn table(name: &str, prefix: &str, anchor: &str, ranges: &Ranges, served: &Served) -> Table {
     let mut table = Table::new(name);
     for family in Family::ALL {
         sets(&mut table, family);
+    }
+    if served.port != DNS {
+        lead_to(&mut table, served);
     }
     let goto = |chain: &str| Verdict::Goto(chain.to_owned());
     let jump = |chain: &str| Verdict::Jump(chain.to_owned());
@@ -68,7 +82,7 @@ pub fn table(name: &str, prefix: &str, anchor: &str, ranges: &Ranges) -> Table {
     for range in &ranges.services {
         // Of the service range only the DNS address is an address of this machine, and only for DNS.
         let family = Family::of(range.addr());
-        let rule = Rule::family(family).within(Field::Daddr(family), *range, true).dport_is_not(53).begins();
+        let rule = Rule::family(family).within(Field::Daddr(family), *range, true).dport_is_not(served.port).begins();
         input.push(rule.verdict(&goto(REJECT)));
     }
     chain("input", at("filter", libc::NF_INET_LOCAL_IN, FILTER), input);
@@ -105,6 +119,17 @@ fn sets(table: &mut Table, family: Family) {
     add("host-ports-any", &by_port, to());
     add("hairpins", &[address, address], Kind::Set);
     add("host-port-hairpins", &[address, address], Kind::Set);
+}
+
+/// Translates what is for the usual port, which another program has taken on every address of the machine.
+fn lead_to(table: &mut Table, served: &Served) {
+    for address in &served.addresses {
+        let Some(ports) = table.sets.get_mut(&set("host-ports", Family::of(*address))) else { continue };
+        for protocol in [libc::IPPROTO_UDP, libc::IPPROTO_TCP] {
+            let to = Data::Value(key::address_port(*address, served.port));
+            ports.elements.insert(key::proto_address_port(protocol as u8, *address, DNS), to);
+        }
+    }
 }
 
 fn services(family: Family) -> [Rule; 4] {

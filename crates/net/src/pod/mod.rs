@@ -8,10 +8,13 @@
 
 mod attach;
 pub mod base;
+pub mod foreign;
+pub mod forwarding;
 pub mod ipam;
 mod link;
+pub mod probe;
 
-pub use base::Ranges;
+pub use base::{Ranges, Served};
 
 use crate::netlink::{Failure, Socket};
 use crate::nft::{self, Family, Nft, key};
@@ -41,6 +44,8 @@ pub enum Error {
     Sysctl { path: &'static str, wanted: &'static str, source: io::Error },
     #[error("the host port {port} is taken by pod {holder}")]
     HostPortTaken { port: u16, holder: String },
+    #[error("the route to {range} is another program's, on interface {interface:?}")]
+    RouteTaken { range: IpNet, interface: String },
     #[error("the pod range {range} leaves no address for pods")]
     Range { range: IpNet },
 }
@@ -52,9 +57,11 @@ pub struct Config {
     pub id: String,
     /// Where the records are kept; only this network's.
     pub directory: PathBuf,
+    /// Where the cluster keeps what ends with the machine's run; below a directory of all clusters.
+    pub run: PathBuf,
     pub ranges: Ranges,
-    /// Addresses of the service range that this node itself serves: the cluster DNS.
-    pub served: Vec<IpAddr>,
+    /// What this node itself serves of the service range.
+    pub served: Served,
     pub mtu: u32,
 }
 
@@ -126,8 +133,8 @@ impl PodNetwork {
         }
         let prefix = interface_prefix(&config.id);
         let ipam = Ipam::open(&config.directory, &config.ranges.pods)?;
-        forwarding(&config.ranges)?;
-        let mut base = base::table(&table_name(&config.id), &prefix, &prefix, &config.ranges);
+        forwarding::enable(&config.ranges, &config.run)?;
+        let mut base = base::table(&table_name(&config.id), &prefix, &prefix, &config.ranges, &config.served);
         ipam.records().for_each(|record| host_ports(&mut base, record, true));
         let nft = Nft::open(base)?;
         let network = PodNetwork(Arc::new(Inner { config, prefix, ipam: Mutex::new(ipam), nft }));
@@ -164,8 +171,9 @@ impl PodNetwork {
     }
 
     /// Removes everything of the cluster `id` from the kernel, and its records.
-    pub fn purge(id: &str, directory: &Path) -> Result<(), Error> {
+    pub fn purge(id: &str, directory: &Path, run: &Path) -> Result<(), Error> {
         Nft::remove(&table_name(id))?;
+        forwarding::restore(id, run)?;
         let mut socket = Socket::route().map_err(netlink("netlink"))?;
         remove_links(&mut socket, &interface_prefix(id), |_| true)?;
         match std::fs::remove_dir_all(directory) {
@@ -186,9 +194,14 @@ impl PodNetwork {
         let index = anchor.ok_or(Errno::ENODEV).map_err(netlink(what))?.index;
         let gateways = self.gateways();
         let mut messages = vec![link::up(index)];
-        messages.extend(gateways.iter().chain(&config.served).map(|address| link::address(index, *address)));
+        messages.extend(gateways.iter().chain(&config.served.addresses).map(|address| link::address(index, *address)));
         let Ranges { pods, cluster, services } = &config.ranges;
+        let others = foreign::places(&config.id).map_err(netlink(what))?;
         for range in pods.iter().chain(cluster).chain(services) {
+            // The kernel would put ours in place of one that is as good.
+            if let Some(other) = others.iter().find(|other| other.range == range.trunc() && other.priority == Some(0)) {
+                return Err(Error::RouteTaken { range: other.range, interface: other.interface.clone() });
+            }
             let family = Family::of(range.addr());
             let source = gateways.iter().find(|gateway| Family::of(**gateway) == family);
             if let Some(source) = source {
@@ -359,19 +372,6 @@ fn remove_links(socket: &mut Socket, prefix: &str, gone: impl Fn(&str) -> bool) 
     let links = link::list(socket).map_err(netlink(what))?;
     let ours = links.into_iter().map(|link| link.name).filter(|name| name.starts_with(prefix) && gone(name));
     socket.run(ours.map(|name| link::delete(&name)).collect()).map_err(netlink(what))
-}
-
-/// Lets the node route for its pods.
-fn forwarding(ranges: &Ranges) -> Result<(), Error> {
-    let wanted =
-        [("/proc/sys/net/ipv4/ip_forward", Family::V4), ("/proc/sys/net/ipv6/conf/all/forwarding", Family::V6)];
-    for (path, family) in wanted {
-        let used = ranges.pods.iter().any(|range| Family::of(range.addr()) == family);
-        if used && std::fs::read_to_string(path).is_ok_and(|value| value.trim() != "1") {
-            std::fs::write(path, "1").map_err(|source| Error::Sysctl { path, wanted: "1", source })?;
-        }
-    }
-    Ok(())
 }
 
 /// Runs `work` on a thread of its own, which may enter another namespace and is then gone.

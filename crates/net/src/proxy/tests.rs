@@ -116,7 +116,7 @@ fn of_two_services_that_claim_one_address_the_first_by_name_has_it() {
         ..Fragment::default()
     };
     let ranges = base::Ranges { pods: vec![], cluster: vec![], services: vec![] };
-    let mut table = base::table("t", "rg", "rg", &ranges);
+    let mut table = base::table("t", "rg", "rg", &ranges, &base::Served { addresses: vec![], port: base::DNS });
     let before = table.clone();
     let fragments = [element("a/a"), element("b/b")];
     render(&mut table, fragments.iter());

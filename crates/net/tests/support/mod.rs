@@ -1,7 +1,7 @@
 //! A node and pods made of network namespaces that only the test's threads are in; they end with the test.
 #![allow(dead_code, reason = "each test file uses a part")]
 
-use net::{AttachRequest, Config, PodNetwork, PortMapping, Ranges};
+use net::{AttachRequest, Config, PodNetwork, PortMapping, Ranges, Served};
 use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -36,13 +36,14 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
 pub fn config(directory: &std::path::Path) -> Config {
     Config {
         id: "abc123xyz".into(),
-        directory: directory.to_owned(),
+        directory: directory.join("net"),
+        run: directory.join("run/abc123xyz"),
         ranges: Ranges {
             pods: vec!["10.42.0.0/24".parse().unwrap()],
             cluster: vec!["10.42.0.0/16".parse().unwrap()],
             services: vec!["10.96.0.0/16".parse().unwrap()],
         },
-        served: vec!["10.96.0.10".parse().unwrap()],
+        served: Served { addresses: vec!["10.96.0.10".parse().unwrap()], port: 53 },
         mtu: 1500,
     }
 }

@@ -41,7 +41,7 @@ fn config(version: &str, diff_id: &str) -> Value {
         "config": {
             "Entrypoint": ["/regatta", "sample"],
             "Cmd": ["web"],
-            "Env": [format!("VERSION={version}")],
+            "Env": ["PATH=/bin".to_owned(), format!("VERSION={version}")],
             "User": USER.to_string(),
             "WorkingDir": "/",
         },
@@ -51,7 +51,7 @@ fn config(version: &str, diff_id: &str) -> Value {
 
 fn layer(binary: &[u8]) -> Result<Vec<u8>> {
     let mut layer = tar::Builder::new(Vec::with_capacity(binary.len() + 8192));
-    for (name, owner) in [("data/", USER), ("etc/", 0), ("tmp/", 0)] {
+    for (name, owner) in [("bin/", 0), ("data/", USER), ("etc/", 0), ("tmp/", 0)] {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Directory);
         header.set_mode(if name == "tmp/" { 0o1777 } else { 0o755 });
@@ -64,6 +64,14 @@ fn layer(binary: &[u8]) -> Result<Vec<u8>> {
     let mut header = plain_header(binary.len());
     header.set_mode(0o755);
     layer.append_data(&mut header, "regatta", binary)?;
+    for name in super::shell::NAMES {
+        let mut header = plain_header(0);
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_mode(0o777);
+        layer.append_link(&mut header, format!("bin/{name}"), "/regatta")?;
+    }
+    let users = format!("root:x:0:0:root:/:/bin/sh\nwebapp:x:{USER}:{USER}:webapp:/:/bin/sh\n");
+    layer.append_data(&mut plain_header(users.len()), "etc/passwd", users.as_bytes())?;
     Ok(layer.into_inner()?)
 }
 

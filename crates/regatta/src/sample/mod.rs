@@ -3,6 +3,7 @@
 
 mod database;
 mod image;
+pub mod shell;
 mod start;
 mod web;
 

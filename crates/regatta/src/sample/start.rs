@@ -23,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Imports, applies, waits, and prints the address that answers and its answer.
 pub async fn start(data_dir: &Path) -> Result<()> {
+    crate::preflight::root("sample start")?;
     let data = DataDir::at(data_dir)?;
     let Some(marker) = data.marker()? else {
         bail!("no cluster has been started from {}; run `regatta up` first", data.path.display());
@@ -33,7 +34,7 @@ pub async fn start(data_dir: &Path) -> Result<()> {
     let imported = images.import(&archive).await;
     std::fs::remove_file(&archive)?;
     imported?;
-    let client = crate::admin_client(&marker.settings.kubeconfig).await?;
+    let client = crate::admin_client(&marker.settings).await?;
     for document in MANIFESTS.iter().flat_map(|file| file.split("\n---\n")) {
         apply(&client, document).await?;
     }

@@ -49,8 +49,89 @@ fn a_user_without_rights_is_told_to_be_root() {
     if !possible() {
         return;
     }
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", env!("CARGO_BIN_EXE_regatta")]);
-    command.args(["up", "--data-dir", "/tmp/regatta-none"]);
-    fails(&mut command, &["needs root", "sudo"]);
+    let machine = Machine::new();
+    let cluster = Cluster::start(&machine, &[]);
+    let directory = tempfile::tempdir().expect("directory");
+    // Where anybody may look, but nobody write.
+    let place = directory.path();
+    std::fs::set_permissions(place, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("mode");
+    let nobody = |args: &[&str], data: &std::path::Path| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", env!("CARGO_BIN_EXE_regatta")]);
+        command.args(args).arg("--data-dir").arg(data);
+        command
+    };
+    fails(&mut nobody(&["up"], &place.join("none")), &["needs root", "sudo"]);
+    fails(&mut nobody(&["up", "--detach"], &place.join("none")), &["needs root", "sudo"]);
+    for args in [&["down"][..], &["down", "--purge"], &["image", "list"], &["image", "import", "/none"], &["sample", "start"]] {
+        fails(&mut nobody(args, &cluster.data), &["needs root", "sudo regatta"]);
+    }
+    // The test's directory is closed to others, and so is what is in it.
+    fails(&mut nobody(&["status"], &cluster.data), &["root", "sudo"]);
+    crate::cluster::succeed(&mut cluster.regatta(&["status"]));
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_told() {
+    if !possible() {
+        return;
+    }
+    let machine = Machine::new();
+    let directory = tempfile::tempdir().expect("directory");
+    let mount = |options: &str| {
+        crate::cluster::succeed(Command::new("mount").args(["-o", options, "tmpfs"]).arg(directory.path()).args(["-t", "tmpfs"]));
+    };
+    mount("size=64m");
+    let mut cluster = Cluster::start_at(&machine, directory.path().join("data"), &[]);
+    cluster.interrupt();
+    // An existing directory, on a file system that only gives.
+    mount("remount,ro");
+    let read_only = || {
+        fails(&mut cluster.regatta(&["up"]), &["cannot write", "Read-only file system", "--data-dir"]);
+        fails(&mut cluster.regatta(&["up", "--detach"]), &["Read-only file system", "--data-dir"]);
+        let mut other = machine.command(env!("CARGO_BIN_EXE_regatta"));
+        other.args(["up", "--data-dir"]).arg(directory.path().join("other"));
+        fails(&mut other, &["cannot make the data directory", "Read-only file system", "--data-dir"]);
+    };
+    read_only();
+    mount("remount,rw");
+    cluster.up();
+    cluster.purge();
+    drop(cluster);
+    crate::cluster::succeed(Command::new("umount").arg("-l").arg(directory.path()));
+}
+
+#[test]
+fn flags_and_versions_are_checked_before_anything_is_made() {
+    let run = |args: &[&str]| Command::new(env!("CARGO_BIN_EXE_regatta")).args(args).output().expect("regatta runs");
+    for args in [&["--version"][..], &["-V"], &["version"]] {
+        let output = run(args);
+        assert!(output.status.success() && text(&output.stdout).contains("(Kubernetes v1.36.0)"), "{output:?}");
+    }
+    for (args, part) in [
+        (vec!["up", "--https-port", "0"], "--https-port"),
+        (vec!["up", "--https-port", "70000"], "--https-port"),
+        (vec!["up", "--bind-address", "x"], "--bind-address"),
+        (vec!["up", "--cni", "--container-runtime-endpoint", "unix:///x"], "--cni"),
+    ] {
+        let output = run(&args);
+        assert!(!output.status.success() && text(&output.stderr).contains(part), "{output:?}");
+    }
+    if !possible() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("directory");
+    let machine = Machine::new();
+    let data = directory.path().join("data");
+    let name = "a".repeat(64);
+    for (args, part) in [(["--bind-address", "::1"], "IPv6"), (["--node-name", name.as_str()], "63")] {
+        let mut command = machine.command(env!("CARGO_BIN_EXE_regatta"));
+        fails(command.args(["up", "--data-dir"]).arg(&data).args(args), &[part]);
+    }
+    let foreign = directory.path().join("config");
+    std::fs::write(&foreign, "no kubeconfig").expect("file");
+    let mut command = machine.command(env!("CARGO_BIN_EXE_regatta"));
+    command.args(["up", "--data-dir"]).arg(&data).arg("--kubeconfig").arg(&foreign);
+    fails(&mut command, &["is no kubeconfig", "--kubeconfig"]);
+    assert_eq!(std::fs::read_to_string(&foreign).expect("file"), "no kubeconfig");
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::cluster::{BUSYBOX, Cluster, Machine, PATIENCE, possible, succeed, text};
+use crate::cluster::{BUSYBOX, Cluster, Machine, PATIENCE, has, possible, succeed, text};
 use runtime::images::digest_of;
 
 const REGISTRY: &str = "/usr/bin/docker-registry";
@@ -154,8 +154,7 @@ fn events(cluster: &Cluster, name: &str, parts: &[&str]) {
 
 #[test]
 fn pods_pull_from_registries_by_policy_and_with_secrets_and_recover_when_an_image_appears() {
-    if !possible() || !Path::new(REGISTRY).exists() {
-        eprintln!("skipped: needs root and docker-registry");
+    if !possible() || !has("docker-registry", Path::new(REGISTRY).exists()) {
         return;
     }
     let machine = Machine::new();
@@ -238,4 +237,54 @@ fn secrets(cluster: &Cluster) {
     ]);
     cluster.apply(&pod("allowed", image, "Always", "  imagePullSecrets: [{name: pull}]\n"));
     said(cluster, "allowed", "private");
+}
+
+#[test]
+fn a_registry_that_serves_something_else_is_told_and_nothing_of_it_runs() {
+    if !possible() || !has("docker-registry", Path::new(REGISTRY).exists()) {
+        return;
+    }
+    let machine = Machine::new();
+    let registry = Registry::start(&machine, 5000, false);
+    let directory = tempfile::tempdir().expect("directory");
+    let archive = directory.path().join("busybox.tar");
+    crate::cluster::busybox_archive(&archive);
+    let manifest = registry.push(&archive, "tool", "1", "good");
+    let blob = |digest: &str| {
+        let hex = digest.strip_prefix("sha256:").expect("digest");
+        let folder = format!("data/docker/registry/v2/blobs/sha256/{}/{hex}", &hex[..2]);
+        registry.directory.path().join(folder).join("data")
+    };
+    let text_of = |digest: &str| std::fs::read_to_string(blob(digest)).expect("blob");
+    let parsed: serde_json::Value = serde_json::from_str(&text_of(&manifest)).expect("manifest");
+    let layer = parsed["layers"][0]["digest"].as_str().expect("digest").to_owned();
+    let config = parsed["config"]["digest"].as_str().expect("digest").to_owned();
+    let cluster = Cluster::start(&machine, &[]);
+    for (number, digest) in [manifest.clone(), config, layer].iter().enumerate() {
+        let good = std::fs::read(blob(digest)).expect("blob");
+        let mut bad = good.clone();
+        // Of the same length, and JSON still where it was JSON.
+        match number {
+            2 => bad[1000..1100].fill(b'x'),
+            _ => {
+                let at = bad.windows(8).position(|text| text == b"\"sha256:").expect("a digest inside") + 8;
+                bad[at] = if bad[at] == b'0' { b'1' } else { b'0' };
+            }
+        }
+        std::fs::write(blob(digest), &bad).expect("damage");
+        let image = format!("127.0.0.1:5000/tool@{manifest}");
+        let output = cluster.regatta(&["image", "pull", &image]).output().expect("regatta runs");
+        let error = text(&output.stderr);
+        assert!(!output.status.success() && error.contains("digest") && error.contains(digest.as_str()), "{number}: {error}");
+        let name = format!("bad-{number}");
+        cluster.apply(&pod(&name, &image, "Always", ""));
+        waits(&cluster, &name, &["ErrImagePull", "ImagePullBackOff"]);
+        events(&cluster, &name, &["Failed to pull image", digest]);
+        cluster.kubectl(&["delete", "pod", &name]);
+        std::fs::write(blob(digest), &good).expect("repair");
+    }
+    runs(&cluster, "good", &format!("127.0.0.1:5000/tool@{manifest}"), "Always", "good");
+    let output = cluster.regatta(&["image", "pull", "127.0.0.1:9/tool:1"]).output().expect("regatta runs");
+    let error = text(&output.stderr);
+    assert!(!output.status.success() && error.contains("cannot connect to 127.0.0.1:9"), "{error}");
 }

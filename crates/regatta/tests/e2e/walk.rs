@@ -1,5 +1,7 @@
 //! The main job: a cluster from one command, an application deployed with stock kubectl, and requests that reach it.
 
+use std::process::Stdio;
+
 use crate::cluster::{BUSYBOX, Cluster, Machine, possible};
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/webapp");
@@ -53,6 +55,7 @@ fn look(cluster: &Cluster) {
     for part in ["Controlled By:  ReplicaSet/web-", "Started ", "Successfully assigned default/", "Running"] {
         assert!(described.contains(part), "{part} is not in\n{described}");
     }
+    shell(cluster, &pod);
     let logs = cluster.kubectl(&["logs", "-l", "app=web", "--tail=50"]);
     assert!(logs.contains("GET / 200"), "{logs}");
     let nodes = cluster.kubectl(&["get", "nodes", "-o", "wide"]);
@@ -69,6 +72,28 @@ fn look(cluster: &Cluster) {
     assert!(answer.contains("Hello from Regatta"), "{answer}");
     assert_eq!(cluster.kubectl(&["logs", "tool"]), "begun\n");
     cluster.kubectl(&["delete", "pod", "tool"]);
+}
+
+/// The application's own containers have a shell to look around with.
+fn shell(cluster: &Cluster, pod: &str) {
+    let output = cluster.kubectl(&["exec", pod, "--", "sh", "-c", "cd /tmp && pwd; echo $VERSION; ls /; cat /etc/passwd; ps"]);
+    for part in ["/tmp\n", "v1\n", "regatta\n", "webapp:x:65532", "/regatta sample web"] {
+        assert!(output.contains(part), "{part:?} is not in\n{output}");
+    }
+    let error = cluster.try_kubectl(&["exec", pod, "--", "sh", "-c", "exit 7"]).expect_err("fails");
+    assert!(error.contains("exit code 7"), "{error}");
+    // A terminal, as at a desk: `script` is one for kubectl.
+    let kubectl = std::env::var("KUBECTL").unwrap_or_else(|_| "kubectl".to_owned());
+    let mut typed = cluster.machine.command("script");
+    typed.args(["-qec", &format!("{kubectl} exec -it {pod} -- sh"), "/dev/null"]);
+    typed.env("KUBECONFIG", cluster.data.join("kubeconfig.yaml")).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut process = typed.spawn().expect("script runs");
+    let mut input = process.stdin.take().expect("input");
+    std::io::Write::write_all(&mut input, b"cd /etc\nls\nexit\n").expect("typed");
+    let output = process.wait_with_output().expect("output");
+    let screen = crate::cluster::text(&output.stdout);
+    assert!(output.status.success() && screen.contains("/ $ ") && screen.contains("/etc $ ") && screen.contains("passwd"), "{screen}");
+    drop(input);
 }
 
 fn change(cluster: &Cluster) {

@@ -74,6 +74,9 @@ impl Images {
                 return Err(bad(path, message));
             }
             let layers = self.import_layers(path, &found.layers, diff_ids).await?;
+            if self.resolve(&digest_of(config.as_bytes())).is_none() {
+                self.settle().await?;
+            }
             if found.names.is_empty() {
                 let image = self.record(config.clone(), layers.clone(), None, Some(nameless(&config)))?;
                 imported.push(Imported { name: None, image });

@@ -20,6 +20,7 @@ mod archive;
 mod layer;
 mod pull;
 mod registries;
+mod registry;
 mod service;
 
 use std::collections::{BTreeSet, HashMap, HashSet};

@@ -3,20 +3,17 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use base64::Engine;
 use futures::{StreamExt, TryStreamExt};
 use nix::fcntl::FlockArg;
-use oci_client::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
-use oci_client::errors::OciDistributionError;
+use oci_client::Reference;
 use oci_client::manifest::{OciDescriptor, OciImageManifest};
-use oci_client::secrets::RegistryAuth;
-use oci_client::{Client, Reference};
 use tokio::io::AsyncWriteExt;
 
 use super::registries::{Credentials, Endpoint};
-use super::{Image, ImageError, Images, LayerRecord, broken, hex, layer, local_name, parse, parse_config};
+use super::registry::{Registry, Resolved};
+use super::{Image, ImageError, Images, LayerRecord, broken, digest_of, hex, layer, local_name, parse, parse_config};
 
 /// Layers of one image that are fetched at once.
 const PARALLEL: usize = 3;
@@ -103,32 +100,22 @@ impl Images {
         let _adding = self.lock(FlockArg::LockShared)?;
         let text = local_name(reference);
         let failed = |message: String| ImageError::Pull { image: text.clone(), message };
-        let client = client(endpoint).map_err(failed)?;
-        let mut source = Reference::with_tag(
-            reference.registry().to_owned(),
-            endpoint.repository.clone(),
-            reference.tag().unwrap_or("latest").to_owned(),
-        );
-        if let Some(digest) = reference.digest() {
-            source = source.clone_with_digest(digest.to_owned());
-        }
-        source.set_mirror_registry(endpoint.host.clone());
-        let auth = registry_auth(credentials).map_err(failed)?;
-        let (manifest, digest, index_digest) = client
-            .pull_image_manifest_and_list_digest(&source, &auth)
-            .await
-            .map_err(|e| failed(explain(e, endpoint)))?;
+        let source = Registry::new(endpoint, credentials).map_err(failed)?;
+        let wanted = reference.digest().or(reference.tag()).unwrap_or("latest");
+        let Resolved { manifest, digest } = source.resolve(wanted).await.map_err(failed)?;
         let layers = manifest.layers.iter().map(|l| (l.digest.clone(), l.size.max(0) as u64)).collect();
         report(Progress::Resolved { host: endpoint.host.clone(), layers });
-        let (config, diff_ids) = self.fetch_config(&client, &source, &manifest, endpoint).await?;
+        let (config, diff_ids) = self.fetch_config(&text, &source, &manifest).await?;
         let fetches: Vec<_> = manifest
             .layers
             .iter()
             .zip(&diff_ids)
-            .map(|(descriptor, diff_id)| self.fetch_layer(&client, &source, descriptor, diff_id, endpoint, report))
+            .map(|(descriptor, diff_id)| self.fetch_layer(&text, &source, descriptor, diff_id, report))
             .collect();
         let layers = futures::stream::iter(fetches).buffered(PARALLEL).try_collect().await?;
-        let digest = index_digest.unwrap_or(digest);
+        if self.resolve(&digest_of(config.as_bytes())).is_none() {
+            self.settle().await?;
+        }
         let tag = reference.digest().is_none().then(|| text.clone());
         self.record(config, layers, tag, Some(format!("{}/{}@{digest}", reference.registry(), reference.repository())))
     }
@@ -136,39 +123,39 @@ impl Images {
     /// The configuration's text and the diff ids of its layers.
     async fn fetch_config(
         &self,
-        client: &Client,
-        source: &Reference,
+        text: &str,
+        source: &Registry<'_>,
         manifest: &OciImageManifest,
-        endpoint: &Endpoint,
     ) -> Result<(String, Vec<String>), ImageError> {
-        let text = local_name(source);
+        let failed = |message: String| ImageError::Pull { image: text.to_owned(), message };
         if manifest.config.size > CONFIG_LIMIT {
-            return Err(broken(&text, format!("its configuration is larger than {CONFIG_LIMIT} bytes")));
+            return Err(broken(text, format!("its configuration is larger than {CONFIG_LIMIT} bytes")));
         }
         let mut bytes = Vec::new();
-        client
-            .pull_blob(source, &manifest.config, &mut bytes)
-            .await
-            .map_err(|e| ImageError::Pull { image: text.clone(), message: explain(e, endpoint) })?;
-        let config =
-            String::from_utf8(bytes).map_err(|_| broken(&text, "its configuration is not UTF-8".to_owned()))?;
-        let parsed = parse_config(&config).map_err(|message| broken(&text, message))?;
+        let mut stream = std::pin::pin!(source.blob(&manifest.config).await.map_err(failed)?);
+        while let Some(chunk) = stream.next().await {
+            bytes.extend_from_slice(&chunk.map_err(failed)?);
+            if bytes.len() as i64 > CONFIG_LIMIT {
+                return Err(broken(text, format!("its configuration is larger than {CONFIG_LIMIT} bytes")));
+            }
+        }
+        let config = String::from_utf8(bytes).map_err(|_| broken(text, "its configuration is not UTF-8".to_owned()))?;
+        let parsed = parse_config(&config).map_err(|message| broken(text, message))?;
         let diff_ids = parsed.rootfs().diff_ids().clone();
         if diff_ids.len() != manifest.layers.len() {
             let message =
                 format!("its manifest has {} layers, its configuration {}", manifest.layers.len(), diff_ids.len());
-            return Err(broken(&text, message));
+            return Err(broken(text, message));
         }
         Ok((config, diff_ids))
     }
 
     async fn fetch_layer(
         &self,
-        client: &Client,
-        source: &Reference,
+        text: &str,
+        source: &Registry<'_>,
         descriptor: &OciDescriptor,
         diff_id: &str,
-        endpoint: &Endpoint,
         report: Report<'_>,
     ) -> Result<LayerRecord, ImageError> {
         let gate = {
@@ -184,12 +171,11 @@ impl Images {
         }
         // Never closed.
         let _room = self.fetching.acquire().await;
-        let text = local_name(source);
-        let failed = |message: String| ImageError::Pull { image: text.clone(), message };
+        let failed = |message: String| ImageError::Pull { image: text.to_owned(), message };
         let blob = self.work_path(&descriptor.digest);
         let mut file =
             tokio::fs::File::create(&blob).await.map_err(|source| ImageError::Io { path: blob.clone(), source })?;
-        let mut stream = client.pull_blob_stream(source, descriptor).await.map_err(|e| failed(explain(e, endpoint)))?;
+        let mut stream = std::pin::pin!(source.blob(descriptor).await.map_err(failed)?);
         let mut bytes = 0;
         while let Some(chunk) = stream.next().await {
             let chunk = chunk.map_err(|e| failed(format!("layer {}: {e}", descriptor.digest)))?;
@@ -199,9 +185,23 @@ impl Images {
         }
         file.flush().await.map_err(|source| ImageError::Io { path: blob.clone(), source })?;
         drop(file);
-        let record = self.add_layer(blob, Some(diff_id.to_owned()), &text).await?;
+        let record = self.add_layer(blob, Some(diff_id.to_owned()), text).await?;
         done();
         Ok(record)
+    }
+
+    /// Returns when the layers that were added would survive a power cut: a record must never name what could be lost. Those
+    /// that no record names are removed before anything is made of them.
+    pub(super) async fn settle(&self) -> Result<(), ImageError> {
+        let path = self.root.join("layers");
+        let synced = {
+            let path = path.clone();
+            tokio::task::spawn_blocking(move || {
+                let directory = std::fs::File::open(path)?;
+                nix::unistd::syncfs(&directory).map_err(io::Error::from)
+            })
+        };
+        synced.await.map_err(io::Error::other).and_then(|done| done).map_err(|source| ImageError::Io { path, source })
     }
 
     /// The layer, if it is there already.
@@ -254,72 +254,5 @@ impl Images {
             });
         let _ = tokio::fs::remove_dir_all(&target).await;
         outcome
-    }
-}
-
-/// A client for one endpoint.
-fn client(endpoint: &Endpoint) -> Result<Client, String> {
-    let mut extra_root_certificates = Vec::new();
-    if let Some(path) = &endpoint.tls.ca_file {
-        let data = std::fs::read(path).map_err(|e| format!("cannot read ca_file {}: {e}", path.display()))?;
-        extra_root_certificates.push(Certificate { encoding: CertificateEncoding::Pem, data });
-    }
-    let protocol = match endpoint.plain_http {
-        true => ClientProtocol::HttpsExcept(vec![endpoint.host.clone()]),
-        false => ClientProtocol::Https,
-    };
-    let config = ClientConfig {
-        protocol,
-        accept_invalid_certificates: endpoint.tls.insecure_skip_verify,
-        extra_root_certificates,
-        connect_timeout: Some(Duration::from_secs(10)),
-        read_timeout: Some(Duration::from_secs(60)),
-        user_agent: concat!("regatta/", env!("CARGO_PKG_VERSION")),
-        ..ClientConfig::default()
-    };
-    Client::try_from(config).map_err(|e| explain(e, endpoint))
-}
-
-fn registry_auth(credentials: Option<&Credentials>) -> Result<RegistryAuth, String> {
-    let Some(credentials) = credentials else { return Ok(RegistryAuth::Anonymous) };
-    if !credentials.identity_token.is_empty() {
-        return Ok(RegistryAuth::Bearer(credentials.identity_token.clone()));
-    }
-    if !credentials.auth.is_empty() {
-        let decoded = base64::engine::general_purpose::STANDARD.decode(&credentials.auth).map_err(|e| e.to_string());
-        let text = decoded.and_then(|raw| String::from_utf8(raw).map_err(|e| e.to_string()));
-        let text = text.map_err(|e| format!("the registry's auth is not base64 of username:password: {e}"))?;
-        let (user, password) = text.split_once(':').ok_or("the registry's auth is not base64 of username:password")?;
-        return Ok(RegistryAuth::Basic(user.to_owned(), password.to_owned()));
-    }
-    if credentials.username.is_empty() {
-        return Ok(RegistryAuth::Anonymous);
-    }
-    Ok(RegistryAuth::Basic(credentials.username.clone(), credentials.password.clone()))
-}
-
-/// A registry's error in words that say what to do about it.
-fn explain(error: OciDistributionError, endpoint: &Endpoint) -> String {
-    use std::error::Error;
-    match &error {
-        OciDistributionError::ImageManifestNotFoundError(_) => "not found".to_owned(),
-        OciDistributionError::UnauthorizedError { .. } | OciDistributionError::AuthenticationFailure(_) => {
-            "authorization failed: the image may not exist or may need other credentials".to_owned()
-        }
-        OciDistributionError::RegistryError { envelope, .. } => envelope
-            .errors
-            .iter()
-            .map(|e| if e.message.is_empty() { format!("{:?}", e.code) } else { e.message.clone() })
-            .collect::<Vec<_>>()
-            .join(", "),
-        OciDistributionError::ServerError { code, .. } => format!("the registry answered {code}"),
-        OciDistributionError::RequestError(request) if request.is_connect() => {
-            let mut cause: &dyn Error = request;
-            while let Some(deeper) = cause.source() {
-                cause = deeper;
-            }
-            format!("cannot connect to {}: {cause}", endpoint.host)
-        }
-        other => other.to_string(),
     }
 }

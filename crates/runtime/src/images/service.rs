@@ -47,7 +47,8 @@ impl ImageService for Images {
             username: auth.username,
             password: auth.password,
             auth: auth.auth,
-            identity_token: if auth.registry_token.is_empty() { auth.identity_token } else { auth.registry_token },
+            token: auth.registry_token,
+            identity_token: auth.identity_token,
         });
         Ok(self.pull(&image.image, auth, &|_| {}).await?.id.clone())
     }

@@ -49,7 +49,8 @@ pub enum OpenError {
     },
     /// What is stored cannot be read back as it was written.
     #[error(
-        "the store in {path} is damaged ({reason}): restore it from a backup, or move the directory away to begin anew"
+        "the store in {path} is damaged ({reason}): restore it from a backup and remove its file DAMAGED, where this is \
+         noted, or move the directory away to begin anew"
     )]
     Damaged {
         /// The store's directory.
