@@ -100,7 +100,10 @@ async fn measure(options: &Options, binary: PathBuf) -> Result<()> {
 fn check_disk(path: &Path) -> Result<()> {
     let about = statfs(path).with_context(|| format!("cannot use {}", path.display()))?;
     if [TMPFS_MAGIC, RAMFS_MAGIC].contains(&about.filesystem_type()) {
-        bail!("{} is in memory, so its figures would say nothing; name a directory on a disk with --data-dir", path.display());
+        bail!(
+            "{} is in memory, so its figures would say nothing; name a directory on a disk with --data-dir",
+            path.display()
+        );
     }
     Ok(())
 }

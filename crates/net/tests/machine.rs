@@ -22,7 +22,8 @@ fn found(range: &str) -> Option<Place> {
 #[test]
 fn addresses_and_routes_of_others_are_found_and_ours_are_not() {
     on_a_node(async || {
-        ip("link add lan type dummy");
+        ip("link add lan type veth peer name lan2");
+        ip("link set lan2 up");
         ip("addr add 192.168.7.9/24 dev lan");
         ip("link set lan up");
         ip("route add 10.9.0.0/16 dev lan");
@@ -50,7 +51,8 @@ fn addresses_and_routes_of_others_are_found_and_ours_are_not() {
 #[test]
 fn a_route_of_another_program_is_not_replaced() {
     on_a_node(async || {
-        ip("link add lan type dummy");
+        ip("link add lan type veth peer name lan2");
+        ip("link set lan2 up");
         ip("link set lan up");
         ip("route add 10.42.0.0/16 dev lan");
         let directory = tempfile::tempdir().unwrap();

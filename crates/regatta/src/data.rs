@@ -107,18 +107,23 @@ impl DataDir {
 
     /// Takes away what a first start that failed has left; gives whether that was anything.
     pub fn clear_remains(&self) -> Result<bool> {
-        if !self.path.is_dir() || !self.is_fresh()? {
+        let remains = REMAINS.map(|name| self.path.join(name));
+        if !remains.iter().any(|path| path.exists()) || !self.is_fresh()? {
             return Ok(false);
         }
         let hold = self.lock()?;
-        let mut found = false;
-        for name in REMAINS {
-            found |= fs::remove_file(self.path.join(name)).is_ok();
+        for path in remains {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+                }
+                _ => {}
+            }
         }
         drop(hold);
         // What others have put there stays, and its directory with it.
         let _ = fs::remove_dir(&self.path);
-        Ok(found)
+        Ok(true)
     }
 
     /// Makes the directories that only root may look into, and closes those that an earlier version left open.
@@ -282,7 +287,7 @@ mod tests {
         assert_eq!(left, ["lost+found", "manifests"]);
         assert!(!data.clear_remains().expect("cleared"), "nothing was left");
         fs::write(data.join("mine"), "x").expect("file");
-        drop(data.lock().expect("lock"));
+        fs::write(data.join("lock"), "").expect("file");
         assert!(!data.clear_remains().expect("looked"));
         assert!(data.join("lock").exists());
     }

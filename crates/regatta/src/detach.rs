@@ -80,7 +80,7 @@ pub const LATE: &str = "Regatta runs, but the node is not Ready";
 /// How long the background process may say nothing at all.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Leaves the session of the process before it, whose terminal may go; that one ends it, till then, as any other child.
+/// Leaves the session of the process that waits for the start, so that the end of its terminal is not this one's.
 pub fn leave() {
     // It fails only where the process leads a session already.
     let _ = nix::unistd::setsid();

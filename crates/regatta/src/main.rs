@@ -103,8 +103,11 @@ fn log() {
 /// A client for the cluster's administrator, from the kubeconfig file.
 async fn admin_client(settings: &data::Settings) -> Result<kube::Client> {
     let shown = settings.kubeconfig.display();
+    if std::fs::File::open(&settings.kubeconfig).is_err_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied) {
+        anyhow::bail!("only its owner and root may read the kubeconfig {shown}; run the command with sudo");
+    }
     let file = kube::config::Kubeconfig::read_from(&settings.kubeconfig)
-        .with_context(|| format!("cannot read the kubeconfig {shown}; run the command with sudo if it is not yours"))?;
+        .with_context(|| format!("cannot read the kubeconfig {shown}"))?;
     // The file may hold other clusters, and one of them be the current one.
     let context = Some(settings.context.clone()).filter(|name| !name.is_empty());
     let options = kube::config::KubeConfigOptions { context, ..Default::default() };

@@ -97,7 +97,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_part_that_panics_is_started_again_until_the_shutdown() {
         let shutdown = CancellationToken::new();
         let (parts, _failures) = Parts::new(shutdown.clone());

@@ -253,9 +253,36 @@ fn differ(a: &v1::NodeStatus, b: &v1::NodeStatus) -> bool {
         if let Some(conditions) = &mut bare.conditions {
             conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
         }
+        // The API keeps an empty list as none.
+        let images = bare.images.filter(|images| !images.is_empty());
         // What others write is not compared.
-        let own = (bare.addresses, bare.capacity, bare.allocatable, bare.conditions, bare.images);
+        let own = (bare.addresses, bare.capacity, bare.allocatable, bare.conditions, images);
         (own, bare.node_info, bare.daemon_endpoints, bare.runtime_handlers, bare.features)
     };
     bare(a) != bare(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    #[test]
+    fn a_status_is_written_for_what_changed_and_not_for_the_heartbeat_or_an_empty_list() {
+        let condition = |status: &str, heartbeat: i64| v1::NodeCondition {
+            type_: "Ready".to_owned(),
+            status: status.to_owned(),
+            last_heartbeat_time: Timestamp::from_second(heartbeat).ok().map(Time),
+            ..Default::default()
+        };
+        let told = v1::NodeStatus { conditions: Some(vec![condition("True", 1)]), ..Default::default() };
+        let beat = v1::NodeStatus {
+            conditions: Some(vec![condition("True", 2)]),
+            images: Some(Vec::new()),
+            ..Default::default()
+        };
+        assert!(!differ(&told, &beat));
+        assert!(differ(&told, &v1::NodeStatus { conditions: Some(vec![condition("False", 2)]), ..beat.clone() }));
+        assert!(differ(&told, &v1::NodeStatus { images: Some(vec![v1::ContainerImage::default()]), ..beat }));
+    }
 }

@@ -28,7 +28,8 @@ fn what_is_wrong_with_a_start_is_said() {
     };
     fails(&mut up(&cluster.data, &[]), &["already running", "regatta down"]);
     fails(&mut up(&cluster.data, &["--detach"]), &["already running"]);
-    fails(&mut up(&directory.path().join("other"), &[]), &["6443", "in use", "--https-port"]);
+    let apart = ["--cluster-cidr", "10.52.0.0/16", "--service-cidr", "10.53.0.0/16"];
+    fails(&mut up(&directory.path().join("other"), &apart), &["6443", "in use", "--https-port"]);
     std::fs::write(directory.path().join("file"), "x").expect("file");
     fails(&mut up(directory.path(), &[]), &["not Regatta's", "--data-dir"]);
     fails(&mut up(std::path::Path::new("/proc/regatta"), &[]), &["cannot make the data directory"]);
@@ -63,7 +64,9 @@ fn a_user_without_rights_is_told_to_be_root() {
     };
     fails(&mut nobody(&["up"], &place.join("none")), &["needs root", "sudo"]);
     fails(&mut nobody(&["up", "--detach"], &place.join("none")), &["needs root", "sudo"]);
-    for args in [&["down"][..], &["down", "--purge"], &["image", "list"], &["image", "import", "/none"], &["sample", "start"]] {
+    for args in
+        [&["down"][..], &["down", "--purge"], &["image", "list"], &["image", "import", "/none"], &["sample", "start"]]
+    {
         fails(&mut nobody(args, &cluster.data), &["needs root", "sudo regatta"]);
     }
     // The test's directory is closed to others, and so is what is in it.
@@ -79,7 +82,9 @@ fn a_directory_that_cannot_be_written_is_told() {
     let machine = Machine::new();
     let directory = tempfile::tempdir().expect("directory");
     let mount = |options: &str| {
-        crate::cluster::succeed(Command::new("mount").args(["-o", options, "tmpfs"]).arg(directory.path()).args(["-t", "tmpfs"]));
+        crate::cluster::succeed(
+            Command::new("mount").args(["-o", options, "tmpfs"]).arg(directory.path()).args(["-t", "tmpfs"]),
+        );
     };
     mount("size=64m");
     let mut cluster = Cluster::start_at(&machine, directory.path().join("data"), &[]);

@@ -275,7 +275,10 @@ fn a_registry_that_serves_something_else_is_told_and_nothing_of_it_runs() {
         let image = format!("127.0.0.1:5000/tool@{manifest}");
         let output = cluster.regatta(&["image", "pull", &image]).output().expect("regatta runs");
         let error = text(&output.stderr);
-        assert!(!output.status.success() && error.contains("digest") && error.contains(digest.as_str()), "{number}: {error}");
+        assert!(
+            !output.status.success() && error.contains("digest") && error.contains(digest.as_str()),
+            "{number}: {error}"
+        );
         let name = format!("bad-{number}");
         cluster.apply(&pod(&name, &image, "Always", ""));
         waits(&cluster, &name, &["ErrImagePull", "ImagePullBackOff"]);

@@ -126,7 +126,8 @@ fn a_node_that_does_not_become_ready_is_told_with_its_reason_and_the_api_is_serv
     let mut command = machine.command(env!("CARGO_BIN_EXE_regatta"));
     command.args(["up", "--node-name", "node", "--cni", "--data-dir"]).arg(&data).arg("--cni-conf-dir").arg(&empty);
     let log = directory.path().join("log");
-    let process = command.stdout(Stdio::null()).stderr(std::fs::File::create(&log).expect("log")).spawn().expect("regatta");
+    let process =
+        command.stdout(Stdio::null()).stderr(std::fs::File::create(&log).expect("log")).spawn().expect("regatta");
     let process = Program(process);
     let deadline = std::time::Instant::now() + crate::cluster::PATIENCE;
     loop {
@@ -196,7 +197,10 @@ fn a_directory_named_by_way_of_a_link_is_the_same_cluster_before_and_after_its_f
     cluster.crash();
     cluster.up();
     assert_eq!(clusters(), known, "the restart took itself for another cluster");
-    assert_eq!(cluster.kubectl(&["get", "pod", "tool", "-o", "jsonpath={.status.containerStatuses[0].restartCount}"]), "0");
+    assert_eq!(
+        cluster.kubectl(&["get", "pod", "tool", "-o", "jsonpath={.status.containerStatuses[0].restartCount}"]),
+        "0"
+    );
     cluster.purge();
     assert_eq!(machine.traces(), before);
 }

@@ -14,7 +14,10 @@ fn id(cluster: &Cluster) -> String {
 /// Takes away all that does not outlive a machine's run.
 fn reboot(cluster: &mut Cluster, id: &str) {
     cluster.crash();
-    let groups = text(&succeed(Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-path", &format!("*regatta-{id}*")])).stdout);
+    let groups = text(
+        &succeed(Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-path", &format!("*regatta-{id}*")]))
+            .stdout,
+    );
     let mut groups: Vec<_> = groups.lines().map(str::to_owned).collect();
     // The deepest first, which can be removed when nobody is in it.
     groups.sort_by_key(|group| std::cmp::Reverse(group.matches('/').count()));
@@ -98,7 +101,8 @@ fn a_damaged_database_is_told_at_every_start_until_it_is_repaired() {
         cluster.kubectl(&["create", "configmap", &format!("kept-{number}"), "--from-literal=a=b"]);
     }
     cluster.interrupt();
-    let journals = text(&succeed(Command::new("find").arg(cluster.data.join("store/data")).args(["-name", "*.jnl"])).stdout);
+    let journals =
+        text(&succeed(Command::new("find").arg(cluster.data.join("store/data")).args(["-name", "*.jnl"])).stdout);
     let journal = journals.lines().next().expect("a journal").to_owned();
     let good = std::fs::read(&journal).expect("journal");
     let backup = cluster.data.with_extension("backup");

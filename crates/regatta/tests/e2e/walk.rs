@@ -76,7 +76,8 @@ fn look(cluster: &Cluster) {
 
 /// The application's own containers have a shell to look around with.
 fn shell(cluster: &Cluster, pod: &str) {
-    let output = cluster.kubectl(&["exec", pod, "--", "sh", "-c", "cd /tmp && pwd; echo $VERSION; ls /; cat /etc/passwd; ps"]);
+    let output =
+        cluster.kubectl(&["exec", pod, "--", "sh", "-c", "cd /tmp && pwd; echo $VERSION; ls /; cat /etc/passwd; ps"]);
     for part in ["/tmp\n", "v1\n", "regatta\n", "webapp:x:65532", "/regatta sample web"] {
         assert!(output.contains(part), "{part:?} is not in\n{output}");
     }
@@ -92,7 +93,10 @@ fn shell(cluster: &Cluster, pod: &str) {
     std::io::Write::write_all(&mut input, b"cd /etc\nls\nexit\n").expect("typed");
     let output = process.wait_with_output().expect("output");
     let screen = crate::cluster::text(&output.stdout);
-    assert!(output.status.success() && screen.contains("/ $ ") && screen.contains("/etc $ ") && screen.contains("passwd"), "{screen}");
+    assert!(
+        output.status.success() && screen.contains("/ $ ") && screen.contains("/etc $ ") && screen.contains("passwd"),
+        "{screen}"
+    );
     drop(input);
 }
 

@@ -102,7 +102,22 @@ impl Machine {
         let pids = text(&Command::new("ip").args(["netns", "pids", &self.name]).output().expect("ip").stdout);
         let name = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         section("processes", pids.lines().map(name).collect());
-        section("sysctls", run("grep", &["-r", ".", "/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv4/conf/all", "/proc/sys/net/ipv6/conf/all/forwarding", "/proc/sys/vm/overcommit_memory", "/proc/sys/kernel/panic", "/proc/sys/kernel/panic_on_oops"]));
+        section(
+            "sysctls",
+            run(
+                "grep",
+                &[
+                    "-r",
+                    ".",
+                    "/proc/sys/net/ipv4/ip_forward",
+                    "/proc/sys/net/ipv4/conf/all",
+                    "/proc/sys/net/ipv6/conf/all/forwarding",
+                    "/proc/sys/vm/overcommit_memory",
+                    "/proc/sys/kernel/panic",
+                    "/proc/sys/kernel/panic_on_oops",
+                ],
+            ),
+        );
         section("run", text(&Command::new("find").args(["/run/regatta"]).output().expect("find").stdout));
         found
     }
