@@ -159,6 +159,10 @@ fn port(mapping: &PortMapping) -> Value {
 
 #[async_trait]
 impl Network for CniNetwork {
+    fn check(&self) -> Result<()> {
+        self.configuration().map(drop)
+    }
+
     async fn attach(&self, request: AttachRequest) -> Result<Vec<IpAddr>> {
         if let Some(done) = load(&self.path(&request.sandbox_id)).and_then(|attachment| attachment.result) {
             return Ok(addresses(&done));

@@ -54,13 +54,13 @@ pub async fn up(options: Up) -> Result<()> {
     let (hold, previous) = data.take()?;
     preflight::check_directory(&data)?;
     let mut plan = settle(&options, &data, previous.as_ref())?;
-    network::check_ranges(&data, &plan, previous.is_none())?;
     let node = NodeOptions::load(&options, &data)?;
     let registries = match &plan.settings.registries {
         Some(file) => Registries::load(file)?,
         None => Registries::default(),
     };
     let kubeconfig = Kubeconfig::open(&plan.settings.kubeconfig, &data)?;
+    network::check_ranges(&data, &plan, previous.is_none())?;
     let listener = listen(plan.bind).await?;
     remember_kubeconfig(&mut plan);
     data.write_marker(&plan.settings)?;

@@ -33,8 +33,17 @@ impl RuntimeService for Runtime {
     async fn status(&self) -> Result<StatusResponse> {
         let condition =
             |name: &str| RuntimeCondition { r#type: name.into(), status: true, ..RuntimeCondition::default() };
+        let network = match self.config.network.check() {
+            Ok(()) => condition("NetworkReady"),
+            Err(error) => RuntimeCondition {
+                status: false,
+                reason: "NetworkPluginNotReady".into(),
+                message: error.message,
+                ..condition("NetworkReady")
+            },
+        };
         Ok(StatusResponse {
-            conditions: vec![condition("RuntimeReady"), condition("NetworkReady")],
+            conditions: vec![condition("RuntimeReady"), network],
             runtime_handlers: vec![RuntimeHandler { recursive_read_only_mounts: true, ..RuntimeHandler::default() }],
             supplemental_groups_policy: true,
         })

@@ -125,6 +125,9 @@ fn image(base: &str, which: &str) -> (HashMap<String, Vec<u8>>, String) {
     let mut header = tar::Header::new_gnu();
     header.set_size(which.len() as u64);
     header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     layer.append_data(&mut header, "which", which.as_bytes()).expect("entry");
     let layer = layer.into_inner().expect("layer");
     let config =

@@ -133,7 +133,7 @@ fn a_node_that_does_not_become_ready_is_told_with_its_reason_and_the_api_is_serv
     loop {
         let said = std::fs::read_to_string(&log).expect("log");
         if said.contains("the node is not Ready after") {
-            assert!(said.contains("KubeletNotReady"), "{said}");
+            assert!(said.contains("KubeletNotReady") && said.contains("no CNI network is configured in"), "{said}");
             break;
         }
         assert!(std::time::Instant::now() < deadline, "nothing is said: {said}");

@@ -316,6 +316,7 @@ impl Challenge {
                 }
                 (Some(value), None) => rest = quoted(value).1,
                 (None, _) if word.is_empty() => rest = after.get(1..).unwrap_or_default(),
+                (None, _) if !word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') => rest = after,
                 (None, _) => {
                     found.push(Challenge { scheme: word.to_owned(), fields: Vec::new() });
                     rest = after;

@@ -26,6 +26,10 @@ pub trait Network: Send + Sync {
     async fn attach(&self, request: AttachRequest) -> Result<Vec<IpAddr>>;
     /// Takes them back. `netns` may be gone already.
     async fn detach(&self, sandbox_id: &str, netns: &Path) -> Result<()>;
+    /// Why no pod can be attached for now, as where nothing is configured yet. A node without a network is not ready.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Pods with nothing but a loopback interface.
