@@ -371,7 +371,7 @@ async fn certificates_are_checked_shown_and_passed_over_as_the_file_says() {
         (&mutual.host, format!("ca_file: {authority}, {pair}"), Ok("mutual")),
         (
             &mutual.host,
-            format!("ca_file: {authority}, cert_file: {key}, key_file: {certificate}"),
+            format!("ca_file: {authority}, cert_file: {certificate}, key_file: {authority}"),
             Err("cannot be used"),
         ),
     ] {
