@@ -53,6 +53,7 @@ const GRANTS: &[Grant] = &[
     grant(SCHEDULER, READ, "storage.k8s.io", "*"),
     grant(SCHEDULER, READ, "resource.k8s.io", "*"),
     grant(SCHEDULER, READ, "scheduling.k8s.io", "*"),
+    grant(SCHEDULER, "update,patch", "scheduling.k8s.io", "podgroups/status"),
     grant(SCHEDULER, "get,list,watch,delete", "", "pods"),
     grant(SCHEDULER, "create", "", "pods/binding,bindings"),
     grant(SCHEDULER, "update,patch", "", "pods/status"),
