@@ -6,7 +6,7 @@ use crate::{
     node::Node,
     plugins::{
         Plugin, node_affinity, node_resources_balanced_allocation, node_resources_fit, node_unschedulable,
-        taint_toleration,
+        pod_topology_spread, taint_toleration,
     },
     pod::Needs,
     profile::Profile,
@@ -24,6 +24,7 @@ pub(crate) struct Class {
     pub requests: Vec<(usize, i64)>,
     pub scored: Vec<node_resources_fit::Scored>,
     pub compared: Vec<(usize, i64)>,
+    pub ledgers: pod_topology_spread::Ledgers,
     rows: Vec<Row>,
 }
 
@@ -103,6 +104,7 @@ impl Classes {
                 scored: node_resources_fit::scored(needs, &profile.fit, snapshot),
                 compared: node_resources_balanced_allocation::compared(needs, &profile.balanced, snapshot),
                 needs: needs.clone(),
+                ledgers: pod_topology_spread::Ledgers::default(),
                 rows: Vec::new(),
             }
         })

@@ -26,7 +26,6 @@ const SAMPLED_FROM: usize = 100;
 /// What a decision may ask besides the snapshot.
 #[derive(Clone, Copy)]
 pub(crate) struct World<'a> {
-    pub namespaces: inter_pod_affinity::Namespaces<'a>,
     pub extensions: &'a [Arc<dyn Extension>],
     /// The pods with which a pod without constraints of its own is spread.
     pub siblings: Option<&'a Selector>,
@@ -83,23 +82,6 @@ fn enough(nodes: usize, percentage: usize) -> usize {
     (nodes * adapted / 100).max(SAMPLED_FROM)
 }
 
-/// What the snapshot has to keep for a pod, asked for before it is looked at.
-struct Plans {
-    spread: Option<pod_topology_spread::Plan>,
-    near: Option<inter_pod_affinity::Plan>,
-}
-
-impl Plans {
-    fn new(pod: &Pod, profile: &Profile, snapshot: &mut Snapshot, world: World<'_>) -> Self {
-        snapshot.refresh();
-        let spread = || pod_topology_spread::Plan::new(pod, profile, world.siblings, snapshot);
-        let spread = takes_part(profile, Plugin::PodTopologySpread).then(spread).flatten();
-        let near = || inter_pod_affinity::Plan::new(&pod.needs, world.namespaces, snapshot);
-        let near = takes_part(profile, Plugin::InterPodAffinity).then(near).flatten();
-        Self { spread, near }
-    }
-}
-
 fn takes_part(profile: &Profile, plugin: Plugin) -> bool {
     profile.filters(plugin) || profile.weight(plugin) > 0
 }
@@ -109,15 +91,17 @@ impl Decider {
         Self { profile, classes: Classes::default(), start: 0 }
     }
 
-    /// What speaks against one node.
-    pub fn rejection(&mut self, pod: &Pod, snapshot: &mut Snapshot, slot: Slot, world: World<'_>) -> Option<Rejection> {
-        let profile = self.profile.clone();
-        let plans = Plans::new(pod, &profile, snapshot, world);
-        let class = self.classes.get(&pod.needs, &profile, snapshot);
-        match Against::new(pod, &profile, &plans, class, snapshot, world) {
-            Ok(mut against) => against.find(class, slot),
-            Err(rejection) => Some(rejection),
-        }
+    /// The rules set up for one pod, to see what would be if other pods were gone. An error speaks against all nodes.
+    pub fn trial<'a>(
+        &'a mut self,
+        pod: &'a Pod,
+        snapshot: &mut Snapshot,
+        world: World<'a>,
+    ) -> Result<Trial<'a>, Rejection> {
+        snapshot.refresh();
+        let class = self.classes.get(&pod.needs, &self.profile, snapshot);
+        let against = Against::new(pod, &self.profile, class, snapshot, world)?;
+        Ok(Trial { against, class, pod })
     }
 
     /// The node for a pod: the preferred one if it will do, else the best.
@@ -129,21 +113,20 @@ impl Decider {
         world: World<'_>,
         dice: &mut impl Rng,
     ) -> Result<Decision, Failure> {
-        let profile = self.profile.clone();
-        let plans = Plans::new(pod, &profile, snapshot, world);
-        let class = self.classes.get(&pod.needs, &profile, snapshot);
-        let snapshot = &*snapshot;
+        snapshot.refresh();
+        let class = self.classes.get(&pod.needs, &self.profile, snapshot);
         let nodes = snapshot.order().len();
         let everywhere = |rejection| Failure::Unfit(Unfit::everywhere(nodes, &rejection));
         let extenders = || world.extenders.iter().filter(|it| it.is_interested(pod));
-        let mut against = Against::new(pod, &profile, &plans, class, snapshot, world).map_err(everywhere)?;
+        let mut against = Against::new(pod, &self.profile, class, snapshot, world).map_err(everywhere)?;
+        let snapshot = &*snapshot;
         if let Some(slot) = preferred.filter(|&slot| snapshot.node(slot).is_some())
-            && against.find(class, slot).is_none()
+            && against.find(class, snapshot, slot).is_none()
             && ask(extenders(), pod, vec![slot], snapshot, world.nodes)?.feasible == [slot]
         {
-            return against.reserve(slot).map_err(everywhere);
+            return against.reserve(snapshot, slot).map_err(everywhere);
         }
-        let Found { feasible, mut rejections, absent } = against.look(class, &mut self.start);
+        let Found { feasible, mut rejections, absent } = against.look(class, snapshot, &mut self.start);
         let Filtered { feasible, rejected } = ask(extenders(), pod, feasible, snapshot, world.nodes)?;
         rejections.extend(rejected);
         let slot = match feasible[..] {
@@ -157,7 +140,45 @@ impl Decider {
                 best(&feasible, &scores, dice)
             }
         };
-        against.reserve(slot).map_err(everywhere)
+        against.reserve(snapshot, slot).map_err(everywhere)
+    }
+}
+
+/// A pod's rules, while pods are taken off nodes and put back to see what would be. One node is tried after another, and all
+/// of its pods are back before the next is.
+pub(crate) struct Trial<'a> {
+    against: Against<'a>,
+    class: &'a mut Class,
+    pod: &'a Pod,
+}
+
+impl Trial<'_> {
+    /// What speaks against a node as it is now.
+    pub fn rejection(&mut self, snapshot: &Snapshot, slot: Slot) -> Option<Rejection> {
+        self.against.find(self.class, snapshot, slot)
+    }
+
+    /// Takes pods off a node.
+    pub fn lift(&mut self, snapshot: &mut Snapshot, slot: Slot, which: impl Fn(&Pod) -> bool) -> Vec<Arc<Pod>> {
+        let lifted = snapshot.lift(slot, which);
+        lifted.iter().for_each(|other| self.change(snapshot, slot, other, -1));
+        lifted
+    }
+
+    pub fn put_back(&mut self, snapshot: &mut Snapshot, slot: Slot, other: Arc<Pod>) {
+        self.change(snapshot, slot, &other, 1);
+        snapshot.put_back(slot, other);
+    }
+
+    fn change(&mut self, snapshot: &Snapshot, slot: Slot, other: &Pod, sign: i64) {
+        let Against { profile, hard, near, judges, .. } = &mut self.against;
+        if let Some(hard) = hard {
+            hard.change(other, slot, sign, (&mut *self.class, *profile, snapshot));
+        }
+        if let Some(near) = near {
+            near.change(self.pod, other, slot, sign, snapshot);
+        }
+        judges.iter_mut().for_each(|(_, judge)| judge.change(other, slot, sign));
     }
 }
 
@@ -201,13 +222,12 @@ impl Decider {
         snapshot: &mut Snapshot,
         world: World<'_>,
     ) -> std::collections::BTreeMap<String, i64> {
-        let profile = self.profile.clone();
-        let plans = Plans::new(pod, &profile, snapshot, world);
-        let class = self.classes.get(&pod.needs, &profile, snapshot);
-        let Ok(mut against) = Against::new(pod, &profile, &plans, class, snapshot, world) else {
+        snapshot.refresh();
+        let class = self.classes.get(&pod.needs, &self.profile, snapshot);
+        let Ok(mut against) = Against::new(pod, &self.profile, class, snapshot, world) else {
             return Default::default();
         };
-        let feasible = against.look(class, &mut 0).feasible;
+        let feasible = against.look(class, snapshot, &mut 0).feasible;
         let scores = scores(class, snapshot, &feasible, &mut against);
         feasible.iter().map(|slot| snapshot.node_name(*slot).to_owned()).zip(scores).collect()
     }
@@ -224,10 +244,9 @@ struct Found {
 /// All rules that filter, with what they know of the pods that are there.
 struct Against<'a> {
     profile: &'a Profile,
-    snapshot: &'a Snapshot,
-    plans: &'a Plans,
-    hard: Option<pod_topology_spread::Hard<'a>>,
-    near: Option<inter_pod_affinity::Near<'a>>,
+    spread: Option<pod_topology_spread::Plan>,
+    hard: Option<pod_topology_spread::Hard>,
+    near: Option<inter_pod_affinity::Near>,
     /// The extensions that the pod concerns, in the order of their plugins.
     judges: Vec<(Plugin, Box<dyn Judge + 'a>)>,
 }
@@ -236,25 +255,27 @@ impl<'a> Against<'a> {
     fn new(
         pod: &'a Pod,
         profile: &'a Profile,
-        plans: &'a Plans,
         class: &mut Class,
-        snapshot: &'a Snapshot,
+        snapshot: &mut Snapshot,
         world: World<'a>,
     ) -> Result<Self, Rejection> {
         let mut judges = Vec::new();
         for extension in world.extensions.iter().filter(|it| profile.filters(it.plugin())) {
             judges.extend(extension.prepare(pod, snapshot)?.map(|judge| (extension.plugin(), judge)));
         }
-        let spread = plans.spread.as_ref().filter(|_| profile.filters(Plugin::PodTopologySpread));
-        let hard = spread.and_then(|plan| pod_topology_spread::Hard::prepare(plan, class, profile, snapshot));
-        let near = plans.near.as_ref();
-        let near = near.map(|plan| inter_pod_affinity::Near::prepare(plan, pod, profile, snapshot, world.namespaces));
-        Ok(Self { profile, snapshot, plans, hard, near, judges })
+        let spread = takes_part(profile, Plugin::PodTopologySpread)
+            .then(|| pod_topology_spread::Plan::new(pod, profile, world.siblings, snapshot))
+            .flatten();
+        let near = takes_part(profile, Plugin::InterPodAffinity)
+            .then(|| inter_pod_affinity::Near::new(pod, profile, snapshot))
+            .flatten();
+        let hard = spread.as_ref().filter(|_| profile.filters(Plugin::PodTopologySpread));
+        let hard = hard.and_then(|plan| pod_topology_spread::Hard::prepare(plan, class, profile, snapshot));
+        Ok(Self { profile, spread, hard, near, judges })
     }
 
     /// Looks at nodes until enough are feasible, beginning where the last search ended.
-    fn look(&mut self, class: &mut Class, start: &mut usize) -> Found {
-        let snapshot = self.snapshot;
+    fn look(&mut self, class: &mut Class, snapshot: &Snapshot, start: &mut usize) -> Found {
         let named = self.profile.filters(Plugin::NodeAffinity).then(|| class.needs.node_affinity.names()).flatten();
         let named: Option<Vec<Slot>> =
             named.map(|names| names.into_iter().filter_map(|name| snapshot.slot_of_node(name)).collect());
@@ -265,7 +286,7 @@ impl<'a> Against<'a> {
         for at in 0..order.len() {
             let slot = order[(*start + at) % order.len()];
             seen += 1;
-            match self.find(class, slot) {
+            match self.find(class, snapshot, slot) {
                 Some(rejection) => rejections.push((slot, rejection)),
                 None => feasible.push(slot),
             }
@@ -281,8 +302,8 @@ impl<'a> Against<'a> {
     }
 
     /// The first rule's rejection of a node.
-    fn find(&mut self, class: &mut Class, slot: Slot) -> Option<Rejection> {
-        let (profile, snapshot) = (self.profile, self.snapshot);
+    fn find(&mut self, class: &mut Class, snapshot: &Snapshot, slot: Slot) -> Option<Rejection> {
+        let profile = self.profile;
         // The order of nodes has only slots that have one.
         let node = snapshot.node(slot)?;
         if let Some(rejection) = &class.row(profile, snapshot, slot, node).rejection {
@@ -302,21 +323,21 @@ impl<'a> Against<'a> {
         let split = self.judges.partition_point(|(plugin, _)| *plugin < Plugin::PodTopologySpread);
         let (early, late) = self.judges.split_at_mut(split);
         let judged = |judges: &mut [(Plugin, Box<dyn Judge + 'a>)]| {
-            judges.iter_mut().find_map(|(_, judge)| judge.filter(slot, node))
+            judges.iter_mut().find_map(|(_, judge)| judge.filter(slot, node, snapshot))
         };
         let features =
             || is_on(Plugin::NodeDeclaredFeatures).then(|| node_declared_features::filter(needs, node)).flatten();
         judged(early)
-            .or_else(|| self.hard.as_ref()?.filter(slot))
-            .or_else(|| self.near.as_ref().filter(|_| is_on(Plugin::InterPodAffinity))?.filter(slot))
+            .or_else(|| self.hard.as_ref()?.filter(slot, snapshot))
+            .or_else(|| self.near.as_ref().filter(|_| is_on(Plugin::InterPodAffinity))?.filter(slot, snapshot))
             .or_else(|| judged(late))
             .or_else(features)
     }
 
     /// Takes on the node what the extensions keep for the pod, all or nothing.
-    fn reserve(mut self, slot: Slot) -> Result<Decision, Rejection> {
+    fn reserve(mut self, snapshot: &Snapshot, slot: Slot) -> Result<Decision, Rejection> {
         let mut reservations = Reservations::new();
-        let Some(node) = self.snapshot.node(slot) else { return Ok(Decision { slot, reservations }) };
+        let Some(node) = snapshot.node(slot) else { return Ok(Decision { slot, reservations }) };
         for (plugin, judge) in &mut self.judges {
             match judge.reserve(slot, node) {
                 Ok(reserved) => reservations.extend(reserved),
@@ -386,11 +407,11 @@ fn scores(class: &mut Class, snapshot: &Snapshot, feasible: &[Slot], against: &m
         normalize(&mut affinity, false);
         add(Plugin::NodeAffinity, &affinity);
     }
-    let spread = against.plans.spread.as_ref().filter(|_| weight(Plugin::PodTopologySpread) > 0);
+    let spread = against.spread.as_ref().filter(|_| weight(Plugin::PodTopologySpread) > 0);
     if let Some(scores) = spread.and_then(|plan| pod_topology_spread::score(plan, class, profile, snapshot, feasible)) {
         add(Plugin::PodTopologySpread, &scores);
     }
-    if let Some(scores) = against.near.as_ref().and_then(|near| near.score(feasible)) {
+    if let Some(scores) = against.near.as_ref().and_then(|near| near.score(feasible, snapshot)) {
         add(Plugin::InterPodAffinity, &scores);
     }
     for (plugin, judge) in &mut against.judges {

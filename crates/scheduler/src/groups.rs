@@ -1,24 +1,28 @@
 //! Pods counted by node for those who ask for them by namespace and labels. A group is counted once when it is first asked
 //! for, and kept as pods come and go, so that a decision never goes through all pods.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use crate::{
+    counts::{Counts, Tally},
     expression::Selector,
+    namespaces::{Namespaces, Scope},
     pod::Pod,
     snapshot::{Placed, Slot, Stage},
+    topology::{Moved, Topologies, TopologyId},
 };
 
 /// How many groups are kept before all are forgotten; those that are asked for again are counted again.
 const KEPT: usize = 1024;
+/// How many of a group's last changes are kept for those who count further by what they know.
+const CHANGES: usize = 64;
 
 pub(crate) type GroupId = usize;
 
-/// Which pods.
+/// Which pods: those that all these speak of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Group {
-    pub namespace: Box<str>,
-    pub selector: Selector,
+    pub of: Vec<(Scope, Selector)>,
     pub who: Who,
 }
 
@@ -33,50 +37,60 @@ pub(crate) enum Who {
 }
 
 impl Group {
-    fn has(&self, pod: &Pod, stage: Stage) -> bool {
+    pub fn has(&self, pod: &Pod, stage: Stage, namespaces: &Namespaces) -> bool {
         let counts = match self.who {
             Who::All => true,
             Who::Staying => !pod.item.deleting,
             Who::Certain => stage != Stage::Nominated,
         };
-        counts && *self.namespace == *pod.item.namespace() && self.selector.matches(|key| pod.labels().get(key))
+        counts
+            && self.of.iter().all(|(scope, selector)| {
+                scope.has(pod.item.namespace(), namespaces) && selector.matches(|key| pod.labels().get(key))
+            })
+    }
+
+    /// The only namespaces whose pods it can have, if they are known by name.
+    fn names(&self) -> Option<&[Box<str>]> {
+        self.of.iter().find(|(scope, _)| scope.selector.is_none()).map(|(scope, _)| &*scope.names)
     }
 }
 
-/// A number of pods for each node that has any, in the order of the slots.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Counts(Vec<(Slot, i64)>);
+/// A group with what is known of it.
+pub(crate) struct Kept {
+    group: Group,
+    pub counts: Counts,
+    tallies: Vec<Tally>,
+    changes: u64,
+    last: VecDeque<(Slot, i32)>,
+}
 
-impl Counts {
-    pub fn get(&self, slot: Slot) -> i64 {
-        self.0.binary_search_by_key(&slot, |(slot, _)| *slot).map_or(0, |at| self.0[at].1)
+impl Kept {
+    /// How often the counts have changed.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (Slot, i64)> {
-        self.0.iter().copied()
+    /// The changes after the first so many; none if some of them are forgotten.
+    pub fn since(&self, changes: u64) -> Option<impl Iterator<Item = (Slot, i32)>> {
+        let new = usize::try_from(self.changes - changes).ok().filter(|new| *new <= self.last.len())?;
+        Some(self.last.iter().skip(self.last.len() - new).copied())
     }
 
-    /// A number for each of so many slots.
-    pub fn by_slot(&self, slots: usize) -> Vec<i64> {
-        let mut all = vec![0; slots];
-        self.0.iter().for_each(|(slot, number)| all[*slot] = *number);
-        all
+    /// The pods by the domains of a label that was asked for.
+    pub fn tally(&self, topology: TopologyId) -> Option<&Tally> {
+        self.tallies.iter().find(|tally| tally.topology == topology)
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub fn add(&mut self, slot: Slot, number: i64) {
-        match self.0.binary_search_by_key(&slot, |(slot, _)| *slot) {
-            Ok(at) => {
-                self.0[at].1 += number;
-                if self.0[at].1 == 0 {
-                    self.0.remove(at);
-                }
-            }
-            Err(at) => self.0.insert(at, (slot, number)),
+    fn count(&mut self, slot: Slot, sign: i32, topologies: &Topologies) {
+        self.counts.add(slot, sign);
+        for tally in &mut self.tallies {
+            tally.add(topologies.get(tally.topology).domain(slot), sign.into());
         }
+        self.changes += 1;
+        if self.last.len() == CHANGES {
+            self.last.pop_front();
+        }
+        self.last.push_back((slot, sign));
     }
 }
 
@@ -84,41 +98,85 @@ impl Counts {
 pub(crate) struct Groups {
     ids: HashMap<Group, GroupId>,
     by_namespace: HashMap<Box<str>, Vec<GroupId>>,
-    groups: Vec<(Group, Counts)>,
+    /// Those that may have pods of any namespace.
+    anywhere: Vec<GroupId>,
+    groups: Vec<Kept>,
 }
 
 impl Groups {
-    /// Makes room for new groups. Ids from before may be of other groups afterwards.
-    pub fn trim(&mut self) {
-        if self.groups.len() >= KEPT {
+    /// Makes room for new groups. Ids from before may be of other groups when it returns true.
+    pub fn trim(&mut self) -> bool {
+        let full = self.groups.len() >= KEPT;
+        if full {
             *self = Self::default();
         }
+        full
     }
 
     /// The group's id, good until the next [`trim`](Self::trim). `pods` are all that there are.
-    pub fn id<'a>(&mut self, group: Group, pods: impl Iterator<Item = &'a Placed>) -> GroupId {
+    pub fn id<'a>(&mut self, group: Group, namespaces: &Namespaces, pods: impl Iterator<Item = &'a Placed>) -> GroupId {
         if let Some(id) = self.ids.get(&group) {
             return *id;
         }
         let mut counts = Counts::default();
-        pods.filter(|it| group.has(&it.pod, it.stage)).for_each(|it| counts.add(it.slot, 1));
+        pods.filter(|it| group.has(&it.pod, it.stage, namespaces)).for_each(|it| counts.add(it.slot, 1));
         let id = self.groups.len();
-        self.by_namespace.entry(group.namespace.clone()).or_default().push(id);
+        match group.names() {
+            Some(names) => {
+                for name in names {
+                    let ids = self.by_namespace.entry(name.clone()).or_default();
+                    if ids.last() != Some(&id) {
+                        ids.push(id);
+                    }
+                }
+            }
+            None => self.anywhere.push(id),
+        }
         self.ids.insert(group.clone(), id);
-        self.groups.push((group, counts));
+        self.groups.push(Kept { group, counts, tallies: Vec::new(), changes: 0, last: VecDeque::new() });
         id
     }
 
-    pub fn counts(&self, id: GroupId) -> &Counts {
-        &self.groups[id].1
+    pub fn get(&self, id: GroupId) -> &Kept {
+        &self.groups[id]
+    }
+
+    pub fn has(&self, id: GroupId, pod: &Pod, stage: Stage, namespaces: &Namespaces) -> bool {
+        self.groups[id].group.has(pod, stage, namespaces)
+    }
+
+    /// From now on the group is counted by the domains of this label too.
+    pub fn count_by(&mut self, id: GroupId, topology: TopologyId, topologies: &Topologies) {
+        let kept = &mut self.groups[id];
+        if kept.tally(topology).is_none() {
+            kept.tallies.push(Tally::new(topology, topologies.get(topology), &kept.counts));
+        }
     }
 
     /// A pod has come to a node, or gone.
-    pub fn count(&mut self, pod: &Pod, stage: Stage, slot: Slot, sign: i64) {
-        for &id in self.by_namespace.get(pod.item.namespace()).into_iter().flatten() {
-            let (group, counts) = &mut self.groups[id];
-            if group.has(pod, stage) {
-                counts.add(slot, sign);
+    pub fn count(&mut self, pod: &Placed, sign: i32, namespaces: &Namespaces, topologies: &Topologies) {
+        let Placed { pod, slot, stage } = pod;
+        let named = self.by_namespace.get(pod.item.namespace()).into_iter().flatten();
+        for &id in named.chain(&self.anywhere) {
+            let kept = &mut self.groups[id];
+            if kept.group.has(pod, *stage, namespaces) {
+                kept.count(*slot, sign, topologies);
+            }
+        }
+    }
+
+    /// A node went from one domain to another.
+    pub fn follow(&mut self, moved: &Moved) {
+        for Kept { counts, tallies, .. } in &mut self.groups {
+            tallies.iter_mut().for_each(|tally| tally.follow(moved, counts));
+        }
+    }
+
+    /// The domains of a label have got other numbers.
+    pub fn recount(&mut self, topology: TopologyId, topologies: &Topologies) {
+        for Kept { counts, tallies, .. } in &mut self.groups {
+            for tally in tallies.iter_mut().filter(|tally| tally.topology == topology) {
+                *tally = Tally::new(topology, topologies.get(topology), counts);
             }
         }
     }

@@ -15,17 +15,22 @@
 //!
 //! - A pod of high priority may take the place of lower ones ([`preempt`]): they are deleted, and the room is kept for it.
 //!
+//! - Pods of a PodGroup are decided on together ([`gangs`]): all that the group needs get nodes, or none does.
+//!
 //! - Rules about other kinds than nodes and pods are extensions with caches of their own ([`plugins::extension`]).
 //! - Profiles say which rules take part, by `KubeSchedulerConfiguration` ([`config`], [`profile`]); HTTP services may have a
 //!   say too ([`extender`]).
 
 mod class;
 mod config;
+mod counts;
 mod decide;
 mod duration;
 mod expression;
 mod extender;
+mod gangs;
 mod groups;
+mod namespaces;
 mod node;
 mod objects;
 mod owners;
@@ -36,6 +41,7 @@ mod profile;
 mod queue;
 mod run;
 mod snapshot;
+mod terms;
 mod topology;
 mod verdict;
 mod writer;

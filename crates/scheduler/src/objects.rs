@@ -6,6 +6,7 @@ use k8s_openapi::api::{
     core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, ReplicationController, Service},
     policy::v1::PodDisruptionBudget,
     resource::v1::{DeviceClass, ResourceClaim, ResourceSlice},
+    scheduling::v1alpha2::PodGroup,
     storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment},
 };
 use tokio::{sync::mpsc, task::JoinSet};
@@ -29,6 +30,7 @@ pub(crate) struct Objects {
     pub resource_claims: Cache<ResourceClaim>,
     pub resource_slices: Cache<ResourceSlice>,
     pub device_classes: Cache<DeviceClass>,
+    pub pod_groups: Cache<PodGroup>,
 }
 
 /// Kinds whose changes may help a pod that was rejected.
@@ -47,6 +49,7 @@ pub(crate) enum Kind {
     ResourceClaim,
     ResourceSlice,
     DeviceClass,
+    PodGroup,
 }
 
 impl Objects {
@@ -68,6 +71,7 @@ impl Objects {
             resource_claims: caches.get(),
             resource_slices: caches.get(),
             device_classes: caches.get(),
+            pod_groups: caches.get(),
         }
     }
 
@@ -89,9 +93,10 @@ impl Objects {
         self.resource_claims.synced().await;
         self.resource_slices.synced().await;
         self.device_classes.synced().await;
+        self.pod_groups.synced().await;
     }
 
-    fn watched(&self) -> [(Kind, Subscription); 13] {
+    fn watched(&self) -> [(Kind, Subscription); 14] {
         [
             (Kind::Namespace, self.namespaces.subscribe()),
             (Kind::Service, self.services.subscribe()),
@@ -106,15 +111,20 @@ impl Objects {
             (Kind::ResourceClaim, self.resource_claims.subscribe()),
             (Kind::ResourceSlice, self.resource_slices.subscribe()),
             (Kind::DeviceClass, self.device_classes.subscribe()),
+            (Kind::PodGroup, self.pod_groups.subscribe()),
         ]
     }
 
-    /// The changes of all watched kinds, beginning with what is there.
+    /// The changes of all watched kinds, beginning with what is there, which is ready at once.
     pub fn changes(&self) -> Changes {
         let (sender, receiver) = mpsc::unbounded_channel();
         let mut feeds = JoinSet::new();
         for (resource, mut subscription) in self.watched() {
             let sender = sender.clone();
+            while let Some(change) = subscription.try_next() {
+                // The receiver is still here.
+                _ = sender.send((resource, change));
+            }
             feeds.spawn(async move { while sender.send((resource, subscription.next().await)).is_ok() {} });
         }
         Changes { receiver, _feeds: feeds }

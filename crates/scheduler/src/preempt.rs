@@ -1,18 +1,23 @@
 //! Preemption: which pods of lower priority would have to go so that one can run, with as few budgets broken and as little
 //! of importance lost as can be.
 
-use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use client::Item;
+use parking_lot::Mutex;
 use rand::Rng;
 use serde::Deserialize;
 
 use crate::{
-    decide::{Decider, Unfit, World},
+    decide::{Decider, Trial, Unfit, World},
     expression::Selector,
     plugins::Plugin,
     pod::Pod,
-    snapshot::{Placed, Slot, Snapshot, Stage},
+    snapshot::{Slot, Snapshot},
     verdict::{Diagnosis, Rejection},
 };
 
@@ -99,13 +104,39 @@ pub(crate) struct Lives<'a> {
     pub budgets: &'a [Arc<Budget>],
     /// The newest version of a pod that is there.
     pub newest: &'a dyn Fn(&Pod) -> Arc<Item>,
+    pub starts: &'a Starts,
+}
+
+/// Since when pods run, in nanoseconds, by their uid. It is read once for a pod that does, and once a version for one that
+/// does not yet.
+#[derive(Debug, Default)]
+pub(crate) struct Starts(Mutex<HashMap<Box<str>, (u64, Option<i128>)>>);
+
+impl Starts {
+    pub fn forget(&self, uid: &str) {
+        self.0.lock().remove(uid);
+    }
+
+    fn of(&self, pod: &Pod, newest: &dyn Fn(&Pod) -> Arc<Item>) -> Option<i128> {
+        let mut known = self.0.lock();
+        let item = match known.get(pod.uid()) {
+            Some((_, Some(start))) => return Some(*start),
+            Some((version, None)) => match newest(pod) {
+                item if item.resource_version == *version => return None,
+                item => item,
+            },
+            None => newest(pod),
+        };
+        let start = status(&item).start_time.map(jiff::Timestamp::as_nanosecond);
+        known.insert(pod.uid().into(), (item.resource_version, start));
+        start
+    }
 }
 
 impl Lives<'_> {
     /// Since when a pod runs, in nanoseconds; one that does not yet, since for ever in the future.
     fn since(&self, pod: &Pod) -> i128 {
-        let start = status(&(self.newest)(pod)).start_time;
-        start.map_or(i128::MAX, jiff::Timestamp::as_nanosecond)
+        self.starts.of(pod, self.newest).unwrap_or(i128::MAX)
     }
 
     /// Whether a pod leaves because another one took its place.
@@ -183,12 +214,16 @@ pub(crate) fn find(
     }
     let nodes = &unfit.resolvable;
     let (percentage, least) = decider.profile.preemption_nodes;
+    let mut trial = match decider.trial(pod, snapshot, world) {
+        Ok(trial) => trial,
+        Err(rejection) => return nowhere(unfit, &vec![rejection; nodes.len()], snapshot),
+    };
     let wanted = (nodes.len() * percentage / 100).max(least).min(nodes.len());
     let offset = if nodes.is_empty() { 0 } else { dice.random_range(0..nodes.len()) };
     let (mut found, mut harmless, mut tried) = (Vec::<Preemption>::new(), 0, Vec::new());
     for at in 0..nodes.len() {
         let slot = nodes[(offset + at) % nodes.len()];
-        match clear(decider, pod, snapshot, slot, (world, lives)) {
+        match clear(&mut trial, pod, snapshot, slot, lives) {
             Ok(preemption) => {
                 harmless += usize::from(preemption.violations == 0);
                 found.push(preemption);
@@ -241,47 +276,36 @@ fn nowhere(unfit: &Unfit, tried: &[Rejection], snapshot: &Snapshot) -> Outcome {
 
 /// Whether the pod fits on a node without some of its lower pods, and without which.
 fn clear(
-    decider: &mut Decider,
+    trial: &mut Trial<'_>,
     pod: &Pod,
     snapshot: &mut Snapshot,
     slot: Slot,
-    (world, lives): (World<'_>, Lives<'_>),
+    lives: Lives<'_>,
 ) -> Result<Preemption, Rejection> {
-    let lower = snapshot.pods_on(slot).iter().filter(|other| other.priority < pod.priority);
-    let certain = lower.filter(|other| snapshot.placed(other.uid()).is_some_and(|it| it.stage != Stage::Nominated));
-    let mut lower: Vec<Arc<Pod>> = certain.cloned().collect();
+    // Of those for whom room is kept only, the lower ones are not in the snapshot now.
+    let mut lower = trial.lift(snapshot, slot, |other| other.priority < pod.priority);
     if lower.is_empty() {
         let text = "No preemption victims found for incoming pod".into();
         return Err(Rejection::because(Plugin::Extender, true, [text]));
     }
+    if let Some(rejection) = trial.rejection(snapshot, slot) {
+        lower.into_iter().for_each(|other| trial.put_back(snapshot, slot, other));
+        return Err(rejection);
+    }
     // The most important are spared first: by priority, and those that run the longest.
     lower.sort_by_cached_key(|other| (Reverse(other.priority), lives.since(other)));
-    let node = snapshot.node_name(slot).to_owned();
-    let mut out: Vec<Placed> = lower.iter().filter_map(|other| snapshot.remove_pod(other.uid())).collect();
-    let mut fits = |snapshot: &mut Snapshot| decider.rejection(pod, snapshot, slot, world);
-    let rejection = fits(snapshot);
+    let (dear, cheap) = lives.part(&lower);
+    let parts = dear.into_iter().map(|other| (other, 1)).chain(cheap.into_iter().map(|other| (other, 0)));
     let (mut victims, mut violations) = (Vec::new(), 0);
-    if rejection.is_none() {
-        let (dear, cheap) = lives.part(&lower);
-        let parts = dear.iter().map(|other| (other, 1)).chain(cheap.iter().map(|other| (other, 0)));
-        for (other, violation) in parts {
-            let Some(at) = out.iter().position(|placed| placed.pod.uid() == other.uid()) else { continue };
-            snapshot.place(out[at].pod.clone(), &node, out[at].stage);
-            if fits(snapshot).is_some() {
-                snapshot.remove_pod(other.uid());
-                victims.push(other.clone());
-                violations += violation;
-            } else {
-                out.swap_remove(at);
-            }
+    for (other, violation) in parts {
+        trial.put_back(snapshot, slot, other.clone());
+        if trial.rejection(snapshot, slot).is_some() {
+            trial.lift(snapshot, slot, |it| it.uid() == other.uid());
+            victims.push(other);
+            violations += violation;
         }
-        victims.sort_by_cached_key(|victim| lower.iter().position(|other| other.uid() == victim.uid()));
     }
-    for Placed { pod: other, stage, .. } in out {
-        snapshot.place(other, &node, stage);
-    }
-    match rejection {
-        Some(rejection) => Err(rejection),
-        None => Ok(Preemption { slot, victims, violations }),
-    }
+    victims.iter().for_each(|victim| trial.put_back(snapshot, slot, victim.clone()));
+    victims.sort_by_cached_key(|victim| lower.iter().position(|other| other.uid() == victim.uid()));
+    Ok(Preemption { slot, victims, violations })
 }

@@ -2,6 +2,7 @@
 //! ones, which stay until something happens that may help them, or five minutes have gone by.
 
 use std::{
+    borrow::Cow,
     cmp::Reverse,
     collections::{BTreeSet, BinaryHeap, HashMap},
     sync::Arc,
@@ -29,8 +30,15 @@ impl Default for Delays {
     }
 }
 
+const PLUGINS: usize = u32::BITS as usize;
+
+/// Where pods are found that these plugins (bits) rejected; those that none did come last.
+fn shelves(plugins: u32) -> impl Iterator<Item = usize> {
+    let of_bits = (0..PLUGINS).filter(move |bit| plugins & (1 << bit) != 0);
+    of_bits.chain((plugins == 0).then_some(PLUGINS))
+}
+
 /// All waiting pods, each in one place.
-#[derive(Default)]
 pub(crate) struct Queue {
     delays: Delays,
     extensions: Arc<[Arc<dyn Extension>]>,
@@ -39,8 +47,8 @@ pub(crate) struct Queue {
     active: BTreeSet<(Reverse<i32>, Ticket)>,
     /// Pods whose back-off may be cut short when nothing else is to do, by the end of it.
     eager: BTreeSet<(Instant, Ticket)>,
-    /// The unschedulable ones.
-    stuck: BTreeSet<Ticket>,
+    /// The unschedulable ones, under each of the plugins (by the number of its bit) that rejected them.
+    stuck: Vec<BTreeSet<Ticket>>,
     /// When to look at a pod again. Entries whose ticket is no longer the pod's are passed over.
     timers: BinaryHeap<Reverse<(Instant, Ticket)>>,
     tickets: HashMap<Ticket, Box<str>>,
@@ -54,6 +62,8 @@ struct Waiting {
     pod: Arc<Pod>,
     place: Place,
     ticket: Ticket,
+    /// The ticket that it got when it came: later ones are of younger pods.
+    first: Ticket,
     /// Decisions that found no node, and failures to bind.
     attempts: u32,
     last_attempt: Option<Instant>,
@@ -74,9 +84,25 @@ enum Place {
     Taken,
 }
 
+impl Default for Queue {
+    fn default() -> Self {
+        Self::new(Arc::default(), Delays::default())
+    }
+}
+
 impl Queue {
     pub fn new(extensions: Arc<[Arc<dyn Extension>]>, delays: Delays) -> Self {
-        Self { extensions, delays, ..Self::default() }
+        Self {
+            delays,
+            extensions,
+            waiting: HashMap::new(),
+            active: BTreeSet::new(),
+            eager: BTreeSet::new(),
+            stuck: vec![BTreeSet::new(); PLUGINS + 1],
+            timers: BinaryHeap::new(),
+            tickets: HashMap::new(),
+            next_ticket: 0,
+        }
     }
 
     pub fn knows(&self, uid: &str) -> bool {
@@ -91,6 +117,7 @@ impl Queue {
                     pod: pod.clone(),
                     place: Place::Taken,
                     ticket: 0,
+                    first: self.next_ticket + 1,
                     attempts: 0,
                     last_attempt: None,
                     message: None,
@@ -132,6 +159,19 @@ impl Queue {
         self.waiting.get(&uid).map(|waiting| waiting.pod.clone())
     }
 
+    /// Takes a pod out of its turn, wherever it waits, as [`pop`](Self::pop) does.
+    pub fn take(&mut self, uid: &str) -> Option<Arc<Pod>> {
+        let waiting = self.waiting.get(uid).filter(|waiting| waiting.place != Place::Taken)?;
+        let pod = waiting.pod.clone();
+        self.put(uid, Place::Taken);
+        Some(pod)
+    }
+
+    /// A number that is the greater, the later the pod came.
+    pub fn age(&self, uid: &str) -> u64 {
+        self.waiting.get(uid).map_or(u64::MAX, |waiting| waiting.first)
+    }
+
     /// No node would do; `plugins` are those that said so. Returns whether the message is news.
     pub fn unschedulable(&mut self, uid: &str, plugins: u32, message: &str, now: Instant) -> bool {
         self.attempted(uid, now);
@@ -158,13 +198,22 @@ impl Queue {
 
     /// Wakes the pods that the event may help.
     pub fn event(&mut self, event: Event<'_>) {
+        let concerned = event.concerned();
+        let all = shelves(concerned).chain((concerned == u32::MAX).then_some(PLUGINS));
+        let shelves: Vec<&BTreeSet<Ticket>> = all.map(|at| &self.stuck[at]).filter(|shelf| !shelf.is_empty()).collect();
+        let tickets: Cow<'_, BTreeSet<Ticket>> = match shelves[..] {
+            [] => return,
+            [one] => Cow::Borrowed(one),
+            // Whoever is on several shelves is asked for once.
+            _ => Cow::Owned(shelves.into_iter().flatten().copied().collect()),
+        };
         let helped = |uid: &str| match self.waiting.get(uid) {
             Some(Waiting { pod, place: Place::Unschedulable(plugins), .. }) => {
                 plugins::helps(*plugins, &self.extensions, pod, event)
             }
             _ => false,
         };
-        let stuck = self.stuck.iter().filter_map(|ticket| self.tickets.get(ticket));
+        let stuck = tickets.iter().filter_map(|ticket| self.tickets.get(ticket));
         let helped: Vec<Box<str>> = stuck.filter(|uid| helped(uid)).cloned().collect();
         helped.iter().for_each(|uid| self.wake(uid));
     }
@@ -172,6 +221,13 @@ impl Queue {
     /// Tries an unschedulable pod again as soon as its back-off allows, or nothing else is to do.
     pub fn wake(&mut self, uid: &str) {
         self.back_off(uid, true);
+    }
+
+    /// The same for a pod that may not be unschedulable.
+    pub fn nudge(&mut self, uid: &str) {
+        if self.waiting.get(uid).is_some_and(|waiting| matches!(waiting.place, Place::Unschedulable(_))) {
+            self.wake(uid);
+        }
     }
 
     /// When a pod's time comes that is not there now.
@@ -231,7 +287,11 @@ impl Queue {
                     self.eager.insert((until, ticket));
                 }
             }
-            Place::Unschedulable(_) => _ = self.stuck.insert(ticket),
+            Place::Unschedulable(plugins) => {
+                for shelf in shelves(plugins) {
+                    self.stuck[shelf].insert(ticket);
+                }
+            }
         }
         self.tickets.insert(ticket, uid.into());
     }
@@ -242,7 +302,11 @@ impl Queue {
         match place {
             Place::Active => _ = self.active.remove(&(Reverse(pod.priority), *ticket)),
             Place::Backoff { until, .. } => _ = self.eager.remove(&(*until, *ticket)),
-            Place::Unschedulable(_) => _ = self.stuck.remove(ticket),
+            Place::Unschedulable(plugins) => {
+                for shelf in shelves(*plugins) {
+                    self.stuck[shelf].remove(ticket);
+                }
+            }
             Place::Taken => {}
         }
     }

@@ -223,7 +223,9 @@ impl Cluster {
         let (nodes, pods, made) = (BTreeMap::new(), BTreeMap::new(), 0);
         let decider = Decider::new(Arc::new(Profile::default()));
         let dice = Dice(StdRng::seed_from_u64(seed));
-        let (snapshot, parser, compared) = (Snapshot::new(), Parser::default(), (0, 0));
+        let (mut snapshot, parser, compared) = (Snapshot::new(), Parser::default(), (0, 0));
+        snapshot.set_namespace("one", Some([("team", "a")].into_iter().collect()));
+        snapshot.set_namespace("two", Some(client::Labels::default()));
         let mut this = Self { dice, snapshot, decider, parser, nodes, pods, made, compared };
         for _ in 0..2 + this.dice.up_to(5) {
             this.set_node();
@@ -258,13 +260,7 @@ impl Cluster {
         let pod = Arc::new(self.parser.parse(Arc::new(item(&json))).unwrap());
         let siblings = pod.needs.spread.is_empty() && self.dice.once_in(2);
         let siblings = siblings.then(|| Selector(vec![Expression::equals("app".into(), "web".into())]));
-        let world = World {
-            namespaces: &namespaces,
-            extensions: &[],
-            siblings: siblings.as_ref(),
-            extenders: &[],
-            nodes: &|_| None,
-        };
+        let world = World { extensions: &[], siblings: siblings.as_ref(), extenders: &[], nodes: &|_| None };
         let found = self.decider.scored(&pod, &mut self.snapshot, world);
         let nodes: Vec<Node> = self.nodes.values().map(|node| Node::parse(&item(node)).unwrap()).collect();
         let at = |name: &str| nodes.iter().position(|node| *node.name == *name);
@@ -275,13 +271,7 @@ impl Cluster {
         self.compared.0 += 1;
         self.compared.1 += u64::from(expected.len() > 1);
         assert_eq!(found, expected, "seed {seed}, pod {json:#}, nodes {:#?}", self.nodes);
-        let world = World {
-            namespaces: &namespaces,
-            extensions: &[],
-            siblings: siblings.as_ref(),
-            extenders: &[],
-            nodes: &|_| None,
-        };
+        let world = World { extensions: &[], siblings: siblings.as_ref(), extenders: &[], nodes: &|_| None };
         match self.decider.decide(&pod, &mut self.snapshot, None, world, &mut self.dice.0) {
             Ok(decision) => {
                 let node = self.snapshot.node_name(decision.slot).to_owned();

@@ -119,8 +119,8 @@ fn spread_allows(pod: &Pod, at: usize, world: &World<'_>) -> bool {
 
 fn term_selects(term: &PodTerm, pod: &Pod, world: &World<'_>) -> bool {
     let namespace = pod.item.namespace();
-    let by_selector = term.namespace_selector.as_ref().is_some_and(|it| (world.namespaces)(namespace, it));
-    (term.namespaces.iter().any(|it| **it == *namespace) || by_selector)
+    let by_selector = term.scope.selector.as_ref().is_some_and(|it| (world.namespaces)(namespace, it));
+    (term.scope.names.iter().any(|it| **it == *namespace) || by_selector)
         && selects(term.selector.as_ref(), namespace, pod)
 }
 

@@ -13,7 +13,7 @@ use crate::{
     expression::{Expression, Selector},
     node::Node,
     pod::{Parser, Pod},
-    preempt::{self, Lives, Outcome},
+    preempt::{self, Lives, Outcome, Starts},
     profile::Profile,
     snapshot::{Snapshot, Stage},
 };
@@ -61,6 +61,7 @@ struct Simulator {
     decider: Decider,
     parser: Parser,
     dice: StdRng,
+    starts: Starts,
     made: usize,
 }
 
@@ -69,7 +70,14 @@ impl Simulator {
         let mut snapshot = Snapshot::new();
         (0..nodes).for_each(|index| _ = snapshot.set_node(node(index)));
         let decider = Decider::new(Arc::new(Profile::default()));
-        Self { snapshot, decider, parser: Parser::default(), dice: StdRng::seed_from_u64(1), made: 0 }
+        Self {
+            snapshot,
+            decider,
+            parser: Parser::default(),
+            dice: StdRng::seed_from_u64(1),
+            starts: Starts::default(),
+            made: 0,
+        }
     }
 
     fn pod(&mut self, kind: &str, cpu: &str, priority: i32) -> Arc<Pod> {
@@ -88,18 +96,12 @@ impl Simulator {
     fn place(&mut self, pod: Arc<Pod>) -> bool {
         let siblings =
             Selector(vec![Expression::equals("app".into(), pod.labels().get("app").unwrap_or_default().into())]);
-        let world = World {
-            namespaces: &|_, _| false,
-            extensions: &[],
-            siblings: Some(&siblings),
-            extenders: &[],
-            nodes: &|_| None,
-        };
+        let world = World { extensions: &[], siblings: Some(&siblings), extenders: &[], nodes: &|_| None };
         let slot = match self.decider.decide(&pod, &mut self.snapshot, None, world, &mut self.dice) {
             Ok(decision) => decision.slot,
             Err(Failure::Broken(error)) => panic!("{error}"),
             Err(Failure::Unfit(unfit)) => {
-                let lives = Lives { budgets: &[], newest: &|pod| pod.item.clone() };
+                let lives = Lives { budgets: &[], newest: &|pod| pod.item.clone(), starts: &self.starts };
                 let (decider, dice) = (&mut self.decider, &mut self.dice);
                 let outcome = preempt::find(decider, &pod, &mut self.snapshot, &unfit, None, (world, lives), dice);
                 let Outcome::Nominated(preemption) = outcome else { return false };

@@ -6,10 +6,14 @@ use std::{
     sync::Arc,
 };
 
+use client::Labels;
+
 use crate::{
-    groups::{Counts, Group, GroupId, Groups},
+    groups::{Group, GroupId, Groups, Kept},
+    namespaces::Namespaces,
     node::Node,
-    pod::{HostPort, Needs, Pod},
+    pod::{HostPort, Pod, VolumeSource},
+    terms::{self, Term, TermId, Terms},
     topology::{Topologies, Topology, TopologyId},
 };
 
@@ -68,10 +72,12 @@ pub(crate) struct Snapshot {
     order: Vec<Slot>,
     is_ordered: bool,
     placed: HashMap<Box<str>, Placed>,
-    /// Pods whose affinity matters to others, those of equal needs together (by the needs' address).
-    with_affinity: BTreeMap<usize, (Arc<Needs>, Counts)>,
+    namespaces: Namespaces,
     groups: Groups,
+    terms: Terms,
     topologies: Topologies,
+    /// How many pods use a claim, by namespace and name.
+    claims: HashMap<Box<str>, HashMap<Box<str>, usize>>,
     /// Those in [`Stage::Nominated`], by priority.
     nominated: BTreeSet<(i32, Box<str>)>,
     /// The size of each image on the nodes that have it.
@@ -113,6 +119,11 @@ impl Snapshot {
         self.generations[slot]
     }
 
+    /// Changes whenever a node does, or ids of groups or domains mean something else than before.
+    pub fn layout(&self) -> u64 {
+        self.generation
+    }
+
     pub fn slots(&self) -> usize {
         self.nodes.len()
     }
@@ -137,37 +148,75 @@ impl Snapshot {
         self.placed.get(uid)
     }
 
-    /// The needs that matter to other pods, and how many pods have them where.
-    pub fn with_affinity(&self) -> impl Iterator<Item = &(Arc<Needs>, Counts)> {
-        self.with_affinity.values()
-    }
-
     /// Pods for which room is kept and that are less important than this.
     pub fn nominated_below(&self, priority: i32) -> Vec<Placed> {
         let below = self.nominated.range(..(priority, "".into()));
         below.filter_map(|(_, uid)| self.placed.get(uid).cloned()).collect()
     }
 
-    /// Every pod that is on a node or will be.
-    pub fn all_placed(&self) -> impl Iterator<Item = &Placed> {
-        self.placed.values()
-    }
-
     /// To be called before a decision asks for nodes, groups and topologies.
     pub fn refresh(&mut self) {
-        self.groups.trim();
-        self.topologies.trim();
+        self.generation += u64::from(self.groups.trim());
+        while let Some(bloated) = self.topologies.bloated() {
+            let nodes = self.nodes.iter().enumerate().filter_map(|(slot, node)| Some((slot, node.as_deref()?)));
+            self.topologies.renumber(bloated, nodes);
+            self.groups.recount(bloated, &self.topologies);
+            self.terms.recount(bloated, &self.topologies);
+            self.generation += 1;
+        }
         if !self.is_ordered {
             self.reorder();
         }
     }
 
-    pub fn group(&mut self, group: Group) -> GroupId {
-        self.groups.id(group, self.placed.values())
+    pub fn namespaces(&self) -> &Namespaces {
+        &self.namespaces
     }
 
-    pub fn counts(&self, group: GroupId) -> &Counts {
-        self.groups.counts(group)
+    /// A namespace is there, has other labels, or (without any) is gone.
+    pub fn set_namespace(&mut self, name: &str, labels: Option<Labels>) {
+        if self.namespaces.get(name) == labels.as_ref() {
+            return;
+        }
+        let there = self.placed.values().filter(|it| it.pod.item.namespace() == name);
+        let there: Vec<Placed> = there.cloned().collect();
+        there.iter().for_each(|it| self.groups.count(it, -1, &self.namespaces, &self.topologies));
+        self.namespaces.set(name, labels);
+        there.iter().for_each(|it| self.groups.count(it, 1, &self.namespaces, &self.topologies));
+    }
+
+    pub fn group(&mut self, group: Group) -> GroupId {
+        self.groups.id(group, &self.namespaces, self.placed.values())
+    }
+
+    /// A group that is counted by the domains of a label too.
+    pub fn tallied(&mut self, group: Group, topology: TopologyId) -> GroupId {
+        let id = self.group(group);
+        self.groups.count_by(id, topology, &self.topologies);
+        id
+    }
+
+    pub fn grouped(&self, group: GroupId) -> &Kept {
+        self.groups.get(group)
+    }
+
+    /// Whether a pod that is certain to be on its node is of a group.
+    pub fn is_of(&self, group: GroupId, pod: &Pod) -> bool {
+        self.groups.has(group, pod, Stage::Bound, &self.namespaces)
+    }
+
+    /// Whether any pod that is there says anything of others.
+    pub fn has_terms(&self) -> bool {
+        !self.terms.is_empty()
+    }
+
+    /// What pods that are there say of one.
+    pub fn terms_about(&self, pod: &Pod) -> Vec<TermId> {
+        self.terms.about(pod, &self.namespaces)
+    }
+
+    pub fn term(&self, id: TermId) -> Option<&Term> {
+        self.terms.get(id)
     }
 
     pub fn topology_id(&mut self, key: &str) -> TopologyId {
@@ -179,8 +228,9 @@ impl Snapshot {
         self.topologies.get(id)
     }
 
-    pub fn find_topology(&self, key: &str) -> Option<TopologyId> {
-        self.topologies.find(key)
+    /// How many pods use a claim.
+    pub fn users(&self, namespace: &str, claim: &str) -> usize {
+        self.claims.get(namespace).and_then(|claims| claims.get(claim)).copied().unwrap_or(0)
     }
 
     pub fn image(&self, name: &str) -> Option<&HashMap<Slot, i64>> {
@@ -238,19 +288,28 @@ impl Snapshot {
         for (image, size) in &node.images {
             self.images.entry(image.clone()).or_default().insert(slot, *size);
         }
-        self.topologies.set(slot, Some(&node));
+        self.relabel(slot, Some(&node));
         let moved = old.as_ref().is_none_or(|old| old.zone() != node.zone());
         self.nodes[slot] = Some(Arc::new(node));
         self.is_ordered &= !moved;
         Some(old)
     }
 
-    /// A node is gone; its pods may still be there.
-    pub fn remove_node(&mut self, name: &str) {
-        if let Some(&slot) = self.slots.get(name) {
-            self.take(slot);
-            self.is_ordered = false;
-            self.release(slot);
+    /// A node is gone; its pods may still be there. Returns what it was.
+    pub fn remove_node(&mut self, name: &str) -> Option<Arc<Node>> {
+        let slot = *self.slots.get(name)?;
+        let old = self.take(slot);
+        self.relabel(slot, None);
+        self.is_ordered = false;
+        self.release(slot);
+        old
+    }
+
+    /// Moves what is counted on a node to its new domains.
+    fn relabel(&mut self, slot: Slot, node: Option<&Node>) {
+        for moved in self.topologies.set(slot, node) {
+            self.groups.follow(&moved);
+            self.terms.follow(&moved);
         }
     }
 
@@ -258,7 +317,6 @@ impl Snapshot {
     fn take(&mut self, slot: Slot) -> Option<Arc<Node>> {
         self.generation += 1;
         self.generations[slot] = self.generation;
-        self.topologies.set(slot, None);
         let old = self.nodes[slot].take();
         self.columns.iter_mut().chain([&mut self.pods]).for_each(|column| column.allocatable[slot] = 0);
         for image in old.iter().flat_map(|old| old.images.keys()) {
@@ -296,13 +354,13 @@ impl Snapshot {
     pub fn place(&mut self, pod: Arc<Pod>, node: &str, stage: Stage) {
         self.remove_pod(pod.uid());
         let slot = self.slot(node);
-        self.count(&pod, stage, slot, 1);
-        self.on_node[slot].push(pod.clone());
-        self.ports[slot].extend_from_slice(&pod.needs.ports);
+        let placed = Placed { pod, slot, stage };
+        self.count(&placed, 1);
+        self.put_back(slot, placed.pod.clone());
         if stage == Stage::Nominated {
-            self.nominated.insert((pod.priority, pod.uid().into()));
+            self.nominated.insert((placed.pod.priority, placed.pod.uid().into()));
         }
-        self.placed.insert(pod.uid().into(), Placed { pod, slot, stage });
+        self.placed.insert(placed.pod.uid().into(), placed);
     }
 
     /// The API has confirmed where an assumed pod is.
@@ -320,18 +378,31 @@ impl Snapshot {
     /// A pod is gone or has ended, and needs nothing any more.
     pub fn remove_pod(&mut self, uid: &str) -> Option<Placed> {
         let placed = self.placed.remove(uid)?;
-        let Placed { pod, slot, stage } = &placed;
-        self.count(pod, *stage, *slot, -1);
-        self.on_node[*slot].retain(|other| other.uid() != uid);
-        if !pod.needs.ports.is_empty() {
-            self.ports[*slot] = self.on_node[*slot].iter().flat_map(|pod| pod.needs.ports.iter().cloned()).collect();
-        }
-        self.nominated.remove(&(pod.priority, uid.into()));
-        self.release(*slot);
+        self.count(&placed, -1);
+        self.lift(placed.slot, |other| other.uid() == uid);
+        self.nominated.remove(&(placed.pod.priority, uid.into()));
+        self.release(placed.slot);
         Some(placed)
     }
 
-    fn count(&mut self, pod: &Pod, stage: Stage, slot: Slot, sign: i64) {
+    /// Takes pods off a node for a while, to see what would be without them: what is counted on the node itself is as if
+    /// they were gone; what is counted by groups, terms and claims is not. They are to be [put back](Self::put_back).
+    pub fn lift(&mut self, slot: Slot, which: impl Fn(&Pod) -> bool) -> Vec<Arc<Pod>> {
+        let lifted: Vec<Arc<Pod>> = self.on_node[slot].extract_if(.., |pod| which(pod)).collect();
+        lifted.iter().for_each(|pod| self.take_room(pod, slot, -1));
+        if lifted.iter().any(|pod| !pod.needs.ports.is_empty()) {
+            self.ports[slot] = self.on_node[slot].iter().flat_map(|pod| pod.needs.ports.iter().cloned()).collect();
+        }
+        lifted
+    }
+
+    pub fn put_back(&mut self, slot: Slot, pod: Arc<Pod>) {
+        self.take_room(&pod, slot, 1);
+        self.ports[slot].extend_from_slice(&pod.needs.ports);
+        self.on_node[slot].push(pod);
+    }
+
+    fn take_room(&mut self, pod: &Pod, slot: Slot, sign: i64) {
         for (resource, amount) in &pod.needs.requests {
             let column = self.resource(resource);
             self.columns[column].requested[slot] += sign * amount;
@@ -340,14 +411,36 @@ impl Snapshot {
             column[slot] += sign * amount;
         }
         self.pods.requested[slot] += sign;
-        self.groups.count(pod, stage, slot, sign);
+    }
+
+    /// Counts a pod where others than its node ask for it.
+    fn count(&mut self, placed: &Placed, sign: i32) {
+        let Placed { pod, slot, .. } = placed;
+        self.groups.count(placed, sign, &self.namespaces, &self.topologies);
         if pod.needs.has_affinity() {
-            let address = Arc::as_ptr(&pod.needs) as usize;
-            let (_, counts) =
-                self.with_affinity.entry(address).or_insert_with(|| (pod.needs.clone(), Counts::default()));
-            counts.add(slot, sign);
-            if counts.is_empty() {
-                self.with_affinity.remove(&address);
+            if !self.terms.knows(&pod.needs) {
+                let labels: Vec<TopologyId> = terms::keys(&pod.needs).map(|key| self.topology_id(key)).collect();
+                self.terms.learn(&pod.needs, &labels, &self.topologies);
+            }
+            self.terms.count(&pod.needs, *slot, sign, &self.topologies);
+        }
+        let names: BTreeSet<&str> = pod
+            .volumes
+            .iter()
+            .filter_map(|it| match &it.source {
+                VolumeSource::Claim { name, .. } => Some(&**name),
+                _ => None,
+            })
+            .collect();
+        for name in names {
+            let claims = self.claims.entry(pod.item.namespace().into()).or_default();
+            let users = claims.entry(name.into()).or_default();
+            *users = if sign > 0 { *users + 1 } else { users.saturating_sub(1) };
+            if *users == 0 {
+                claims.remove(name);
+            }
+            if claims.is_empty() {
+                self.claims.remove(pod.item.namespace());
             }
         }
     }

@@ -10,9 +10,9 @@ use crate::{
     decide::{Decider, Failure, Unfit, World},
     expression::{Expression, Selector},
     node::Node,
-    plugins::{Event, helps},
+    plugins::{Event, Plugin, helps},
     pod::{Parser, Pod},
-    preempt::{self, Budget, Lives, Outcome},
+    preempt::{self, Budget, Lives, Outcome, Starts},
     profile::Profile,
     snapshot::{Snapshot, Stage},
 };
@@ -72,6 +72,8 @@ impl Cluster {
         for (name, change) in nodes {
             snapshot.set_node(node(name, change.clone()));
         }
+        snapshot.set_namespace("default", Some(client::Labels::default()));
+        snapshot.set_namespace("labelled", Some([("team", "a")].into_iter().collect()));
         let (decider, dice) = (Decider::new(Arc::new(profile)), StdRng::seed_from_u64(7));
         Self { siblings: None, snapshot, decider, parser: Parser::default(), dice }
     }
@@ -88,18 +90,8 @@ impl Cluster {
     }
 
     fn try_decide(&mut self, pod: &Pod) -> Result<String, Unfit> {
-        // The only namespace with labels is `labelled`.
-        let namespaces = |name: &str, selector: &Selector| {
-            name == "labelled" && selector.matches(|key| (key == "team").then_some("a"))
-        };
         let siblings = self.siblings.clone();
-        let world = World {
-            namespaces: &namespaces,
-            extensions: &[],
-            siblings: siblings.as_ref(),
-            extenders: &[],
-            nodes: &|_| None,
-        };
+        let world = World { extensions: &[], siblings: siblings.as_ref(), extenders: &[], nodes: &|_| None };
         match self.decider.decide(pod, &mut self.snapshot, None, world, &mut self.dice) {
             Ok(decision) => Ok(self.snapshot.node_name(decision.slot).to_owned()),
             Err(Failure::Unfit(unfit)) => Err(unfit),
@@ -112,9 +104,9 @@ impl Cluster {
     }
 
     fn preempt_with(&mut self, pod: &Pod, unfit: &Unfit, budgets: &[Arc<Budget>]) -> Outcome {
-        let world =
-            World { namespaces: &|_, _| false, extensions: &[], siblings: None, extenders: &[], nodes: &|_| None };
-        let lives = Lives { budgets, newest: &|pod| pod.item.clone() };
+        let world = World { extensions: &[], siblings: None, extenders: &[], nodes: &|_| None };
+        let starts = Starts::default();
+        let lives = Lives { budgets, newest: &|pod| pod.item.clone(), starts: &starts };
         preempt::find(&mut self.decider, pod, &mut self.snapshot, unfit, None, (world, lives), &mut self.dice)
     }
 
@@ -368,6 +360,17 @@ fn only_what_may_help_wakes_a_pod() {
     let other = cluster.pod("x", json!({}));
     let pod = cluster.pod("p", json!({"spec": {"containers": [{"resources": {"requests": {"cpu": "2"}}}]}}));
     let picky = cluster.pod("p", json!({"spec": {"nodeSelector": {"disk": "ssd"}}}));
+    let tiny = cluster.pod("x", json!({"spec": {"containers": [{"resources": {"requests": {"cpu": "1m"}}}]}}));
+    let renamed = cluster.pod("x", json!({"metadata": {"labels": {"app": "other"}}}));
+    let leaving = cluster.pod("x", json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}));
+    let zoned = node("z", json!({"metadata": {"labels": {"topology.kubernetes.io/zone": "z"}}}));
+    let web = json!({"topologyKey": "topology.kubernetes.io/zone", "labelSelector": {"matchLabels": {"app": "web"}}});
+    let even = with(web.clone(), json!({"maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule"}));
+    let even = cluster.pod("p", json!({"spec": {"topologySpreadConstraints": [even]}}));
+    let pods =
+        |kind: &str| json!({"spec": {"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": [web]}}}});
+    let (lonely, social) = (cluster.pod("p", pods("podAntiAffinity")), cluster.pod("p", pods("podAffinity")));
+    let (spread, near) = (Plugin::PodTopologySpread.bit(), Plugin::InterPodAffinity.bit());
     let rejected_by = |cluster: &mut Cluster, pod: &Pod| cluster.try_decide(pod).unwrap_err().diagnosis.plugins;
     let unschedulable = rejected_by(&mut cluster, &pod);
     cluster.snapshot.set_node(node("a", json!({"status": {"allocatable": {"cpu": "1"}}})));
@@ -386,9 +389,25 @@ fn only_what_may_help_wakes_a_pod() {
         ("lost the label", unmatched, &picky, Event::Node { old: Some(&relabelled), new: &open }, false),
         ("a pod left nodes without the label", unmatched, &picky, Event::Gone(&other), false),
         ("no node at all", 0, &pod, Event::Node { old: None, new: &small }, true),
+        ("a pod on a node got smaller", short, &pod, Event::Changed { old: &other, new: &tiny }, true),
+        ("a pod on a node got larger", short, &pod, Event::Changed { old: &tiny, new: &other }, false),
+        ("a pod on a node got another label", short, &pod, Event::Changed { old: &other, new: &renamed }, false),
+        ("the last that counted got another label", spread, &even, Event::Changed { old: &other, new: &renamed }, true),
+        ("it counts no more", spread, &even, Event::Changed { old: &other, new: &leaving }, true),
+        ("its needs changed alone", spread, &even, Event::Changed { old: &other, new: &tiny }, false),
+        ("the domain of the fewest went", spread, &even, Event::NodeGone(&zoned), true),
+        ("a node in no domain went", spread, &even, Event::NodeGone(&open), false),
+        ("a node went", short, &pod, Event::NodeGone(&zoned), false),
+        ("who must be avoided got another label", near, &lonely, Event::Changed { old: &other, new: &renamed }, true),
+        ("who must be avoided is one more", near, &lonely, Event::Changed { old: &renamed, new: &other }, false),
+        ("who is wanted got the label", near, &social, Event::Changed { old: &renamed, new: &other }, true),
+        ("who is wanted is the same", near, &social, Event::Changed { old: &other, new: &tiny }, false),
+        ("the node of who must be avoided went", near, &lonely, Event::NodeGone(&zoned), true),
     ];
     for (what, plugins, pod, event, expected) in table {
         assert_eq!(helps(plugins, &[], pod, event), expected, "{what}");
+        let is_asked = plugins == 0 || plugins & event.concerned() != 0;
+        assert!(is_asked || !expected, "{what}: the queue looks for it");
     }
 }
 

@@ -5,6 +5,9 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use serde::Deserialize;
 use serde_json::json;
 
+/// The media type of patches.
+const PATCH: &str = "application/strategic-merge-patch+json";
+
 /// Writes in the scheduler's name.
 #[derive(Clone)]
 pub(crate) struct Writer {
@@ -19,6 +22,13 @@ pub(crate) struct Standing {
     pub message: String,
     /// The node that is being cleared for it.
     pub nominated: Option<String>,
+}
+
+/// How it stands with a group of pods.
+pub(crate) struct GroupStanding {
+    pub status: &'static str,
+    pub reason: &'static str,
+    pub message: String,
 }
 
 fn path(item: &Item, subresource: &str) -> String {
@@ -55,6 +65,35 @@ impl Writer {
         self.patch_status(item, &json!({"conditions": [condition], "nominatedNodeName": nominated})).await;
     }
 
+    /// Tells by a PodGroup's condition how it stands, if that is news. That it was scheduled once is not taken back.
+    pub async fn set_group(&self, group: &Item, standing: &GroupStanding) {
+        let GroupStanding { status, reason, message } = standing;
+        let (generation, conditions) = head(group);
+        let old = conditions.into_iter().find(|it| it.kind == "PodGroupScheduled");
+        let is_same = |it: &Condition| {
+            it.status == *status
+                && it.reason == *reason
+                && it.message == *message
+                && it.observed_generation == generation
+        };
+        if old.as_ref().is_some_and(|it| is_same(it) || it.status == "True" && *status != "True") {
+            return;
+        }
+        let since = old.filter(|it| it.status == *status).and_then(|it| it.last_transition_time).unwrap_or_else(now);
+        let condition = json!({
+            "type": "PodGroupScheduled", "status": status, "reason": reason, "message": message,
+            "lastTransitionTime": since, "observedGeneration": generation,
+        });
+        let (namespace, name) = (group.namespace(), group.name());
+        let path = format!("/apis/scheduling.k8s.io/v1alpha2/namespaces/{namespace}/podgroups/{name}/status");
+        let patch = json!({"metadata": {"uid": group.uid}, "status": {"conditions": [condition]}});
+        match self.send(http::Method::PATCH, &path, PATCH, &patch).await {
+            Ok(()) => {}
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(error) => tracing::warn!(group = %group.key, %error, "cannot write a pod group's status"),
+        }
+    }
+
     /// Tells that a pod may have a node that is being cleared, or none.
     pub async fn set_nominated(&self, item: &Item, node: Option<&str>) {
         self.patch_status(item, &json!({"nominatedNodeName": node})).await;
@@ -86,8 +125,7 @@ impl Writer {
 
     async fn patch_status(&self, item: &Item, status: &serde_json::Value) {
         let patch = json!({"metadata": {"uid": item.uid}, "status": status});
-        let media = "application/strategic-merge-patch+json";
-        match self.send(http::Method::PATCH, &path(item, "status"), media, &patch).await {
+        match self.send(http::Method::PATCH, &path(item, "status"), PATCH, &patch).await {
             Ok(()) => {}
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
             Err(error) => tracing::warn!(pod = %item.key, %error, "cannot write a pod's status"),
@@ -118,27 +156,42 @@ fn now() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// Since when the pod's condition says that it has no node.
-fn unscheduled_since(item: &Item) -> Option<String> {
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct Condition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
+    reason: String,
+    message: String,
+    last_transition_time: Option<String>,
+    observed_generation: i64,
+}
+
+/// An object's generation and conditions.
+fn head(item: &Item) -> (i64, Vec<Condition>) {
     #[derive(Deserialize, Default)]
     #[serde(default)]
     struct Head {
+        metadata: Meta,
         status: Status,
+    }
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Meta {
+        generation: i64,
     }
     #[derive(Deserialize, Default)]
     #[serde(default)]
     struct Status {
         conditions: Vec<Condition>,
     }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Condition {
-        #[serde(rename = "type")]
-        kind: String,
-        status: String,
-        last_transition_time: Option<String>,
-    }
-    let head: Head = serde_json::from_slice(&item.bytes).ok()?;
-    let condition = head.status.conditions.into_iter().find(|it| it.kind == "PodScheduled" && it.status == "False")?;
-    condition.last_transition_time
+    let head: Head = serde_json::from_slice(&item.bytes).unwrap_or_default();
+    (head.metadata.generation, head.status.conditions)
+}
+
+/// Since when the pod's condition says that it has no node.
+fn unscheduled_since(item: &Item) -> Option<String> {
+    let (_, conditions) = head(item);
+    conditions.into_iter().find(|it| it.kind == "PodScheduled" && it.status == "False")?.last_transition_time
 }

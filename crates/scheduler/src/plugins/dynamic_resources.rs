@@ -5,13 +5,14 @@ mod allocate;
 mod bind;
 mod pools;
 mod selectors;
+mod taken;
 
 #[cfg(test)]
 mod tests;
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
-use client::Item;
+use client::{Change, Item};
 use k8s_openapi::api::resource::v1::{AllocationResult, DeviceClass, ResourceClaim};
 use parking_lot::Mutex;
 
@@ -29,8 +30,9 @@ use crate::{
 };
 use allocate::Asked;
 use bind::{Reserved, Wanted};
-use pools::{Slice, Taken};
+use pools::Slice;
 use selectors::Selectors;
+use taken::{Allocations, Taken};
 
 /// Users that a claim may have.
 const USERS: usize = 256;
@@ -50,12 +52,14 @@ pub(crate) struct DynamicResources {
     objects: Objects,
     selectors: Selectors,
     assumed: Arc<Mutex<Assumed>>,
+    known: Mutex<Allocations>,
     slices: Mutex<Vec<Arc<Slice>>>,
 }
 
 impl DynamicResources {
     pub fn new(objects: Objects) -> Self {
-        Self { objects, selectors: Selectors::new(), assumed: Arc::default(), slices: Mutex::default() }
+        let (assumed, known, slices) = Default::default();
+        Self { objects, selectors: Selectors::new(), assumed, known, slices }
     }
 
     /// The pod's claims, or why it cannot be tried now.
@@ -102,20 +106,10 @@ impl DynamicResources {
 
     /// What all claims have, those included that are being written.
     fn taken(&self) -> Taken {
-        let mut taken = Taken::default();
-        let mut assumed = self.assumed.lock();
-        bind::settle(&mut assumed, &self.objects.resource_claims);
-        assumed.values().for_each(|pending| taken.add(&pending.allocation));
-        for item in self.objects.resource_claims.list() {
-            if assumed.contains_key(&*item.uid) {
-                continue;
-            }
-            let claim = self.objects.resource_claims.parse(&item);
-            if let Some(allocation) = claim.and_then(|claim| claim.status).and_then(|status| status.allocation) {
-                taken.add(&allocation);
-            }
-        }
-        taken
+        let (known, mut assumed) = (self.known.lock(), self.assumed.lock());
+        bind::settle(&mut assumed, &known, &self.objects.resource_claims);
+        let pending = assumed.iter();
+        known.taken(pending.map(|(uid, it)| (&**uid, &*it.namespace, &*it.name, &it.allocation)))
     }
 }
 
@@ -132,7 +126,7 @@ impl Extension for DynamicResources {
         if pod.resource_claims.is_empty() { None } else { self.claims(pod).err() }
     }
 
-    fn prepare<'a>(&'a self, pod: &'a Pod, _: &'a Snapshot) -> Result<Option<Box<dyn Judge + 'a>>, Rejection> {
+    fn prepare<'a>(&'a self, pod: &'a Pod, _: &Snapshot) -> Result<Option<Box<dyn Judge + 'a>>, Rejection> {
         if pod.resource_claims.is_empty() {
             return Ok(None);
         }
@@ -170,6 +164,12 @@ impl Extension for DynamicResources {
             Devices { rule: self, pod, claims, classes, reach, taken, slices: self.slices(), found: HashMap::new() };
         judge.asked().map_err(rejection)?;
         Ok(Some(Box::new(judge)))
+    }
+
+    fn observe(&self, kind: Kind, change: &Change) {
+        if kind == Kind::ResourceClaim {
+            self.known.lock().observe(change);
+        }
     }
 
     fn helps(&self, pod: &Pod, event: Event<'_>) -> bool {
@@ -229,7 +229,7 @@ impl Devices<'_> {
 }
 
 impl Judge for Devices<'_> {
-    fn filter(&mut self, slot: Slot, node: &Node) -> Option<Rejection> {
+    fn filter(&mut self, slot: Slot, node: &Node, _: &Snapshot) -> Option<Rejection> {
         if !self.reach.iter().all(|affinity| node_affinity::fits(affinity, node)) {
             return Some(rejection("resourceclaim not available on the node"));
         }

@@ -10,13 +10,15 @@
 
 use std::{borrow::Cow, future::Future, pin::Pin, sync::Arc, time::Duration};
 
+use client::Change;
+
 use super::{
     Event, Plugin, dynamic_resources::DynamicResources, node_volume_limits::NodeVolumeLimits,
-    volume_binding::VolumeBinding, volume_restrictions::VolumeRestrictions, volume_zone::VolumeZone,
+    volume_binding::VolumeBinding, volume_restrictions::VolumeRestrictions, volume_zone::VolumeZone, volumes::Views,
 };
 use crate::{
     node::Node,
-    objects::Objects,
+    objects::{Kind, Objects},
     pod::Pod,
     snapshot::{Slot, Snapshot},
     verdict::Rejection,
@@ -31,12 +33,15 @@ pub(crate) trait Extension: Send + Sync {
 
     /// What the rule has to say of a pod (upstream's `PreFilter`): `Ok(None)` is nothing, and it is not asked again in this
     /// decision; an error rejects all nodes at once. Must be cheap for the many pods that do not concern it.
-    fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &'a Snapshot) -> Result<Option<Box<dyn Judge + 'a>>, Rejection>;
+    fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &Snapshot) -> Result<Option<Box<dyn Judge + 'a>>, Rejection>;
 
     /// Why the pod should not even be tried (upstream's `PreEnqueue`); it waits for an event that [helps](Self::helps).
     fn hold(&self, _pod: &Pod) -> Option<Text> {
         None
     }
+
+    /// An object has come, changed or gone. All that are there at the start come too.
+    fn observe(&self, _kind: Kind, _change: &Change) {}
 
     /// Whether the event may turn this rule's rejection of the pod.
     fn helps(&self, pod: &Pod, event: Event<'_>) -> bool;
@@ -44,9 +49,12 @@ pub(crate) trait Extension: Send + Sync {
 
 /// What a rule knows of one pod during one decision.
 pub(crate) trait Judge {
-    /// What speaks against a node. Pods that preemption would evict are already gone from the snapshot given to
-    /// [`Extension::prepare`].
-    fn filter(&mut self, slot: Slot, node: &Node) -> Option<Rejection>;
+    /// What speaks against a node.
+    fn filter(&mut self, slot: Slot, node: &Node, snapshot: &Snapshot) -> Option<Rejection>;
+
+    /// A pod has been taken off a node (-1) to see what would be without it, or put back. What the snapshot keeps of the
+    /// node itself follows it; what the judge has found out of all nodes must be made to.
+    fn change(&mut self, _other: &Pod, _slot: Slot, _sign: i64) {}
 
     /// The scores of the feasible nodes from 0 to 100, if the rule prefers any.
     fn score(&mut self, _feasible: &[Slot]) -> Option<Vec<i64>> {
@@ -75,12 +83,12 @@ pub(crate) trait Reservation: Send {
 /// Makes all extensions. A new one is added here; its place decides when it filters and reserves. Volumes may take so long to
 /// be made and bound.
 pub(crate) fn all(objects: &Objects, volumes: Duration) -> Arc<[Arc<dyn Extension>]> {
-    let objects = || objects.clone();
+    let views = Arc::new(Views::new(objects));
     Arc::new([
-        Arc::new(VolumeRestrictions { objects: objects() }),
-        Arc::new(NodeVolumeLimits { objects: objects() }),
-        Arc::new(VolumeBinding::new(objects(), volumes)),
-        Arc::new(VolumeZone { objects: objects() }),
-        Arc::new(DynamicResources::new(objects())),
+        Arc::new(VolumeRestrictions { views: views.clone() }),
+        Arc::new(NodeVolumeLimits { views: views.clone() }),
+        Arc::new(VolumeBinding::new(objects.clone(), views.clone(), volumes)),
+        Arc::new(VolumeZone { views }),
+        Arc::new(DynamicResources::new(objects.clone())),
     ])
 }

@@ -1,219 +1,218 @@
 //! Pods want to be near others, or far from them; near is in the same domain of a node label.
+//!
+//! The snapshot keeps what is asked here counted by domain ([`crate::groups`], [`crate::terms`]), so that a decision costs as
+//! much as the nodes that it looks at.
 
 use super::{Event, MAX_SCORE, Plugin};
 use crate::{
     expression::Selector,
-    groups::{Counts, Group, GroupId, Who},
+    groups::{Group, GroupId, Who},
+    namespaces::Namespaces,
     objects::Kind,
     pod::{Needs, Pod, PodTerm},
     profile::Profile,
-    snapshot::{Slot, Snapshot, Stage},
+    snapshot::{Slot, Snapshot},
+    terms::{Says, TermId},
     topology::TopologyId,
     verdict::{Reason, Rejection},
 };
 
-/// Whether a namespace's labels match a selector.
-pub(crate) type Namespaces<'a> = &'a dyn Fn(&str, &Selector) -> bool;
+/// From so many counted things on they are added up by domain first.
+const FEW: usize = 6;
 
 impl PodTerm {
-    fn matches(&self, pod: &Pod, namespaces: Namespaces<'_>) -> bool {
+    /// Whether the term speaks of a pod.
+    pub fn matches(&self, pod: &Pod, namespaces: &Namespaces) -> bool {
+        self.scope.has(pod.item.namespace(), namespaces) && self.selects(pod)
+    }
+
+    /// The same by labels alone: the labels of namespaces are not at hand, and a pod that might match is enough.
+    fn may_match(&self, pod: &Pod) -> bool {
         let namespace = pod.item.namespace();
-        let in_namespace = self.namespaces.iter().any(|name| **name == *namespace)
-            || self.namespace_selector.as_ref().is_some_and(|selector| namespaces(namespace, selector));
-        in_namespace && self.selector.as_ref().is_some_and(|selector| selector.matches(|key| pod.labels().get(key)))
+        (self.scope.selector.is_some() || self.scope.names.iter().any(|name| **name == *namespace)) && self.selects(pod)
+    }
+
+    fn selects(&self, pod: &Pod) -> bool {
+        self.selector.as_ref().is_some_and(|selector| selector.matches(|key| pod.labels().get(key)))
     }
 }
 
-/// The pods that a pod's terms speak of.
-enum Source {
-    Groups(Vec<GroupId>),
-    Counted(Counts),
+/// The group of the pods that match all terms; none if there are no terms, or one that selects nobody.
+fn group<'a>(terms: impl Iterator<Item = &'a PodTerm>, who: Who) -> Option<Group> {
+    let of: Option<Vec<_>> =
+        terms.map(|term| Some((term.scope.clone(), Selector::clone(term.selector.as_ref()?)))).collect();
+    of.filter(|of| !of.is_empty()).map(|of| Group { of, who })
 }
 
-impl Source {
-    /// The pods that match all terms. Those of namespaces that are known by name are kept by the snapshot.
-    fn new(terms: &[&PodTerm], who: Who, namespaces: Namespaces<'_>, snapshot: &mut Snapshot) -> Self {
-        let Some(first) = terms.first() else { return Self::Counted(Counts::default()) };
-        let is_plain = |it: &&PodTerm| it.namespace_selector.is_none() && it.namespaces == first.namespaces;
-        let selectors: Option<Vec<&Selector>> = terms.iter().map(|it| it.selector.as_ref()).collect();
-        match selectors {
-            None => Self::Counted(Counts::default()),
-            Some(selectors) if terms.iter().all(is_plain) => {
-                let selector = Selector(selectors.iter().flat_map(|it| it.0.iter().cloned()).collect());
-                let group = |namespace: &str| Group { namespace: namespace.into(), selector: selector.clone(), who };
-                Self::Groups(first.namespaces.iter().map(|namespace| snapshot.group(group(namespace))).collect())
-            }
-            Some(_) => {
-                let mut counts = Counts::default();
-                let counted = snapshot.all_placed().filter(|it| who != Who::Certain || it.stage != Stage::Nominated);
-                for placed in counted.filter(|it| terms.iter().all(|term| term.matches(&it.pod, namespaces))) {
-                    counts.add(placed.slot, 1);
-                }
-                Self::Counted(counts)
-            }
-        }
+/// Pods that are counted by domain.
+#[derive(Debug, Clone, Copy)]
+enum Counted {
+    /// Those of a group, by the domains of a label.
+    Group(GroupId, TopologyId),
+    /// Those that state a term, by the domains of its label.
+    Term(TermId),
+}
+
+impl Counted {
+    fn of(self, slot: Slot, snapshot: &Snapshot) -> i64 {
+        let tally = match self {
+            Self::Group(group, topology) => snapshot.grouped(group).tally(topology),
+            Self::Term(term) => snapshot.term(term).map(|it| &it.tally),
+        };
+        let Some(tally) = tally else { return 0 };
+        snapshot.topology(tally.topology).domain(slot).map_or(0, |domain| tally.of(domain))
     }
 
-    fn each(&self, snapshot: &Snapshot, mut each: impl FnMut(Slot, i64)) {
-        let mut all = |counts: &Counts| counts.iter().for_each(|(slot, number)| each(slot, number));
+    fn topology(self, snapshot: &Snapshot) -> Option<TopologyId> {
         match self {
-            Self::Groups(groups) => groups.iter().for_each(|group| all(snapshot.counts(*group))),
-            Self::Counted(counts) => all(counts),
+            Self::Group(_, topology) => Some(topology),
+            Self::Term(term) => snapshot.term(term).map(|it| it.tally.topology),
         }
+    }
+
+    /// A number for each domain that has a node.
+    fn add_to(self, sums: &mut [i64], weight: i64, snapshot: &Snapshot) {
+        let tally = match self {
+            Self::Group(group, topology) => snapshot.grouped(group).tally(topology),
+            Self::Term(term) => snapshot.term(term).map(|it| &it.tally),
+        };
+        let Some(tally) = tally else { return };
+        sums.iter_mut().enumerate().for_each(|(domain, sum)| *sum += weight * tally.of(domain));
     }
 }
 
-/// A pod's terms, with what the snapshot keeps for them.
-pub(crate) struct Plan {
+/// A weighted sum of what is counted, for any node.
+#[derive(Debug, Default)]
+struct Sum {
+    parts: Vec<(i64, Counted)>,
+    /// The sums by domain for labels that many parts have.
+    by_domain: Vec<(TopologyId, Vec<i64>)>,
+}
+
+impl Sum {
+    fn new(parts: Vec<(i64, Counted)>, snapshot: &Snapshot) -> Self {
+        if parts.len() <= FEW {
+            return Self { parts, by_domain: Vec::new() };
+        }
+        let mut by_domain: Vec<(TopologyId, Vec<i64>)> = Vec::new();
+        for (weight, part) in parts {
+            let Some(topology) = part.topology(snapshot) else { continue };
+            let at = by_domain.iter().position(|(known, _)| *known == topology).unwrap_or_else(|| {
+                by_domain.push((topology, vec![0; snapshot.topology(topology).domains()]));
+                by_domain.len() - 1
+            });
+            part.add_to(&mut by_domain[at].1, weight, snapshot);
+        }
+        Self { parts: Vec::new(), by_domain }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.parts.is_empty() && self.by_domain.is_empty()
+    }
+
+    fn of(&self, slot: Slot, snapshot: &Snapshot) -> i64 {
+        let parts: i64 = self.parts.iter().map(|(weight, part)| weight * part.of(slot, snapshot)).sum();
+        let domain = |topology: TopologyId| snapshot.topology(topology).domain(slot);
+        let sums = self.by_domain.iter().map(|(topology, sums)| domain(*topology).map_or(0, |domain| sums[domain]));
+        parts + sums.sum::<i64>()
+    }
+}
+
+/// What a pod's terms ask of the pods that are there, and what those say of it; worked out once a decision.
+pub(crate) struct Near {
     /// The labels of the required terms, and the pods that match all of them.
     required: Vec<TopologyId>,
-    wanted: Source,
-    avoided: Vec<(TopologyId, Source)>,
-    /// Weights, negative for anti-affinity.
-    preferred: Vec<(i64, TopologyId, Source)>,
-}
-
-impl Plan {
-    /// None when neither the pod nor any other says anything.
-    pub fn new(needs: &Needs, namespaces: Namespaces<'_>, snapshot: &mut Snapshot) -> Option<Self> {
-        let known: Vec<Box<str>> = snapshot.with_affinity().flat_map(|(needs, _)| keys(needs)).cloned().collect();
-        if !needs.has_affinity() && known.is_empty() {
-            return None;
-        }
-        for key in known.iter().chain(keys(needs)) {
-            snapshot.topology_id(key);
-        }
-        let (affinity, anti) = (&needs.affinity, &needs.anti_affinity);
-        let all: Vec<&PodTerm> = affinity.required.iter().collect();
-        let mut ask = |terms: &[&PodTerm], who| Source::new(terms, who, namespaces, snapshot);
-        let wanted = ask(&all, Who::Certain);
-        let avoided: Vec<_> = anti.required.iter().map(|term| ask(&[term], Who::All)).collect();
-        let near = affinity.preferred.iter().map(|(weight, term)| (i64::from(*weight), term));
-        let far = anti.preferred.iter().map(|(weight, term)| (-i64::from(*weight), term));
-        let preferred: Vec<_> = near.chain(far).map(|(weight, term)| (weight, term, ask(&[term], Who::All))).collect();
-        let mut topology = |term: &PodTerm| snapshot.topology_id(&term.topology_key);
-        Some(Self {
-            required: affinity.required.iter().map(&mut topology).collect(),
-            wanted,
-            avoided: anti.required.iter().zip(avoided).map(|(term, source)| (topology(term), source)).collect(),
-            preferred: preferred.into_iter().map(|(weight, term, source)| (weight, topology(term), source)).collect(),
-        })
-    }
-}
-
-/// The labels of all terms.
-fn keys(needs: &Needs) -> impl Iterator<Item = &Box<str>> {
-    let affinities = [&needs.affinity, &needs.anti_affinity].into_iter();
-    let terms = affinities.flat_map(|it| it.required.iter().chain(it.preferred.iter().map(|(_, term)| term)));
-    terms.map(|term| &term.topology_key)
-}
-
-/// How much speaks for (or how many pods are in) each domain, by label.
-#[derive(Default)]
-struct Domains(Vec<(TopologyId, Vec<i64>)>);
-
-impl Domains {
-    fn add(&mut self, topology: TopologyId, slot: Slot, number: i64, snapshot: &Snapshot) {
-        let Some(domain) = snapshot.topology(topology).domain(slot) else { return };
-        let at = self.0.iter().position(|(known, _)| *known == topology).unwrap_or_else(|| {
-            self.0.push((topology, vec![0; snapshot.topology(topology).domains()]));
-            self.0.len() - 1
-        });
-        self.0[at].1[domain] += number;
-    }
-
-    fn of(&self, topology: TopologyId, slot: Slot, snapshot: &Snapshot) -> i64 {
-        let domains = self.0.iter().find(|(known, _)| *known == topology);
-        domains.zip(snapshot.topology(topology).domain(slot)).map_or(0, |((_, numbers), domain)| numbers[domain])
-    }
-
-    /// The sum over all labels of a node.
-    fn sum(&self, slot: Slot, snapshot: &Snapshot) -> i64 {
-        let of = |(topology, numbers): &(TopologyId, Vec<i64>)| {
-            snapshot.topology(*topology).domain(slot).map_or(0, |domain| numbers[domain])
-        };
-        self.0.iter().map(of).sum()
-    }
-}
-
-/// What the pods that are there mean for one pod, worked out once a decision.
-pub(crate) struct Near<'a> {
-    plan: &'a Plan,
-    snapshot: &'a Snapshot,
-    /// Domains with pods that match all required terms.
-    wanted: Domains,
-    /// Domains with pods that match a required anti-affinity term, in the order of the plan.
-    avoided: Vec<Domains>,
-    /// Domains with pods that want to be far from this one.
-    closed: Domains,
-    scores: Domains,
+    wanted: Option<GroupId>,
+    /// Those that match a required anti-affinity term, one after another.
+    avoided: Vec<(TopologyId, GroupId)>,
+    /// Those that want to be far from this one.
+    closed: Sum,
+    scores: Sum,
     /// Whether the pod itself matches all its required terms: the first of a group may go anywhere.
     own: bool,
+    /// How the numbers of the node that is being tried differ from what is counted.
+    tried: Tried,
 }
 
-impl<'a> Near<'a> {
-    pub fn prepare(
-        plan: &'a Plan,
-        pod: &Pod,
-        profile: &Profile,
-        snapshot: &'a Snapshot,
-        namespaces: Namespaces<'_>,
-    ) -> Self {
+/// What pods that were [lifted](Snapshot::lift) off a node had counted there.
+#[derive(Debug, Default)]
+struct Tried {
+    wanted: i64,
+    avoided: Vec<i64>,
+    closed: i64,
+}
+
+impl Near {
+    /// None when neither the pod nor any other says anything.
+    pub fn new(pod: &Pod, profile: &Profile, snapshot: &mut Snapshot) -> Option<Self> {
         let needs = &*pod.needs;
-        let own = needs.affinity.required.iter().all(|term| term.matches(pod, namespaces));
-        let [wanted, closed, scores] = [const { None }; 3].map(|_: Option<()>| Domains::default());
-        let mut near = Self { plan, snapshot, wanted, avoided: Vec::new(), closed, scores, own };
-        let of_others = !profile.ignore_preferred_of_others || !plan.preferred.is_empty();
-        for (others, counts) in snapshot.with_affinity() {
-            near.ask(others, counts, pod, of_others.then_some(profile.hard_affinity_weight), namespaces);
+        if !needs.has_affinity() && !snapshot.has_terms() {
+            return None;
         }
-        for topology in &plan.required {
-            plan.wanted.each(snapshot, |slot, number| near.wanted.add(*topology, slot, number, snapshot));
-        }
-        for (topology, source) in &plan.avoided {
-            let mut domains = Domains::default();
-            source.each(snapshot, |slot, number| domains.add(*topology, slot, number, snapshot));
-            near.avoided.push(domains);
-        }
-        for (weight, topology, source) in &plan.preferred {
-            source.each(snapshot, |slot, number| near.scores.add(*topology, slot, weight * number, snapshot));
-        }
-        near
-    }
-
-    /// What pods that are there say of this one. With the weight of their required terms, they say what they prefer too.
-    fn ask(&mut self, needs: &Needs, counts: &Counts, pod: &Pod, hard: Option<i64>, namespaces: Namespaces<'_>) {
-        let snapshot = self.snapshot;
-        let say = |domains: &mut Domains, term: &PodTerm, weight: i64| {
-            if weight != 0
-                && term.matches(pod, namespaces)
-                && let Some(topology) = snapshot.find_topology(&term.topology_key)
-            {
-                counts.iter().for_each(|(slot, number)| domains.add(topology, slot, weight * number, snapshot));
-            }
-        };
         let (affinity, anti) = (&needs.affinity, &needs.anti_affinity);
-        anti.required.iter().for_each(|term| say(&mut self.closed, term, 1));
-        if let Some(hard) = hard {
-            affinity.required.iter().for_each(|term| say(&mut self.scores, term, hard));
-            affinity.preferred.iter().for_each(|(weight, term)| say(&mut self.scores, term, i64::from(*weight)));
-            anti.preferred.iter().for_each(|(weight, term)| say(&mut self.scores, term, -i64::from(*weight)));
+        let counted = |topology: TopologyId, term: &PodTerm, who, snapshot: &mut Snapshot| {
+            group([term].into_iter(), who).map(|group| (topology, snapshot.tallied(group, topology)))
+        };
+        let required: Vec<TopologyId> =
+            affinity.required.iter().map(|term| snapshot.topology_id(&term.topology_key)).collect();
+        let wanted = group(affinity.required.iter().map(|term| &**term), Who::Certain).map(|group| {
+            required.iter().for_each(|topology| _ = snapshot.tallied(group.clone(), *topology));
+            snapshot.group(group)
+        });
+        let mut avoided = Vec::new();
+        for term in &anti.required {
+            let topology = snapshot.topology_id(&term.topology_key);
+            avoided.extend(counted(topology, term, Who::All, snapshot));
         }
+        let near = affinity.preferred.iter().map(|(weight, term)| (i64::from(*weight), term));
+        let far = anti.preferred.iter().map(|(weight, term)| (-i64::from(*weight), term));
+        let mut scores = Vec::new();
+        for (weight, term) in near.chain(far) {
+            let topology = snapshot.topology_id(&term.topology_key);
+            let group = counted(topology, term, Who::All, snapshot);
+            scores.extend(group.map(|(topology, group)| (weight, Counted::Group(group, topology))));
+        }
+        let of_others =
+            !profile.ignore_preferred_of_others || !(affinity.preferred.is_empty() && anti.preferred.is_empty());
+        let mut closed = Vec::new();
+        for id in snapshot.terms_about(pod) {
+            let weight = match snapshot.term(id).map(|it| it.says) {
+                Some(Says::Forbids) => {
+                    closed.push((1, Counted::Term(id)));
+                    continue;
+                }
+                Some(Says::Requires) => profile.hard_affinity_weight,
+                Some(Says::Prefers(weight)) => weight.into(),
+                None => continue,
+            };
+            if of_others && weight != 0 {
+                scores.push((weight, Counted::Term(id)));
+            }
+        }
+        let snapshot = &*snapshot;
+        let own = affinity.required.iter().all(|term| term.matches(pod, snapshot.namespaces()));
+        let tried = Tried { avoided: vec![0; avoided.len()], ..Tried::default() };
+        let (closed, scores) = (Sum::new(closed, snapshot), Sum::new(scores, snapshot));
+        Some(Self { required, wanted, avoided, closed, scores, own, tried })
     }
 
-    pub fn filter(&self, slot: Slot) -> Option<Rejection> {
-        let (plan, snapshot) = (self.plan, self.snapshot);
-        if !plan.required.iter().all(|topology| self.wanted.of(*topology, slot, snapshot) > 0) {
-            let has_labels = || plan.required.iter().all(|it| snapshot.topology(*it).domain(slot).is_some());
-            let first = self.wanted.0.is_empty() && self.own && has_labels();
-            if !first {
+    pub fn filter(&self, slot: Slot, snapshot: &Snapshot) -> Option<Rejection> {
+        if !self.required.iter().all(|topology| self.is_wanted(slot, *topology, snapshot)) {
+            let domain = |topology: &TopologyId| snapshot.topology(*topology).domain(slot);
+            let is_first = self.own
+                && self.required.iter().all(|topology| domain(topology).is_some())
+                && self.required.iter().all(|topology| self.all_wanted(slot, *topology, snapshot) == 0);
+            if !is_first {
                 return Some(Rejection::hopeless(Plugin::InterPodAffinity, Reason::AFFINITY));
             }
         }
-        let mut avoided = plan.avoided.iter().zip(&self.avoided);
-        let reason = if avoided.any(|((topology, _), domains)| domains.of(*topology, slot, snapshot) > 0) {
+        let mut avoided = self.avoided.iter().zip(&self.tried.avoided);
+        let reason = if avoided.any(|((topology, group), tried)| {
+            snapshot.topology(*topology).domain(slot).is_some()
+                && Counted::Group(*group, *topology).of(slot, snapshot) + tried > 0
+        }) {
             Reason::ANTI_AFFINITY
-        } else if self.closed.sum(slot, snapshot) > 0 {
+        } else if self.closed.of(slot, snapshot) + self.tried.closed > 0 {
             Reason::EXISTING_ANTI_AFFINITY
         } else {
             return None;
@@ -221,12 +220,51 @@ impl<'a> Near<'a> {
         Some(Rejection::resolvable(Plugin::InterPodAffinity, reason))
     }
 
+    fn is_wanted(&self, slot: Slot, topology: TopologyId, snapshot: &Snapshot) -> bool {
+        let (Some(group), Some(_)) = (self.wanted, snapshot.topology(topology).domain(slot)) else { return false };
+        Counted::Group(group, topology).of(slot, snapshot) + self.tried.wanted > 0
+    }
+
+    /// The wanted pods in any domain of a label.
+    fn all_wanted(&self, slot: Slot, topology: TopologyId, snapshot: &Snapshot) -> i64 {
+        let tally = self.wanted.and_then(|group| snapshot.grouped(group).tally(topology));
+        let tried = if snapshot.topology(topology).domain(slot).is_some() { self.tried.wanted } else { 0 };
+        tally.map_or(0, |tally| tally.total() + tried)
+    }
+
+    /// A pod has been lifted off the node that is being tried (-1), or put back.
+    pub fn change(&mut self, pod: &Pod, other: &Pod, slot: Slot, sign: i64, snapshot: &Snapshot) {
+        if self.wanted.is_some_and(|group| snapshot.is_of(group, other)) {
+            self.tried.wanted += sign;
+        }
+        for ((_, group), tried) in self.avoided.iter().zip(&mut self.tried.avoided) {
+            *tried += if snapshot.is_of(*group, other) { sign } else { 0 };
+        }
+        for (_, part) in &self.closed.parts {
+            let Counted::Term(id) = part else { continue };
+            let Some(term) = snapshot.term(*id) else { continue };
+            let stated = other.needs.anti_affinity.required.iter().filter(|own| **own == term.term).count();
+            if snapshot.topology(term.tally.topology).domain(slot).is_some() {
+                self.tried.closed += sign * i64::try_from(stated).unwrap_or(0);
+            }
+        }
+        // Parts that were added up are no longer told apart.
+        for (topology, _) in &self.closed.by_domain {
+            let own = other.needs.anti_affinity.required.iter();
+            let about = own.filter(|term| term.matches(pod, snapshot.namespaces()));
+            let about = about.filter(|term| snapshot.topology(*topology).is_of(&term.topology_key)).count();
+            if snapshot.topology(*topology).domain(slot).is_some() {
+                self.tried.closed += sign * i64::try_from(about).unwrap_or(0);
+            }
+        }
+    }
+
     /// The scores of the feasible nodes, when anything speaks for or against one.
-    pub fn score(&self, feasible: &[Slot]) -> Option<Vec<i64>> {
-        if self.scores.0.is_empty() {
+    pub fn score(&self, feasible: &[Slot], snapshot: &Snapshot) -> Option<Vec<i64>> {
+        if self.scores.is_empty() {
             return None;
         }
-        let mut scores: Vec<i64> = feasible.iter().map(|slot| self.scores.sum(*slot, self.snapshot)).collect();
+        let mut scores: Vec<i64> = feasible.iter().map(|slot| self.scores.of(*slot, snapshot)).collect();
         let (min, max) = scores.iter().fold((0, 0), |(min, max), score| (*score.min(&min), *score.max(&max)));
         for score in &mut scores {
             *score = if max > min { MAX_SCORE * (*score - min) / (max - min) } else { 0 };
@@ -236,16 +274,24 @@ impl<'a> Near<'a> {
 }
 
 pub(crate) fn helps(pod: &Pod, event: Event<'_>) -> bool {
-    // Labels of namespaces are not at hand: a pod that might match is enough.
-    let may_match = |terms: &[PodTerm], pod: &Pod| terms.iter().any(|term| term.matches(pod, &|_, _| true));
+    let any = |terms: &[std::sync::Arc<PodTerm>], pod: &Pod| terms.iter().any(|term| term.may_match(pod));
+    let Needs { affinity, anti_affinity, .. } = &*pod.needs;
     match event {
-        Event::Placed(other) => may_match(&pod.needs.affinity.required, other),
+        Event::Placed(other) => any(&affinity.required, other),
         Event::Gone(other) => {
-            may_match(&pod.needs.anti_affinity.required, other)
-                || may_match(&other.needs.anti_affinity.required, pod)
+            any(&anti_affinity.required, other)
+                || any(&other.needs.anti_affinity.required, pod)
                 // The first of a group may go anywhere, when the last of it is gone.
-                || may_match(&pod.needs.affinity.required, other)
+                || any(&affinity.required, other)
         }
+        Event::Changed { old, new } => {
+            let differs = |term: &PodTerm| term.may_match(old) != term.may_match(new);
+            affinity.required.iter().any(|term| differs(term))
+                || anti_affinity.required.iter().any(|term| term.may_match(old) && !term.may_match(new))
+                || old.needs != new.needs && any(&old.needs.anti_affinity.required, pod)
+        }
+        // Whoever is on it is in no domain any more: neither those that forbid nor the others of a group.
+        Event::NodeGone(_) => true,
         Event::Node { old, new } => old.is_none_or(|old| old.labels != new.labels),
         Event::Object { kind, .. } => kind == Kind::Namespace,
     }

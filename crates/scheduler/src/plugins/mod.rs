@@ -66,6 +66,8 @@ pub(crate) enum Plugin {
     NodeDeclaredFeatures,
     NodeResourcesBalancedAllocation,
     ImageLocality,
+    /// No rule about nodes: all of a group or none ([`crate::gangs`]).
+    GangScheduling,
     /// Not a rule of its own: some HTTP extender.
     Extender,
 }
@@ -75,8 +77,12 @@ pub(crate) enum Plugin {
 pub(crate) enum Event<'a> {
     /// A node came, or changed from what it was.
     Node { old: Option<&'a Node>, new: &'a Node },
-    /// A pod is now on a node, or its labels there changed.
+    /// A node is gone.
+    NodeGone(&'a Node),
+    /// A pod is now on a node.
     Placed(&'a Pod),
+    /// A pod on a node has other labels or needs than before, or is being deleted.
+    Changed { old: &'a Pod, new: &'a Pod },
     /// A pod has left its node.
     Gone(&'a Pod),
     /// An object of another kind came, changed or (without `new`) went.
@@ -84,7 +90,7 @@ pub(crate) enum Event<'a> {
 }
 
 impl Plugin {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NodeUnschedulable,
         Self::TaintToleration,
         Self::NodeAffinity,
@@ -100,6 +106,7 @@ impl Plugin {
         Self::NodeDeclaredFeatures,
         Self::NodeResourcesBalancedAllocation,
         Self::ImageLocality,
+        Self::GangScheduling,
         Self::Extender,
     ];
 
@@ -110,7 +117,10 @@ impl Plugin {
 
     /// Whether it rejects nodes.
     pub fn filters(self) -> bool {
-        !matches!(self, Self::NodeResourcesBalancedAllocation | Self::ImageLocality | Self::Extender)
+        !matches!(
+            self,
+            Self::NodeResourcesBalancedAllocation | Self::ImageLocality | Self::GangScheduling | Self::Extender
+        )
     }
 
     /// The weight of its score, if it has one.
@@ -139,6 +149,7 @@ impl Plugin {
             | Self::VolumeZone
             | Self::DynamicResources
             | Self::NodeResourcesBalancedAllocation
+            | Self::GangScheduling
             | Self::ImageLocality => false,
             // It says nothing about what could help.
             Self::Extender => true,
@@ -150,6 +161,41 @@ impl Plugin {
             Self::NodeResourcesFit => node_resources_fit::helps(pod, event),
             Self::PodTopologySpread => pod_topology_spread::helps(pod, event),
             Self::InterPodAffinity => inter_pod_affinity::helps(pod, event),
+        }
+    }
+}
+
+impl Event<'_> {
+    /// The plugins that such an event may concern, so that pods that others rejected are not asked for. Extensions are asked
+    /// of all but nodes that are gone and pods that came, which help none of them.
+    pub fn concerned(self) -> u32 {
+        use Plugin::{
+            DynamicResources, Extender, InterPodAffinity, NodePorts, NodeResourcesFit, NodeVolumeLimits,
+            PodTopologySpread, VolumeBinding, VolumeRestrictions, VolumeZone,
+        };
+        let bits = |plugins: &[Plugin]| plugins.iter().fold(Extender.bit(), |bits, plugin| bits | plugin.bit());
+        match self {
+            Self::Node { .. } => u32::MAX,
+            Self::NodeGone(_) | Self::Placed(_) => bits(&[PodTopologySpread, InterPodAffinity]),
+            Self::Changed { .. } => bits(&[PodTopologySpread, InterPodAffinity, NodeResourcesFit]),
+            Self::Gone(_) => bits(&[
+                PodTopologySpread,
+                InterPodAffinity,
+                NodeResourcesFit,
+                NodePorts,
+                VolumeRestrictions,
+                NodeVolumeLimits,
+                VolumeBinding,
+                DynamicResources,
+            ]),
+            Self::Object { .. } => bits(&[
+                InterPodAffinity,
+                VolumeRestrictions,
+                NodeVolumeLimits,
+                VolumeBinding,
+                VolumeZone,
+                DynamicResources,
+            ]),
         }
     }
 }

@@ -22,7 +22,7 @@ pub(crate) fn filter(needs: &Needs, snapshot: &Snapshot, slot: Slot) -> Option<R
 pub(crate) fn helps(pod: &Pod, event: Event<'_>) -> bool {
     match event {
         Event::Node { old, .. } => old.is_none(),
-        Event::Placed(_) | Event::Object { .. } => false,
+        Event::Placed(_) | Event::Changed { .. } | Event::NodeGone(_) | Event::Object { .. } => false,
         Event::Gone(gone) => {
             pod.needs.ports.iter().any(|port| gone.needs.ports.iter().any(|freed| conflict(port, freed)))
         }

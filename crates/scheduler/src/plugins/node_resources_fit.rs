@@ -17,6 +17,13 @@ pub(crate) fn filter(requests: &[(usize, i64)], snapshot: &Snapshot, slot: Slot)
         false => Rejection::resolvable(Plugin::NodeResourcesFit, reason),
     };
     let pods = &snapshot.pods;
+    let has_room = |&(resource, request): &(usize, i64)| {
+        let column = snapshot.column(resource);
+        request <= column.allocatable[slot] - column.requested[slot]
+    };
+    if pods.requested[slot] < pods.allocatable[slot] && requests.iter().all(has_room) {
+        return None;
+    }
     let full = pods.requested[slot] >= pods.allocatable[slot];
     let too_many = full.then(|| rejection(Reason::TOO_MANY_PODS, pods.allocatable[slot] == 0));
     let insufficient = requests.iter().filter_map(|&(resource, request)| {
@@ -97,9 +104,12 @@ fn along(shape: &[(i64, i64)], at: i64) -> i64 {
 pub(crate) fn helps(pod: &Pod, event: Event<'_>) -> bool {
     let room = |node: &Node, name: &str| node.allocatable(name);
     match event {
-        Event::Placed(_) | Event::Object { .. } => false,
+        Event::Placed(_) | Event::NodeGone(_) | Event::Object { .. } => false,
         // Any pod that leaves makes room for one more; what it had requested may be what is short.
         Event::Gone(_) => true,
+        Event::Changed { old, new } => {
+            pod.needs.requests.keys().any(|name| new.needs.request(name) < old.needs.request(name))
+        }
         Event::Node { old, new } => {
             let would_fit = pod.needs.requests.iter().all(|(name, request)| *request <= room(new, name));
             let mut watched = pod.needs.requests.keys().map(|name| &**name).chain(["pods"]);

@@ -3,19 +3,19 @@
 use std::{
     borrow::Cow,
     collections::{HashMap, HashSet},
+    sync::Arc,
 };
 
 use api::volume::Claim;
-use serde::Deserialize;
 
 use super::{
     Event, Plugin,
     extension::{Extension, Judge},
-    volumes::{claims, class_of, concerns, view, volume_of},
+    volumes::{Views, concerns},
 };
 use crate::{
     node::Node,
-    objects::{Kind, Objects},
+    objects::Kind,
     pod::Pod,
     snapshot::{Slot, Snapshot},
     verdict::Rejection,
@@ -24,62 +24,36 @@ use crate::{
 const FULL: &str = "node(s) exceed max volume count";
 
 pub(crate) struct NodeVolumeLimits {
-    pub objects: Objects,
+    pub views: Arc<Views>,
 }
 
 /// A volume by its driver and what tells it from others.
 type Used = (String, String);
 
 struct Limited<'a> {
-    objects: &'a Objects,
-    snapshot: &'a Snapshot,
+    views: &'a Views,
     wanted: HashSet<Used>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct CsiNode {
-    spec: CsiNodeSpec,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct CsiNodeSpec {
-    drivers: Vec<Driver>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Driver {
-    name: String,
-    allocatable: Allocatable,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Allocatable {
-    count: Option<usize>,
-}
-
 /// The volume of a claim; of one that has none yet, the one that its class will have made.
-fn used(objects: &Objects, claim: &Claim) -> Option<Used> {
-    match volume_of(objects, claim) {
+fn used(views: &Views, claim: &Claim) -> Option<Used> {
+    match views.volume_of(claim) {
         Some(volume) => {
             let csi = volume.spec.source.get("csi")?;
             Some((csi["driver"].as_str()?.to_owned(), csi["volumeHandle"].as_str()?.to_owned()))
         }
         None => {
-            let class = class_of(objects, claim)?;
-            Some((class.provisioner, format!("{}/{}", claim.metadata.namespace, claim.metadata.name)))
+            let class = views.class_of(claim)?;
+            Some((class.provisioner.clone(), format!("{}/{}", claim.metadata.namespace, claim.metadata.name)))
         }
     }
 }
 
-fn all_used(objects: &Objects, pod: &Pod) -> Vec<Used> {
+fn all_used(views: &Views, pod: &Pod) -> Vec<Used> {
     if pod.volumes.is_empty() {
         return Vec::new();
     }
-    claims(objects, pod).iter().filter_map(|claim| used(objects, claim)).collect()
+    views.claims(pod).iter().filter_map(|claim| used(views, claim)).collect()
 }
 
 /// Whether so many more volumes go over a limit, by driver. What is there already costs nothing.
@@ -96,9 +70,9 @@ impl Extension for NodeVolumeLimits {
         Plugin::NodeVolumeLimits
     }
 
-    fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &'a Snapshot) -> Result<Option<Box<dyn Judge + 'a>>, Rejection> {
-        let wanted: HashSet<Used> = all_used(&self.objects, pod).into_iter().collect();
-        let limited = Limited { objects: &self.objects, snapshot, wanted };
+    fn prepare<'a>(&'a self, pod: &'a Pod, _: &Snapshot) -> Result<Option<Box<dyn Judge + 'a>>, Rejection> {
+        let wanted: HashSet<Used> = all_used(&self.views, pod).into_iter().collect();
+        let limited = Limited { views: &self.views, wanted };
         Ok((!limited.wanted.is_empty()).then(|| Box::new(limited) as Box<dyn Judge>))
     }
 
@@ -113,16 +87,16 @@ impl Extension for NodeVolumeLimits {
 }
 
 impl Judge for Limited<'_> {
-    fn filter(&mut self, slot: Slot, node: &Node) -> Option<Rejection> {
-        let known = view::<_, CsiNode>(&self.objects.csi_nodes, "", &node.name)?;
-        let limits = known.spec.drivers.into_iter().filter_map(|it| Some((it.name, it.allocatable.count?)));
+    fn filter(&mut self, slot: Slot, node: &Node, snapshot: &Snapshot) -> Option<Rejection> {
+        let known = self.views.csi_node(&node.name)?;
+        let limits = known.spec.drivers.iter().filter_map(|it| Some((it.name.clone(), it.allocatable.count?)));
         let limits: HashMap<String, usize> =
             limits.filter(|(name, _)| self.wanted.iter().any(|it| it.0 == *name)).collect();
         if limits.is_empty() {
             return None;
         }
-        let pods = self.snapshot.pods_on(slot).iter();
-        let there: HashSet<Used> = pods.flat_map(|pod| all_used(self.objects, pod)).collect();
+        let pods = snapshot.pods_on(slot).iter();
+        let there: HashSet<Used> = pods.flat_map(|pod| all_used(self.views, pod)).collect();
         exceeds(&limits, &there, &self.wanted)
             .then(|| Rejection::because(Plugin::NodeVolumeLimits, false, [Cow::Borrowed(FULL)]))
     }

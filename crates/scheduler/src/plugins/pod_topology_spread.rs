@@ -3,18 +3,25 @@
 //! Pods that state no constraints get the profile's, for the pods that their Services and their owner select
 //! ([`crate::owners`]).
 
+mod ledger;
+
+use std::sync::Arc;
+
 use super::{Event, MAX_SCORE, Plugin};
 use crate::{
     class::Class,
     expression::Selector,
     groups::{Group, GroupId, Who},
+    namespaces::Scope,
     node::Node,
     pod::{Pod, SpreadConstraint},
     profile::Profile,
     snapshot::{Slot, Snapshot},
-    topology::{Topology, TopologyId},
+    topology::TopologyId,
     verdict::{Reason, Rejection},
 };
+pub(crate) use ledger::Ledgers;
+use ledger::{Account, Ledger};
 
 const HOSTNAME: &str = "kubernetes.io/hostname";
 
@@ -22,6 +29,7 @@ impl SpreadConstraint {
     /// Whether the constraint counts this pod for `of`.
     fn counts(&self, pod: &Pod, of: &Pod) -> bool {
         pod.item.namespace() == of.item.namespace()
+            && !pod.item.deleting
             && self.selector.as_ref().is_some_and(|selector| selector.matches(|key| pod.labels().get(key)))
     }
 }
@@ -34,6 +42,7 @@ pub(crate) struct Plan {
     all_labels: bool,
 }
 
+#[derive(Debug, Clone, Copy)]
 struct Asked {
     max_skew: i64,
     min_domains: i64,
@@ -56,8 +65,7 @@ impl Plan {
         for it in constraints {
             let selector = if stated.is_empty() { selector } else { it.selector.as_ref() };
             let group = |selector: &Selector| Group {
-                namespace: pod.item.namespace().into(),
-                selector: selector.clone(),
+                of: vec![(Scope::one(pod.item.namespace()), selector.clone())],
                 who: Who::Staying,
             };
             let asked = Asked {
@@ -77,80 +85,72 @@ impl Plan {
     }
 }
 
-impl Asked {
-    fn topology<'a>(&self, snapshot: &'a Snapshot) -> &'a Topology {
-        snapshot.topology(self.topology)
-    }
-
-    fn by_slot(&self, snapshot: &Snapshot) -> Vec<i64> {
-        let slots = snapshot.slots();
-        self.group.map_or_else(|| vec![0; slots], |group| snapshot.counts(group).by_slot(slots))
-    }
-}
-
-/// The number of counted pods in each domain that has a node which the constraint looks at.
-fn by_domain(
+/// What each constraint counts by domain, among the nodes at which it looks.
+fn ledgers(
     asked: &[Asked],
     all_labels: bool,
     class: &mut Class,
     profile: &Profile,
     snapshot: &Snapshot,
-) -> Vec<Vec<Option<i64>>> {
-    let on_nodes: Vec<Vec<i64>> = asked.iter().map(|it| it.by_slot(snapshot)).collect();
-    let mut domains: Vec<_> = asked.iter().map(|it| vec![None; it.topology(snapshot).domains()]).collect();
-    for &slot in snapshot.order() {
-        let Some(node) = snapshot.node(slot) else { continue };
-        if all_labels && asked.iter().any(|it| it.topology(snapshot).domain(slot).is_none()) {
-            continue;
-        }
-        let row = class.row(profile, snapshot, slot, node);
-        for ((it, domains), on_node) in asked.iter().zip(&mut domains).zip(&on_nodes) {
-            if let Some(domain) = it.topology(snapshot).domain(slot)
-                && (!it.honor_affinity || row.is_chosen)
-                && (!it.honor_taints || row.is_tolerated)
-            {
-                *domains[domain].get_or_insert(0) += on_node[slot];
-            }
-        }
-    }
-    domains
+) -> Vec<Arc<Ledger>> {
+    let labels: Vec<TopologyId> = if all_labels { asked.iter().map(|it| it.topology).collect() } else { Vec::new() };
+    let account = |it: &Asked| Account {
+        group: it.group,
+        topology: it.topology,
+        honor_affinity: it.honor_affinity,
+        honor_taints: it.honor_taints,
+        labels: labels.clone(),
+    };
+    asked.iter().map(|it| Ledgers::up_to_date(account(it), class, profile, snapshot)).collect()
 }
 
 /// What a pod's hard constraints demand, worked out once a decision.
-pub(crate) struct Hard<'a> {
-    snapshot: &'a Snapshot,
-    demands: Vec<Demand<'a>>,
+pub(crate) struct Hard(Vec<Demand>);
+
+struct Demand {
+    asked: Asked,
+    ledger: Arc<Ledger>,
+    /// How the number of the node that is being tried differs from what is counted.
+    tried: i64,
 }
 
-struct Demand<'a> {
-    asked: &'a Asked,
-    domains: Vec<Option<i64>>,
-    fewest: i64,
-}
-
-impl<'a> Hard<'a> {
-    pub fn prepare(plan: &'a Plan, class: &mut Class, profile: &Profile, snapshot: &'a Snapshot) -> Option<Self> {
+impl Hard {
+    pub fn prepare(plan: &Plan, class: &mut Class, profile: &Profile, snapshot: &Snapshot) -> Option<Self> {
         if plan.hard.is_empty() {
             return None;
         }
-        let demand = |(asked, domains): (&'a Asked, Vec<Option<i64>>)| {
-            let known = || domains.iter().flatten().copied();
-            let few = i64::try_from(known().count()).is_ok_and(|domains| domains < asked.min_domains);
-            let fewest = if few { 0 } else { known().min().unwrap_or(0) };
-            Demand { asked, domains, fewest }
-        };
-        let domains = by_domain(&plan.hard, true, class, profile, snapshot);
-        Some(Self { snapshot, demands: plan.hard.iter().zip(domains).map(demand).collect() })
+        let ledgers = ledgers(&plan.hard, true, class, profile, snapshot);
+        let demand = |(asked, ledger): (&Asked, Arc<Ledger>)| Demand { asked: *asked, ledger, tried: 0 };
+        Some(Self(plan.hard.iter().zip(ledgers).map(demand).collect()))
     }
 
-    pub fn filter(&self, slot: Slot) -> Option<Rejection> {
-        self.demands.iter().find_map(|Demand { asked, domains, fewest }| {
-            let Some(domain) = asked.topology(self.snapshot).domain(slot) else {
+    pub fn filter(&self, slot: Slot, snapshot: &Snapshot) -> Option<Rejection> {
+        self.0.iter().find_map(|Demand { asked, ledger, tried }| {
+            let Some(domain) = snapshot.topology(asked.topology).domain(slot) else {
                 return Some(Rejection::hopeless(Plugin::PodTopologySpread, Reason::SPREAD_LABEL));
             };
-            let skew = domains[domain].unwrap_or(0) + asked.own - fewest;
+            let few = i64::try_from(ledger.domains()).is_ok_and(|domains| domains < asked.min_domains);
+            let fewest = if few { 0 } else { ledger.fewest(domain, *tried) };
+            let skew = ledger.of(domain).unwrap_or(0) + tried + asked.own - fewest;
             (skew > asked.max_skew).then(|| Rejection::resolvable(Plugin::PodTopologySpread, Reason::SPREAD))
         })
+    }
+
+    /// A pod has been lifted off the node that is being tried (-1), or put back.
+    pub fn change(
+        &mut self,
+        other: &Pod,
+        slot: Slot,
+        sign: i64,
+        (class, profile, snapshot): (&mut Class, &Profile, &Snapshot),
+    ) {
+        for Demand { asked, ledger, tried } in &mut self.0 {
+            if asked.group.is_some_and(|group| snapshot.is_of(group, other))
+                && ledger.looks_at(slot, class, profile, snapshot)
+            {
+                *tried += sign;
+            }
+        }
     }
 }
 
@@ -166,20 +166,20 @@ pub(crate) fn score(
     if asked.is_empty() {
         return None;
     }
-    let domain = |it: &Asked, slot: Slot| it.topology(snapshot).domain(slot);
+    let domain = |it: &Asked, slot: Slot| snapshot.topology(it.topology).domain(slot);
     let scored: Vec<bool> =
         feasible.iter().map(|&slot| !plan.all_labels || asked.iter().all(|it| domain(it, slot).is_some())).collect();
     let candidates = || feasible.iter().zip(&scored).filter(|(_, scored)| **scored).map(|(slot, _)| *slot);
     let needs_domains = asked.iter().any(|it| !it.is_hostname);
-    let totals = if needs_domains { by_domain(asked, plan.all_labels, class, profile, snapshot) } else { Vec::new() };
+    let totals = if needs_domains { ledgers(asked, plan.all_labels, class, profile, snapshot) } else { Vec::new() };
     let mut raw = vec![0.0; feasible.len()];
     for (index, it) in asked.iter().enumerate() {
-        let on_node = it.group.map(|group| snapshot.counts(group));
+        let on_node = it.group.map(|group| &snapshot.grouped(group).counts);
         let kinds = if it.is_hostname {
             candidates().count()
         } else {
             // Nodes without the label, where they count, are one domain more.
-            let mut seen = vec![false; it.topology(snapshot).domains() + 1];
+            let mut seen = vec![false; snapshot.topology(it.topology).domains() + 1];
             candidates().for_each(|slot| seen[domain(it, slot).map_or(0, |domain| domain + 1)] = true);
             seen.into_iter().filter(|seen| *seen).count()
         };
@@ -189,7 +189,7 @@ pub(crate) fn score(
             let count = match on_node {
                 None => 0,
                 Some(on_node) if it.is_hostname => on_node.get(slot),
-                Some(_) => totals[index][domain].unwrap_or(0),
+                Some(_) => totals[index].of(domain).unwrap_or(0),
             };
             *raw += cost(count, it.max_skew, weight);
         }
@@ -224,15 +224,20 @@ fn invert(raw: &[f64], scored: &[bool]) -> Vec<i64> {
 }
 
 pub(crate) fn helps(pod: &Pod, event: Event<'_>) -> bool {
-    let hard = || pod.needs.spread.iter().filter(|constraint| constraint.hard);
+    let mut hard = pod.needs.spread.iter().filter(|constraint| constraint.hard);
     match event {
-        // Hard defaults of the profile are not at hand; only they can have rejected a pod that states nothing.
-        Event::Placed(_) | Event::Gone(_) if pod.needs.spread.is_empty() => true,
-        Event::Placed(other) | Event::Gone(other) => hard().any(|constraint| constraint.counts(other, pod)),
         Event::Object { .. } => false,
-        Event::Node { .. } if pod.needs.spread.is_empty() => true,
+        // Hard defaults of the profile are not at hand; only they can have rejected a pod that states nothing.
+        _ if pod.needs.spread.is_empty() => true,
+        Event::Placed(other) | Event::Gone(other) => hard.any(|constraint| constraint.counts(other, pod)),
+        Event::Changed { old, new } => {
+            hard.any(|constraint| constraint.counts(old, pod) != constraint.counts(new, pod))
+        }
+        // The domain of the fewest may have gone with it.
+        Event::NodeGone(node) => hard.any(|it| node.labels.get(&it.topology_key).is_some()),
         Event::Node { old, new } => {
-            let domains = |node: &Node| hard().map(|it| node.labels.get(&it.topology_key).map(str::to_owned)).collect();
+            let domains =
+                |node: &Node| hard.clone().map(|it| node.labels.get(&it.topology_key).map(str::to_owned)).collect();
             let now: Vec<Option<String>> = domains(new);
             old.map_or(now.iter().all(Option::is_some), |old| {
                 // A policy that honours taints or affinity looks at more of a node than its domain.

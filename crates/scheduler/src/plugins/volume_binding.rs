@@ -2,6 +2,7 @@
 //! for the node. What was chosen is written before the pod is bound.
 
 mod bind;
+mod free;
 
 use std::{
     borrow::Cow,
@@ -11,14 +12,17 @@ use std::{
 };
 
 use api::volume::{Claim, ClaimRef, Class, NO_PROVISIONER, SELECTED_NODE, Volume, selects};
+use client::Change;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
 
+use free::{Capacities, Free};
+
 use super::{
     Event, Plugin,
     extension::{Extension, Judge, Reservation, Text},
-    volumes::{claim_names, class_of, concerns, view},
+    volumes::{Views, claim_names, concerns},
 };
 use crate::{
     node::Node,
@@ -44,14 +48,18 @@ struct Assumed {
 
 pub(crate) struct VolumeBinding {
     objects: Objects,
+    views: Arc<Views>,
     assumed: Arc<Mutex<Assumed>>,
+    free: Mutex<Free>,
+    capacities: Mutex<Capacities>,
     /// How long volumes may take to be made and bound.
     limit: Duration,
 }
 
 impl VolumeBinding {
-    pub fn new(objects: Objects, limit: Duration) -> Self {
-        Self { objects, assumed: Arc::default(), limit }
+    pub fn new(objects: Objects, views: Arc<Views>, limit: Duration) -> Self {
+        let (assumed, free, capacities) = Default::default();
+        Self { objects, views, assumed, free, capacities, limit }
     }
 }
 
@@ -59,9 +67,9 @@ impl VolumeBinding {
 #[derive(Clone)]
 struct Open {
     claim: Claim,
-    class: Class,
+    class: Arc<Class>,
     /// What is known of free space, where the class's driver tells it.
-    space: Option<Vec<Capacity>>,
+    space: Option<Vec<Arc<Capacity>>>,
 }
 
 /// What a driver says of the space that it has for a class.
@@ -74,23 +82,11 @@ struct Capacity {
     maximum_volume_size: Option<String>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Driver {
-    spec: DriverSpec,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct DriverSpec {
-    storage_capacity: bool,
-}
-
 /// What a node offers to the open claims of a pod.
 #[derive(Clone, Default)]
 struct Chosen {
     /// Claims with volumes that are there.
-    matched: Vec<(Claim, Volume)>,
+    matched: Vec<(Claim, Arc<Volume>)>,
     /// Claims whose volumes are to be made.
     made: Vec<Claim>,
 }
@@ -99,11 +95,11 @@ struct Chosen {
 #[derive(Default)]
 struct Claims {
     /// The volumes of bound claims; none for one that is gone.
-    bound: Vec<Option<Volume>>,
+    bound: Vec<Option<Arc<Volume>>>,
     /// In the order of their size, so that small claims leave large volumes to others.
     open: Vec<Open>,
-    /// Every volume, if there are open claims.
-    volumes: Vec<Volume>,
+    /// Every volume that may be for an open claim.
+    volumes: Vec<Arc<Volume>>,
 }
 
 impl Claims {
@@ -126,9 +122,12 @@ impl Claims {
                 }
             } else {
                 let free = self.volumes.iter().filter(|volume| !taken.contains(&volume.metadata.name));
+                let free = free.map(|volume| &**volume);
                 if let Some(volume) = claim.best_match(free, true, Some(&|volume| volume.reaches(node, label))) {
-                    taken.insert(volume.metadata.name.clone());
-                    chosen.matched.push((claim.clone(), volume.clone()));
+                    let name = &volume.metadata.name;
+                    taken.insert(name.clone());
+                    let shared = self.volumes.iter().find(|it| it.metadata.name == *name);
+                    chosen.matched.extend(shared.map(|volume| (claim.clone(), volume.clone())));
                     continue;
                 }
             }
@@ -176,7 +175,7 @@ impl VolumeBinding {
                     format!("persistentvolumeclaim {name:?} not found")
                 }));
             };
-            let Ok(mut claim) = item.parse::<Claim>() else {
+            let Some(claim) = self.views.claim(namespace, name) else {
                 return Err(nowhere(format!("persistentvolumeclaim {name:?} cannot be read")));
             };
             if claim.status.phase == "Lost" {
@@ -194,11 +193,12 @@ impl VolumeBinding {
                 )));
             }
             if claim.is_fully_bound() {
-                claims.bound.push(view(&objects.volumes, "", &claim.spec.volume_name));
+                claims.bound.push(self.views.volume(&claim.spec.volume_name));
                 continue;
             }
-            match class_of(objects, &claim).filter(Class::is_delayed) {
+            match self.views.class_of(&claim).filter(|class| class.is_delayed()) {
                 Some(class) if claim.spec.volume_name.is_empty() => {
+                    let mut claim = Claim::clone(&claim);
                     if let Some(node) = assumed.nodes.get(&claim.metadata.uid) {
                         claim.metadata.annotations.insert(SELECTED_NODE.to_owned(), node.clone());
                     }
@@ -212,22 +212,19 @@ impl VolumeBinding {
         }
         if !claims.open.is_empty() {
             claims.open.sort_by_key(|open| open.claim.request());
-            claims.volumes = objects.volumes.list().iter().filter_map(|item| item.parse().ok()).collect();
+            claims.volumes = self.free.lock().of(claims.open.iter().map(|open| &open.claim));
             for volume in &mut claims.volumes {
                 if let Some(claim) = assumed.claims.get(&volume.metadata.name) {
-                    volume.spec.claim_ref = Some(claim.clone());
+                    Arc::make_mut(volume).spec.claim_ref = Some(claim.clone());
                 }
             }
         }
         Ok(claims)
     }
 
-    fn space(&self, class: &Class) -> Option<Vec<Capacity>> {
-        let driver = view::<_, Driver>(&self.objects.csi_drivers, "", &class.provisioner)?;
-        driver
-            .spec
-            .storage_capacity
-            .then(|| self.objects.csi_capacities.list().iter().filter_map(|item| item.parse().ok()).collect())
+    fn space(&self, class: &Class) -> Option<Vec<Arc<Capacity>>> {
+        let driver = self.views.csi_driver(&class.provisioner)?;
+        driver.spec.storage_capacity.then(|| self.capacities.lock().of(&class.metadata.name))
     }
 }
 
@@ -236,7 +233,7 @@ impl Extension for VolumeBinding {
         Plugin::VolumeBinding
     }
 
-    fn prepare<'a>(&'a self, pod: &'a Pod, _: &'a Snapshot) -> Result<Option<Box<dyn Judge + 'a>>, Rejection> {
+    fn prepare<'a>(&'a self, pod: &'a Pod, _: &Snapshot) -> Result<Option<Box<dyn Judge + 'a>>, Rejection> {
         if claim_names(pod).next().is_none() {
             return Ok(None);
         }
@@ -244,9 +241,19 @@ impl Extension for VolumeBinding {
         Ok(Some(Box::new(Binding { rule: self, pod, claims, chosen: HashMap::new() })))
     }
 
+    fn observe(&self, kind: Kind, change: &Change) {
+        match kind {
+            Kind::PersistentVolume => self.free.lock().observe(change),
+            Kind::CsiStorageCapacity => self.capacities.lock().observe(change),
+            _ => {}
+        }
+    }
+
     fn helps(&self, pod: &Pod, event: Event<'_>) -> bool {
         match event {
             Event::Node { old, new } => old.is_none_or(|old| old.labels != new.labels),
+            // A pod that was not bound after all gives back what was chosen for it.
+            Event::Gone(other) => claim_names(other).next().is_some(),
             Event::Object { kind: Kind::CsiNode | Kind::CsiDriver | Kind::CsiStorageCapacity, new, .. } => {
                 new.is_some()
             }
@@ -264,7 +271,7 @@ struct Binding<'a> {
 }
 
 impl Judge for Binding<'_> {
-    fn filter(&mut self, slot: Slot, node: &Node) -> Option<Rejection> {
+    fn filter(&mut self, slot: Slot, node: &Node, _: &Snapshot) -> Option<Rejection> {
         match self.claims.on(&node.name, &|key| node.labels.get(key)) {
             Ok(chosen) => {
                 if !self.claims.open.is_empty() {
@@ -280,7 +287,7 @@ impl Judge for Binding<'_> {
         let Some(chosen) = self.chosen.remove(&slot) else { return Ok(None) };
         let (rule, pod) = (self.rule, self.pod);
         let namespace = pod.item.namespace().to_owned();
-        let reserved = bind::Reserved::new(&rule.objects, &rule.assumed, chosen, &namespace, &node.name);
+        let reserved = bind::Reserved::new(rule, chosen, &namespace, &node.name);
         Ok(Some(Box::new(bind::Timed { reserved, limit: rule.limit })))
     }
 }
@@ -311,8 +318,10 @@ mod tests {
                 "metadata": {"name": name, "namespace": "n", "uid": name, "annotations": annotations},
                 "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "c", "resources": {"requests": {"storage": size}}},
             })),
-            class: parse(json!({"metadata": {"name": "c"}, "provisioner": provisioner, "allowedTopologies": [
-                {"matchLabelExpressions": [{"key": "host", "values": ["a", "b"]}]}]})),
+            class: Arc::new(parse(
+                json!({"metadata": {"name": "c"}, "provisioner": provisioner, "allowedTopologies": [
+                {"matchLabelExpressions": [{"key": "host", "values": ["a", "b"]}]}]}),
+            )),
             space: None,
         }
     }
@@ -330,8 +339,8 @@ mod tests {
 
     #[test]
     fn open_claims_take_what_a_node_has_and_the_rest_is_made() {
-        let volumes = || vec![volume("a1", "1Gi", "a"), volume("a5", "5Gi", "a"), volume("b5", "5Gi", "b")];
-        let claims = |open: Vec<Open>| Claims { bound: Vec::new(), open, volumes: volumes() };
+        let volumes = || [volume("a1", "1Gi", "a"), volume("a5", "5Gi", "a"), volume("b5", "5Gi", "b")].map(Arc::new);
+        let claims = |open: Vec<Open>| Claims { bound: Vec::new(), open, volumes: volumes().into() };
         let two = |maker: &str| claims(vec![open("small", "1Gi", None, maker), open("large", "2Gi", None, maker)]);
         assert_eq!(on(&two(NO_PROVISIONER), "a"), "small=a1 large=a5");
         assert_eq!(on(&two(NO_PROVISIONER), "b"), NO_MATCH);
@@ -344,8 +353,8 @@ mod tests {
     #[test]
     fn bound_claims_hold_the_pod_where_their_volumes_are() {
         let bound = |volume| Claims { bound: vec![volume], ..Claims::default() };
-        assert_eq!(on(&bound(Some(volume("v", "1Gi", "a"))), "a"), "");
-        assert_eq!(on(&bound(Some(volume("v", "1Gi", "a"))), "b"), AFFINITY);
+        assert_eq!(on(&bound(Some(Arc::new(volume("v", "1Gi", "a")))), "a"), "");
+        assert_eq!(on(&bound(Some(Arc::new(volume("v", "1Gi", "a")))), "b"), AFFINITY);
         assert_eq!(on(&bound(None), "a"), NO_VOLUME);
     }
 
@@ -353,7 +362,7 @@ mod tests {
     fn a_driver_that_tells_its_free_space_is_believed() {
         let with = |space: Value| {
             let mut open = open("data", "2Gi", None, "maker");
-            open.space = Some(vec![parse(space)]);
+            open.space = Some(vec![Arc::new(parse(space))]);
             Claims { bound: Vec::new(), open: vec![open], volumes: Vec::new() }
         };
         let here = json!({"matchLabels": {"host": "a"}});

@@ -1,33 +1,32 @@
 //! What may not be mounted twice: disks on one node, and claims that one pod alone may use.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use super::{
     Event, Plugin,
     extension::{Extension, Judge},
-    volumes::{claim_names, concerns, view},
+    volumes::{Views, claim_names, concerns},
 };
 use crate::{
     node::Node,
-    objects::{Kind, Objects},
+    objects::Kind,
     pod::{Pod, Volume, VolumeSource},
     snapshot::{Slot, Snapshot},
     verdict::Rejection,
 };
-use api::volume::Claim;
 
 const DISK: &str = "node(s) had no available disk";
 const ONE_POD: &str = "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode";
 
 pub(crate) struct VolumeRestrictions {
-    pub objects: Objects,
+    pub views: Arc<Views>,
 }
 
 struct Restricted<'a> {
     pod: &'a Pod,
-    snapshot: &'a Snapshot,
-    /// Another pod uses a claim that only one may.
-    taken: bool,
+    /// The claims that only one pod may use, and how many use them.
+    single: BTreeSet<&'a str>,
+    taken: i64,
 }
 
 fn is_disk(volume: &Volume) -> bool {
@@ -59,23 +58,22 @@ impl Extension for VolumeRestrictions {
         Plugin::VolumeRestrictions
     }
 
-    fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &'a Snapshot) -> Result<Option<Box<dyn Judge + 'a>>, Rejection> {
+    fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &Snapshot) -> Result<Option<Box<dyn Judge + 'a>>, Rejection> {
         let namespace = pod.item.namespace();
-        let mut single = Vec::new();
+        let mut single = BTreeSet::new();
         for (_, name, _) in claim_names(pod) {
-            let Some(claim) = view::<_, Claim>(&self.objects.volume_claims, namespace, name) else {
+            let Some(claim) = self.views.claim(namespace, name) else {
                 // VolumeBinding says what is missing.
                 return Ok(None);
             };
             if claim.spec.access_modes.iter().any(|mode| mode == "ReadWriteOncePod") {
-                single.push(name);
+                single.insert(name);
             }
         }
-        let mut others = snapshot.order().iter().flat_map(|slot| snapshot.pods_on(*slot));
-        let taken = !single.is_empty()
-            && others.any(|other| other.uid() != pod.uid() && single.iter().any(|name| uses(other, namespace, name)));
-        let relevant = taken || pod.volumes.iter().any(is_disk);
-        Ok(relevant.then(|| Box::new(Restricted { pod, snapshot, taken }) as Box<dyn Judge>))
+        let users = |name: &&str| i64::try_from(snapshot.users(namespace, name)).unwrap_or(i64::MAX);
+        let taken = single.iter().map(users).sum();
+        let relevant = taken > 0 || pod.volumes.iter().any(is_disk);
+        Ok(relevant.then(|| Box::new(Restricted { pod, single, taken }) as Box<dyn Judge>))
     }
 
     fn helps(&self, pod: &Pod, event: Event<'_>) -> bool {
@@ -93,14 +91,20 @@ impl Extension for VolumeRestrictions {
 }
 
 impl Judge for Restricted<'_> {
-    fn filter(&mut self, slot: Slot, _: &Node) -> Option<Rejection> {
+    fn filter(&mut self, slot: Slot, _: &Node, snapshot: &Snapshot) -> Option<Rejection> {
         let reject = |text| Some(Rejection::because(Plugin::VolumeRestrictions, false, [Cow::Borrowed(text)]));
-        if self.taken {
+        if self.taken > 0 {
             return reject(ONE_POD);
         }
-        let there = self.snapshot.pods_on(slot).iter().flat_map(|pod| pod.volumes.iter());
+        let there = snapshot.pods_on(slot).iter().flat_map(|pod| pod.volumes.iter());
         let mut clashes = there.filter(|it| self.pod.volumes.iter().any(|own| conflict(it, own)));
         clashes.next().and_then(|_| reject(DISK))
+    }
+
+    fn change(&mut self, other: &Pod, _: Slot, sign: i64) {
+        let namespace = self.pod.item.namespace();
+        let used = self.single.iter().filter(|name| uses(other, namespace, name)).count();
+        self.taken += sign * i64::try_from(used).unwrap_or(0);
     }
 }
 

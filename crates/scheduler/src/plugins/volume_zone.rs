@@ -1,17 +1,16 @@
 //! A bound volume that is labelled with zones or regions is used there.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use api::volume::Volume;
 
 use super::{
     Event, Plugin,
     extension::{Extension, Judge},
-    volumes::{claims, concerns, volume_of},
+    volumes::{Views, concerns},
 };
 use crate::{
     node::Node,
-    objects::Objects,
     pod::Pod,
     snapshot::{Slot, Snapshot},
     verdict::Rejection,
@@ -25,14 +24,14 @@ const TOPOLOGY: [(&str, &str); 2] = [
 ];
 
 pub(crate) struct VolumeZone {
-    pub objects: Objects,
+    pub views: Arc<Views>,
 }
 
 /// The labels that a node must have, each with the values that will do.
 struct Zones(Vec<(usize, Vec<String>)>);
 
 impl Zones {
-    fn of(volumes: &[Volume]) -> Zones {
+    fn of<'a>(volumes: impl Iterator<Item = &'a Volume>) -> Zones {
         let mut zones = Vec::new();
         for volume in volumes {
             for (at, (old, new)) in TOPOLOGY.iter().enumerate() {
@@ -59,13 +58,13 @@ impl Extension for VolumeZone {
         Plugin::VolumeZone
     }
 
-    fn prepare<'a>(&'a self, pod: &'a Pod, _: &'a Snapshot) -> Result<Option<Box<dyn Judge + 'a>>, Rejection> {
+    fn prepare<'a>(&'a self, pod: &'a Pod, _: &Snapshot) -> Result<Option<Box<dyn Judge + 'a>>, Rejection> {
         if pod.volumes.is_empty() {
             return Ok(None);
         }
-        let claims = claims(&self.objects, pod);
-        let volumes: Vec<Volume> = claims.iter().filter_map(|claim| volume_of(&self.objects, claim)).collect();
-        let zones = Zones::of(&volumes);
+        let claims = self.views.claims(pod);
+        let volumes: Vec<_> = claims.iter().filter_map(|claim| self.views.volume_of(claim)).collect();
+        let zones = Zones::of(volumes.iter().map(|it| &**it));
         Ok((!zones.0.is_empty()).then(|| Box::new(zones) as Box<dyn Judge>))
     }
 
@@ -78,7 +77,7 @@ impl Extension for VolumeZone {
 }
 
 impl Judge for Zones {
-    fn filter(&mut self, _: Slot, node: &Node) -> Option<Rejection> {
+    fn filter(&mut self, _: Slot, node: &Node, _: &Snapshot) -> Option<Rejection> {
         let fits = self.allow(|key| node.labels.get(key));
         (!fits).then(|| Rejection::because(Plugin::VolumeZone, true, [Cow::Borrowed(CONFLICT)]))
     }
@@ -103,9 +102,9 @@ mod tests {
             (json!({"other": "a"}), Some((new, "b")), true),
         ];
         for (labels, node, expected) in table {
-            let volume = serde_json::from_value(json!({"metadata": {"labels": labels}})).unwrap();
+            let volume: Volume = serde_json::from_value(json!({"metadata": {"labels": labels}})).unwrap();
             let label = |key: &str| node.filter(|(name, _)| *name == key).map(|(_, value)| value);
-            assert_eq!(Zones::of(&[volume]).allow(label), expected, "{labels} {node:?}");
+            assert_eq!(Zones::of([&volume].into_iter()).allow(label), expected, "{labels} {node:?}");
         }
     }
 }

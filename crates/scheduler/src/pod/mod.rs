@@ -15,7 +15,10 @@ pub(crate) use amount::Amount;
 use raw::RawPod;
 pub(crate) use raw::{RawNodeAffinity, RawSpread, is_resized};
 
-use crate::expression::{Expression, Operator, Selector};
+use crate::{
+    expression::{Expression, Operator, Selector},
+    namespaces::Scope,
+};
 
 /// A pod that waits for a node or has one.
 #[derive(Debug)]
@@ -30,6 +33,8 @@ pub(crate) struct Pod {
     pub generation: i64,
     /// The node that its status nominates.
     pub nominated: Option<Box<str>>,
+    /// The PodGroup with which it is scheduled.
+    pub group: Option<Box<str>>,
     pub volumes: Box<[Volume]>,
     pub resource_claims: Box<[ClaimReference]>,
 }
@@ -187,8 +192,8 @@ pub(crate) struct SpreadConstraint {
 
 #[derive(Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct PodAffinity {
-    pub required: Vec<PodTerm>,
-    pub preferred: Vec<(i32, PodTerm)>,
+    pub required: Vec<Arc<PodTerm>>,
+    pub preferred: Vec<(i32, Arc<PodTerm>)>,
 }
 
 /// Which pods, and how near: those in the same domain of a node label.
@@ -196,8 +201,7 @@ pub(crate) struct PodAffinity {
 pub(crate) struct PodTerm {
     pub topology_key: Box<str>,
     pub selector: Option<Selector>,
-    pub namespaces: Vec<Box<str>>,
-    pub namespace_selector: Option<Selector>,
+    pub scope: Scope,
 }
 
 /// Shares the needs of equal pods.
@@ -217,10 +221,23 @@ impl Parser {
         let volumes = std::mem::take(&mut spec.volumes).into_iter().filter_map(|it| it.resolve(item.name())).collect();
         let claims = std::mem::take(&mut spec.resource_claims).into_iter();
         let resource_claims = claims.map(|it| it.resolve(&raw.status.resource_claim_statuses)).collect();
+        let group = spec.scheduling_group.take().and_then(|it| it.pod_group_name).filter(|name| !name.is_empty());
         let nominated = raw.status.nominated_node_name.filter(|node| !node.is_empty());
         let needs = self.share(spec.needs(&item, &raw.status.container_statuses));
         let generation = raw.metadata.generation;
-        Ok(Pod { item, needs, priority, preempts, scheduler, gated, generation, nominated, volumes, resource_claims })
+        Ok(Pod {
+            item,
+            needs,
+            priority,
+            preempts,
+            scheduler,
+            gated,
+            generation,
+            nominated,
+            group,
+            volumes,
+            resource_claims,
+        })
     }
 
     fn share(&mut self, needs: Needs) -> Arc<Needs> {

@@ -1,6 +1,6 @@
 //! The fields of a pod's JSON that matter here, and what becomes of them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use client::{Item, Labels};
 use serde::{Deserialize, de};
@@ -9,7 +9,10 @@ use super::{
     Amount, Claim, ClaimReference, HostPort, Needs, NodeAffinity, NodeTerm, PodAffinity, PodTerm, SpreadConstraint,
     Toleration, Volume, VolumeSource,
 };
-use crate::expression::{Expression, Operator, Selector};
+use crate::{
+    expression::{Expression, Operator, Selector},
+    namespaces::Scope,
+};
 
 /// The CPU (in thousandths) and memory that a container without requests is taken to use when nodes are scored.
 const ASSUMED: [(&str, i64); 2] = [("cpu", 100), ("memory", 200 << 20)];
@@ -128,9 +131,16 @@ pub(super) struct RawSpec {
     topology_spread_constraints: Vec<RawSpread>,
     pub volumes: Vec<RawVolume>,
     pub resource_claims: Vec<RawClaim>,
+    pub scheduling_group: Option<RawGroup>,
     #[serde(rename = "hostUsers")]
     host_users: Option<bool>,
     host_network: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RawGroup {
+    pub pod_group_name: Option<Box<str>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -379,7 +389,7 @@ impl From<&RawPort> for HostPort {
 }
 
 impl RawPodTerm {
-    fn resolve(self, item: &Item) -> PodTerm {
+    fn resolve(self, item: &Item) -> Arc<PodTerm> {
         let Self { topology_key, label_selector: mut selector, mut namespaces, namespace_selector, .. } = self;
         // The API writes these into the selector when the pod is made; it does no harm to have them twice.
         let keys = self.match_label_keys.into_iter().map(|key| (key, Operator::In));
@@ -392,7 +402,7 @@ impl RawPodTerm {
         if namespaces.is_empty() && namespace_selector.is_none() {
             namespaces.push(item.namespace().into());
         }
-        PodTerm { topology_key, selector, namespaces, namespace_selector }
+        Arc::new(PodTerm { topology_key, selector, scope: Scope { names: namespaces, selector: namespace_selector } })
     }
 }
 

@@ -15,8 +15,9 @@ use k8s_openapi::{
 };
 
 use super::{
-    pools::{Candidate, DeviceId, Taken},
+    pools::Candidate,
     selectors::Selectors,
+    taken::{DeviceId, Taken},
 };
 
 /// Devices that a claim may have at most.
@@ -258,12 +259,12 @@ impl<'a> Search<'a> {
     }
 
     fn is_free(&self, candidate: usize, is_shared: bool, wanted: &BTreeMap<String, Quantity>) -> bool {
-        let taken = self.taken.devices.get(&self.ids[candidate]);
+        let id = &self.ids[candidate];
         let mut chosen = self.takers().filter(|it| it.candidate == candidate);
         if !is_shared {
-            return taken.is_none() && chosen.next().is_none();
+            return !self.taken.has(id) && chosen.next().is_none();
         }
-        let mut used = taken.cloned().unwrap_or_default();
+        let mut used = self.taken.consumed(id);
         for (name, amount) in chosen.flat_map(|it| &it.consumed) {
             *used.entry(name.clone()).or_default() += *amount;
         }
@@ -306,7 +307,7 @@ impl<'a> Search<'a> {
     }
 
     fn is_taken(&self, candidate: usize) -> bool {
-        self.taken.devices.contains_key(&self.ids[candidate]) || self.takers().any(|it| it.candidate == candidate)
+        self.taken.has(&self.ids[candidate]) || self.takers().any(|it| it.candidate == candidate)
     }
 
     /// Whether a constraint allows the device beside those of the claim that are chosen already.

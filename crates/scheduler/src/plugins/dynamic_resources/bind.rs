@@ -14,7 +14,7 @@ use kube::{
 use parking_lot::Mutex;
 use serde_json::json;
 
-use super::{Assumed, Pending};
+use super::{Assumed, Pending, taken::Allocations};
 use crate::plugins::extension::{Doing, Reservation};
 
 /// Keeps a claim as long as it is allocated.
@@ -189,11 +189,13 @@ impl Reservation for Reserved {
     }
 }
 
-/// Forgets what the caches show by now.
-pub(super) fn settle(assumed: &mut Assumed, claims: &Cache<ResourceClaim>) {
+/// Forgets what is known from the API by now.
+pub(super) fn settle(assumed: &mut Assumed, known: &Allocations, claims: &Cache<ResourceClaim>) {
     assumed.retain(|_, Pending { namespace, name, written, .. }| {
-        let shown =
-            || claims.get(namespace, name).is_none_or(|item| written.is_some_and(|it| item.resource_version >= it));
-        written.is_none() || !shown()
+        let Some(written) = *written else { return true };
+        match known.version(namespace, name) {
+            Some(version) => version < written,
+            None => claims.get(namespace, name).is_some(),
+        }
     });
 }

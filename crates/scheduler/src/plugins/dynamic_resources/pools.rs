@@ -1,14 +1,14 @@
 //! The devices that nodes have, as drivers publish them in ResourceSlices.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-use api::quantity::Quantity;
 use client::Item;
 use k8s_openapi::api::{
     core::v1::NodeSelector,
-    resource::v1::{AllocationResult, Device, ResourceSlice, ResourceSliceSpec},
+    resource::v1::{Device, ResourceSlice, ResourceSliceSpec},
 };
 
+use super::taken::DeviceId;
 use crate::{
     node::Node,
     plugins::node_affinity,
@@ -104,33 +104,4 @@ pub(super) fn candidates<'a>(slices: &'a [std::sync::Arc<Slice>], node: &Node) -
     }
     all.sort_by_key(|it| (&it.slice.driver, &it.slice.pool.name));
     all
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct DeviceId {
-    pub driver: String,
-    pub pool: String,
-    pub device: String,
-}
-
-/// What is taken of devices.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Taken {
-    /// Devices in use; with what is consumed of the capacity of those that several may use.
-    pub devices: BTreeMap<DeviceId, BTreeMap<String, Quantity>>,
-}
-
-impl Taken {
-    pub fn add(&mut self, allocation: &AllocationResult) {
-        let results = allocation.devices.iter().flat_map(|devices| devices.results.iter().flatten());
-        // Those who only watch over a device take nothing of it.
-        for it in results.filter(|it| it.admin_access != Some(true)) {
-            let id = DeviceId { driver: it.driver.clone(), pool: it.pool.clone(), device: it.device.clone() };
-            let consumed = self.devices.entry(id).or_default();
-            for (name, amount) in it.consumed_capacity.iter().flatten() {
-                let amount = Quantity::parse(&amount.0).unwrap_or_default();
-                *consumed.entry(name.clone()).or_default() += amount;
-            }
-        }
-    }
 }

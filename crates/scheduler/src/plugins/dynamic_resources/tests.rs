@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 
 use super::{
     allocate::{Asked, allocate},
-    pools::{Slice, Taken, candidates},
+    pools::{Slice, candidates},
     selectors::Selectors,
+    taken::Taken,
 };
 use crate::node::Node;
 

@@ -2,23 +2,24 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use api::volume::{BOUND_BY_CONTROLLER, Claim, ClaimRef, Meta, SELECTED_NODE, Volume};
+use api::volume::{BOUND_BY_CONTROLLER, ClaimRef, Meta, SELECTED_NODE};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Assumed, Chosen};
+use super::{Assumed, Chosen, VolumeBinding};
 use crate::{
     objects::Objects,
     plugins::{
         extension::{Doing, Reservation},
-        volumes::view,
+        volumes::Views,
     },
 };
 
 /// What was chosen for one pod. It is assumed as long as this lives.
 pub(super) struct Reserved {
     objects: Objects,
+    views: Arc<Views>,
     assumed: Arc<Mutex<Assumed>>,
     chosen: Chosen,
     namespace: String,
@@ -28,8 +29,8 @@ pub(super) struct Reserved {
 }
 
 impl Reserved {
-    pub fn new(objects: &Objects, assumed: &Arc<Mutex<Assumed>>, chosen: Chosen, namespace: &str, node: &str) -> Self {
-        let mut all = assumed.lock();
+    pub fn new(rule: &VolumeBinding, chosen: Chosen, namespace: &str, node: &str) -> Self {
+        let mut all = rule.assumed.lock();
         for (claim, volume) in &chosen.matched {
             let meta = &claim.metadata;
             let reference =
@@ -41,8 +42,9 @@ impl Reserved {
         }
         drop(all);
         Self {
-            objects: objects.clone(),
-            assumed: assumed.clone(),
+            objects: rule.objects.clone(),
+            views: rule.views.clone(),
+            assumed: rule.assumed.clone(),
             chosen,
             namespace: namespace.to_owned(),
             node: node.to_owned(),
@@ -83,11 +85,13 @@ impl Reserved {
         let mut done = true;
         for (claim, is_made) in claims.chain(self.chosen.made.iter().map(|claim| (claim, true))) {
             let name = &claim.metadata.name;
-            let now = view::<_, Claim>(&self.objects.volume_claims, &self.namespace, name)
+            let now = self
+                .views
+                .claim(&self.namespace, name)
                 .filter(|now| now.metadata.uid == claim.metadata.uid)
                 .ok_or_else(|| format!("PVC {name:?} is gone"))?;
             if now.is_fully_bound() {
-                let volume = view::<_, Volume>(&self.objects.volumes, "", &now.spec.volume_name);
+                let volume = self.views.volume(&now.spec.volume_name);
                 done &= volume.is_some();
                 continue;
             }
