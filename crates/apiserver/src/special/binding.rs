@@ -53,6 +53,10 @@ pub async fn bind(call: &Call) -> Result<Response, Status> {
                 }
             }
         }
+        // Where it was to go is answered.
+        if let Some(status) = pod.get_mut("status").and_then(Value::as_object_mut) {
+            status.remove("nominatedNodeName");
+        }
         set_condition(
             pod,
             json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now}),
