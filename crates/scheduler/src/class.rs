@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
+    candidates::WORD,
     node::Node,
     plugins::{
         Plugin, node_affinity, node_resources_balanced_allocation, node_resources_fit, node_unschedulable,
@@ -26,6 +27,12 @@ pub(crate) struct Class {
     pub compared: Vec<(usize, i64)>,
     pub ledgers: pod_topology_spread::Ledgers,
     rows: Vec<Row>,
+    /// The nodes whose rows reject nothing, as bits.
+    open: Vec<u64>,
+    /// How many nodes would rather not have the pod, and how many it prefers.
+    soft: (usize, usize),
+    /// The snapshot's layout of which these are.
+    layout: u64,
 }
 
 /// What is known of one node, as of its generation.
@@ -65,6 +72,34 @@ impl Row {
 }
 
 impl Class {
+    /// Brings up to date what is known of all nodes, if any has changed.
+    pub fn refresh(&mut self, profile: &Profile, snapshot: &Snapshot) {
+        if self.layout == snapshot.layout() {
+            return;
+        }
+        self.layout = snapshot.layout();
+        self.open = vec![0; snapshot.slots().div_ceil(WORD)];
+        self.soft = (0, 0);
+        for &slot in snapshot.order() {
+            let Some(node) = snapshot.node(slot) else { continue };
+            let row = self.row(profile, snapshot, slot, node);
+            let (is_open, tainted, preferred) = (row.rejection.is_none(), row.taints > 0, row.affinity > 0);
+            self.open[slot / WORD] |= u64::from(is_open) << (slot % WORD);
+            self.soft.0 += usize::from(tainted);
+            self.soft.1 += usize::from(preferred);
+        }
+    }
+
+    /// The nodes of a word that are open, as of the last refresh.
+    pub fn open(&self, word: usize) -> u64 {
+        self.open.get(word).copied().unwrap_or(0)
+    }
+
+    /// Whether any node would rather not have the pod, and whether it prefers any, as of the last refresh.
+    pub fn has_soft(&self) -> (bool, bool) {
+        (self.soft.0 > 0, self.soft.1 > 0)
+    }
+
     pub fn row(&mut self, profile: &Profile, snapshot: &Snapshot, slot: Slot, node: &Node) -> &Row {
         let generation = snapshot.generation(slot);
         if self.rows.len() <= slot {
@@ -106,6 +141,9 @@ impl Classes {
                 needs: needs.clone(),
                 ledgers: pod_topology_spread::Ledgers::default(),
                 rows: Vec::new(),
+                open: Vec::new(),
+                soft: (0, 0),
+                layout: 0,
             }
         })
     }

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use rand::Rng;
 
 use crate::{
+    candidates::Candidates,
     class::{Class, Classes},
     expression::Selector,
     extender::{Extender, Filtered, Nodes},
     plugins::{
         Plugin,
+        dynamic_resources::Freed,
         extension::{Extension, Judge, Reservation},
         image_locality, inter_pod_affinity, node_declared_features, node_ports, node_resources_balanced_allocation,
         node_resources_fit, normalize, pod_topology_spread,
@@ -71,6 +73,8 @@ pub(crate) struct Unfit {
     pub diagnosis: Diagnosis,
     /// The nodes that would do if pods were gone from them.
     pub resolvable: Vec<Slot>,
+    /// A claim that is given back, so that the pod may get other devices.
+    pub freed: Option<Freed>,
 }
 
 /// How many feasible nodes are enough to choose from.
@@ -126,11 +130,15 @@ impl Decider {
         {
             return against.reserve(snapshot, slot).map_err(everywhere);
         }
-        let Found { feasible, mut rejections, absent } = against.look(class, snapshot, &mut self.start);
+        let Found { feasible, named, absent } = against.look(class, snapshot, &mut self.start);
         let Filtered { feasible, rejected } = ask(extenders(), pod, feasible, snapshot, world.nodes)?;
-        rejections.extend(rejected);
         let slot = match feasible[..] {
-            [] => return Err(Unfit::new(nodes, &rejections, absent).into()),
+            [] => {
+                let mut rejections = against.explain(class, snapshot, named.as_deref().unwrap_or(snapshot.order()));
+                rejections.extend(rejected);
+                let freed = against.judges.iter_mut().find_map(|(_, judge)| judge.relieve());
+                return Err(Unfit { freed, ..Unfit::new(nodes, &rejections, absent) }.into());
+            }
             [only] => only,
             _ => {
                 let mut scores = scores(class, snapshot, &feasible, &mut against);
@@ -236,7 +244,8 @@ impl Decider {
 /// What became of the search.
 struct Found {
     feasible: Vec<Slot>,
-    rejections: Vec<(Slot, Rejection)>,
+    /// The only nodes among which was looked, if the pod names some.
+    named: Option<Vec<Slot>>,
     /// Nodes that were not looked at, because the pod names others.
     absent: usize,
 }
@@ -282,23 +291,28 @@ impl<'a> Against<'a> {
         let all = snapshot.order().len();
         let order = named.as_deref().unwrap_or(snapshot.order());
         let enough = enough(order.len(), self.profile.percentage);
-        let (mut feasible, mut rejections, mut seen) = (Vec::with_capacity(enough), Vec::new(), 0);
-        for at in 0..order.len() {
-            let slot = order[(*start + at) % order.len()];
+        let mut candidates = Candidates::new(class, self.profile, snapshot);
+        let (mut feasible, mut seen) = (Vec::with_capacity(enough), 0);
+        let begin = if order.is_empty() { 0 } else { *start % order.len() };
+        for &slot in order[begin..].iter().chain(&order[..begin]) {
             seen += 1;
-            match self.find(class, snapshot, slot) {
-                Some(rejection) => rejections.push((slot, rejection)),
-                None => feasible.push(slot),
-            }
-            if feasible.len() >= enough {
-                break;
+            if candidates.has(slot, class, snapshot) && self.find_more(class, snapshot, slot).is_none() {
+                feasible.push(slot);
+                if feasible.len() >= enough {
+                    break;
+                }
             }
         }
         let absent = all - order.len();
         if absent == 0 {
-            *start = (*start + seen) % all.max(1);
+            *start = (begin + seen) % all.max(1);
         }
-        Found { feasible, rejections, absent }
+        Found { feasible, named, absent }
+    }
+
+    /// What speaks against nodes of which it is told why. That is mostly nobody's question, so it is not kept by the search.
+    fn explain(&mut self, class: &mut Class, snapshot: &Snapshot, order: &[Slot]) -> Vec<(Slot, Rejection)> {
+        order.iter().filter_map(|&slot| Some((slot, self.find(class, snapshot, slot)?))).collect()
     }
 
     /// The first rule's rejection of a node.
@@ -310,14 +324,24 @@ impl<'a> Against<'a> {
             return Some(rejection.clone());
         }
         let is_on = |plugin| profile.filters(plugin);
-        let needs = &class.needs;
-        let ports = || is_on(Plugin::NodePorts).then(|| node_ports::filter(needs, snapshot, slot)).flatten();
+        let ports = || is_on(Plugin::NodePorts).then(|| node_ports::filter(&class.needs, snapshot, slot)).flatten();
         let fit = || {
             is_on(Plugin::NodeResourcesFit)
                 .then(|| node_resources_fit::filter(&class.requests, snapshot, slot))
                 .flatten()
         };
-        if let Some(rejection) = ports().or_else(fit) {
+        ports().or_else(fit).or_else(|| self.find_more(class, snapshot, slot))
+    }
+
+    /// The same by the rules that need more than the columns of nodes.
+    fn find_more(&mut self, class: &Class, snapshot: &Snapshot, slot: Slot) -> Option<Rejection> {
+        let (profile, node) = (self.profile, snapshot.node(slot)?);
+        let is_on = |plugin| profile.filters(plugin);
+        let needs = &class.needs;
+        if !needs.ports.is_empty()
+            && is_on(Plugin::NodePorts)
+            && let Some(rejection) = node_ports::filter(needs, snapshot, slot)
+        {
             return Some(rejection);
         }
         let split = self.judges.partition_point(|(plugin, _)| *plugin < Plugin::PodTopologySpread);
@@ -353,7 +377,7 @@ impl<'a> Against<'a> {
 
 impl Unfit {
     fn everywhere(nodes: usize, rejection: &Rejection) -> Self {
-        Self { diagnosis: Diagnosis::everywhere(nodes, rejection), resolvable: Vec::new() }
+        Self { diagnosis: Diagnosis::everywhere(nodes, rejection), resolvable: Vec::new(), freed: None }
     }
 
     fn new(nodes: usize, rejections: &[(Slot, Rejection)], absent: usize) -> Self {
@@ -364,7 +388,7 @@ impl Unfit {
         }
         let resolvable =
             rejections.iter().filter(|(_, rejection)| !rejection.hopeless).map(|(slot, _)| *slot).collect();
-        Self { diagnosis, resolvable }
+        Self { diagnosis, resolvable, freed: None }
     }
 }
 
@@ -392,7 +416,8 @@ fn scores(class: &mut Class, snapshot: &Snapshot, feasible: &[Slot], against: &m
         total.iter_mut().zip(scores).for_each(|(total, score)| *total += weight(plugin) * score);
     };
     let (mut taints, mut affinity) = (Vec::with_capacity(feasible.len()), Vec::with_capacity(feasible.len()));
-    for &slot in feasible {
+    let (has_taints, has_preferred) = class.has_soft();
+    for &slot in feasible.iter().filter(|_| has_taints || has_preferred) {
         if let Some(node) = snapshot.node(slot) {
             let row = class.row(profile, snapshot, slot, node);
             taints.push(row.taints);
@@ -426,16 +451,9 @@ fn scores(class: &mut Class, snapshot: &Snapshot, feasible: &[Slot], against: &m
 
 /// One of the best, by dice.
 fn best(feasible: &[Slot], scores: &[i64], dice: &mut impl Rng) -> Slot {
-    let (mut best, mut score, mut ties) = (feasible[0], i64::MIN, 0_u32);
-    for (&slot, &other) in feasible.iter().zip(scores) {
-        if other > score {
-            (best, score, ties) = (slot, other, 1);
-        } else if other == score {
-            ties += 1;
-            if dice.random_range(0..ties) == 0 {
-                best = slot;
-            }
-        }
-    }
-    best
+    let most = scores.iter().copied().max().unwrap_or(0);
+    let ties = scores.iter().filter(|score| **score == most).count();
+    let chosen = if ties > 1 { dice.random_range(0..ties) } else { 0 };
+    let mut best = feasible.iter().zip(scores).filter(|(_, score)| **score == most);
+    best.nth(chosen).map_or(feasible[0], |(slot, _)| *slot)
 }

@@ -6,6 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use crate::{
     counts::{Counts, Tally},
     expression::Selector,
+    handle::Handle,
     namespaces::{Namespaces, Scope},
     pod::Pod,
     snapshot::{Placed, Slot, Stage},
@@ -49,9 +50,15 @@ impl Group {
             })
     }
 
-    /// The only namespaces whose pods it can have, if they are known by name.
-    fn names(&self) -> Option<&[Box<str>]> {
-        self.of.iter().find(|(scope, _)| scope.selector.is_none()).map(|(scope, _)| &*scope.names)
+    /// Under what it is found by its pods: the narrowest that is known of any of what they must all be.
+    fn handles(&self) -> Vec<Handle> {
+        let all = self.of.iter().map(|(scope, selector)| Handle::all(scope, selector));
+        let breadth = |handles: &Vec<Handle>| match handles[..] {
+            [Handle::Any, ..] => 2,
+            [Handle::Namespace(_), ..] => 1,
+            _ => 0,
+        };
+        all.min_by_key(breadth).unwrap_or_default()
     }
 }
 
@@ -97,9 +104,7 @@ impl Kept {
 #[derive(Default)]
 pub(crate) struct Groups {
     ids: HashMap<Group, GroupId>,
-    by_namespace: HashMap<Box<str>, Vec<GroupId>>,
-    /// Those that may have pods of any namespace.
-    anywhere: Vec<GroupId>,
+    index: HashMap<Handle, Vec<GroupId>>,
     groups: Vec<Kept>,
 }
 
@@ -121,16 +126,8 @@ impl Groups {
         let mut counts = Counts::default();
         pods.filter(|it| group.has(&it.pod, it.stage, namespaces)).for_each(|it| counts.add(it.slot, 1));
         let id = self.groups.len();
-        match group.names() {
-            Some(names) => {
-                for name in names {
-                    let ids = self.by_namespace.entry(name.clone()).or_default();
-                    if ids.last() != Some(&id) {
-                        ids.push(id);
-                    }
-                }
-            }
-            None => self.anywhere.push(id),
+        for handle in group.handles() {
+            self.index.entry(handle).or_default().push(id);
         }
         self.ids.insert(group.clone(), id);
         self.groups.push(Kept { group, counts, tallies: Vec::new(), changes: 0, last: VecDeque::new() });
@@ -155,9 +152,11 @@ impl Groups {
 
     /// A pod has come to a node, or gone.
     pub fn count(&mut self, pod: &Placed, sign: i32, namespaces: &Namespaces, topologies: &Topologies) {
+        if self.groups.is_empty() {
+            return;
+        }
         let Placed { pod, slot, stage } = pod;
-        let named = self.by_namespace.get(pod.item.namespace()).into_iter().flatten();
-        for &id in named.chain(&self.anywhere) {
+        for &id in Handle::of(pod).filter_map(|handle| self.index.get(&handle)).flatten() {
             let kept = &mut self.groups[id];
             if kept.group.has(pod, *stage, namespaces) {
                 kept.count(*slot, sign, topologies);

@@ -8,6 +8,9 @@
 //! - Deciding is a function of values ([`decide`], [`plugins`]); [`run`] is the only place that reads, waits and writes.
 //! - A pod is parsed once, into what it *needs*; pods with equal needs share it, and what rules say of a node by needs and
 //!   node alone is worked out once for all of them ([`class`]).
+//! - What a pod asks of other pods, and they of it, is counted as pods come and go ([`groups`], [`terms`]), and what needs only
+//!   the columns of nodes is found out for 64 nodes at once ([`candidates`]): a decision costs as much as the nodes that it
+//!   looks at, not as much as the cluster is large.
 //! - A decision is assumed at once and written in the background, so that the next one can follow. The API's word replaces
 //!   what was assumed.
 //! - A pod that fits nowhere is tried again when something happens that may help it, by the rules that had rejected it. Nothing
@@ -21,6 +24,7 @@
 //! - Profiles say which rules take part, by `KubeSchedulerConfiguration` ([`config`], [`profile`]); HTTP services may have a
 //!   say too ([`extender`]).
 
+mod candidates;
 mod class;
 mod config;
 mod counts;
@@ -30,6 +34,7 @@ mod expression;
 mod extender;
 mod gangs;
 mod groups;
+mod handle;
 mod namespaces;
 mod node;
 mod objects;

@@ -2,19 +2,21 @@
 //!
 //! `REGATTA_RANDOM_CLUSTERS` says how many, `REGATTA_RANDOM_SEED` from which number on.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use client::Item;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::{Value, json};
 
 use crate::{
+    config::Configuration,
     decide::{Decider, Failure, World},
     expression::{Expression, Selector},
     node::Node,
     pod::{Parser, Pod},
+    preempt::{self, Lives, Outcome, Starts},
     profile::Profile,
-    reference,
+    reference::{self, Rules, Strategy},
     snapshot::{Snapshot, Stage},
 };
 
@@ -24,7 +26,8 @@ fn of_environment(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-struct Dice(StdRng);
+/// What is thrown, and how many pods were made.
+struct Dice(StdRng, i64);
 
 impl Dice {
     fn once_in(&mut self, times: u32) -> bool {
@@ -43,6 +46,9 @@ impl Dice {
         let mut labels = json!({"kubernetes.io/hostname": name});
         if !self.once_in(5) {
             labels["topology.kubernetes.io/zone"] = self.one(&["a", "b", "c"]).into();
+        }
+        if self.once_in(2) {
+            labels["size"] = self.one(&["1", "5", "10", "large"]).into();
         }
         if self.once_in(3) {
             labels["disk"] = self.one(&["ssd", "hdd"]).into();
@@ -107,8 +113,16 @@ impl Dice {
 
     fn node_affinity(&mut self) -> Value {
         let term = |dice: &mut Self| {
-            let operator = dice.one(&["In", "NotIn", "Exists"]);
-            let values = if operator == "Exists" { json!([]) } else { json!([dice.one(&["a", "b", "ssd"])]) };
+            if dice.once_in(3) {
+                let (operator, than) = (dice.one(&["Gt", "Lt"]), dice.one(&["1", "4", "5"]));
+                return json!({"matchExpressions": [{"key": "size", "operator": operator, "values": [than]}]});
+            }
+            let operator = dice.one(&["In", "NotIn", "Exists", "DoesNotExist"]);
+            let values = if operator.ends_with("Exist") || operator == "Exists" {
+                json!([])
+            } else {
+                json!([dice.one(&["a", "b", "ssd"])])
+            };
             json!({"matchExpressions": [{"key": dice.key(), "operator": operator, "values": values}]})
         };
         let mut affinity = json!({});
@@ -161,6 +175,17 @@ impl Dice {
             container["ports"] = json!([{"hostPort": 80 + self.up_to(1), "hostIP": address, "protocol": "TCP"}]);
         }
         let mut spec = json!({"schedulerName": "default-scheduler", "containers": [container]});
+        if self.once_in(4) {
+            let init = |dice: &mut Self| {
+                let cpu = dice.one(&["100m", "500m", "1"]);
+                let policy = if dice.once_in(2) { json!("Always") } else { json!("") };
+                json!({"image": "init", "restartPolicy": policy, "resources": {"requests": {"cpu": cpu}}})
+            };
+            spec["initContainers"] = (0..1 + self.up_to(2)).map(|_| init(self)).collect();
+        }
+        if self.once_in(8) {
+            spec["overhead"] = json!({"cpu": "100m"});
+        }
         for kind in ["podAffinity", "podAntiAffinity"] {
             if self.once_in(3) {
                 spec["affinity"][kind] = self.pod_affinity();
@@ -192,7 +217,59 @@ impl Dice {
         if self.once_in(8) {
             metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
         }
-        json!({"metadata": metadata, "spec": spec})
+        // What began later is taken from its node first.
+        self.1 += 1;
+        let start = jiff::Timestamp::from_second(self.1).unwrap().to_string();
+        spec["priority"] = self.up_to(3).into();
+        json!({"metadata": metadata, "spec": spec, "status": {"startTime": start}})
+    }
+
+    /// A profile, as configured and as the reference knows it.
+    fn profile(&mut self) -> (Profile, Rules) {
+        let mut rules = Rules::default();
+        let mut args = Vec::new();
+        let strategy = match self.up_to(3) {
+            0 => {
+                rules.strategy = Strategy::Most;
+                json!({"type": "MostAllocated"})
+            }
+            1 => {
+                rules.strategy = Strategy::Ratio;
+                let shape = [(0, 0), (50, 10), (100, 4)].map(|(at, score)| json!({"utilization": at, "score": score}));
+                json!({"type": "RequestedToCapacityRatio", "requestedToCapacityRatio": {"shape": shape}})
+            }
+            _ => json!({"type": "LeastAllocated"}),
+        };
+        args.push(json!({"name": "NodeResourcesFit", "args": {"scoringStrategy": strategy}}));
+        if self.once_in(3) {
+            let listed = vec![("topology.kubernetes.io/zone", 1 + self.up_to(1), true), ("disk", 2, self.once_in(2))];
+            let when = |hard: bool| if hard { "DoNotSchedule" } else { "ScheduleAnyway" };
+            let constraints = listed.iter().map(
+                |(key, skew, hard)| json!({"topologyKey": key, "maxSkew": skew, "whenUnsatisfiable": when(*hard)}),
+            );
+            let constraints: Vec<Value> = constraints.collect();
+            let defaults = json!({"defaultingType": "List", "defaultConstraints": constraints});
+            args.push(json!({"name": "PodTopologySpread", "args": defaults}));
+            rules.spread = Some(listed);
+        }
+        if self.once_in(2) {
+            rules.hard_affinity = self.up_to(50);
+            args.push(json!({"name": "InterPodAffinity", "args": {"hardPodAffinityWeight": rules.hard_affinity}}));
+        }
+        let names = ["NodeResourcesFit", "TaintToleration", "NodeAffinity", "PodTopologySpread", "InterPodAffinity"];
+        let mut enabled = Vec::new();
+        for (name, weight) in names.into_iter().zip(&mut rules.weights) {
+            if self.once_in(4) {
+                *weight = 1 + self.up_to(4);
+                enabled.push(json!({"name": name, "weight": weight}));
+            }
+        }
+        let text = json!({
+            "apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration",
+            "profiles": [{"schedulerName": "default-scheduler", "pluginConfig": args, "plugins": {"score": {"enabled": enabled}}}],
+        });
+        let configuration = Configuration::parse(&text.to_string()).unwrap();
+        (Profile::new(&configuration.profiles[0], None, &[]), rules)
     }
 }
 
@@ -205,12 +282,13 @@ struct Cluster {
     dice: Dice,
     snapshot: Snapshot,
     decider: Decider,
+    rules: Rules,
     parser: Parser,
     nodes: BTreeMap<String, Value>,
     pods: BTreeMap<String, (Arc<Pod>, String)>,
     made: u32,
-    /// Decisions, and those of them that had a choice.
-    compared: (u64, u64),
+    /// Decisions, those of them that had a choice, and those that took the place of others.
+    compared: (u64, u64, u64),
 }
 
 /// The only namespace with a label is `one`.
@@ -221,12 +299,13 @@ fn namespaces(name: &str, selector: &Selector) -> bool {
 impl Cluster {
     fn new(seed: u64) -> Self {
         let (nodes, pods, made) = (BTreeMap::new(), BTreeMap::new(), 0);
-        let decider = Decider::new(Arc::new(Profile::default()));
-        let dice = Dice(StdRng::seed_from_u64(seed));
-        let (mut snapshot, parser, compared) = (Snapshot::new(), Parser::default(), (0, 0));
+        let mut dice = Dice(StdRng::seed_from_u64(seed), 0);
+        let (mut snapshot, parser, compared) = (Snapshot::new(), Parser::default(), (0, 0, 0));
         snapshot.set_namespace("one", Some([("team", "a")].into_iter().collect()));
         snapshot.set_namespace("two", Some(client::Labels::default()));
-        let mut this = Self { dice, snapshot, decider, parser, nodes, pods, made, compared };
+        let (profile, rules) = if seed % 3 == 0 { dice.profile() } else { Default::default() };
+        let decider = Decider::new(Arc::new(profile));
+        let mut this = Self { dice, snapshot, decider, rules, parser, nodes, pods, made, compared };
         for _ in 0..2 + this.dice.up_to(5) {
             this.set_node();
         }
@@ -258,6 +337,11 @@ impl Cluster {
         let uid = format!("p{}", self.made);
         let json = self.dice.pod(&uid);
         let pod = Arc::new(self.parser.parse(Arc::new(item(&json))).unwrap());
+        for (resource, assumed) in [("cpu", 100), ("memory", 200 << 20)] {
+            assert_eq!(pod.needs.request(resource), reference::needed(&json["spec"], resource, 0), "{json:#}");
+            let index = usize::from(resource == "memory");
+            assert_eq!(pod.needs.assumed[index], reference::needed(&json["spec"], resource, assumed), "{json:#}");
+        }
         let siblings = pod.needs.spread.is_empty() && self.dice.once_in(2);
         let siblings = siblings.then(|| Selector(vec![Expression::equals("app".into(), "web".into())]));
         let world = World { extensions: &[], siblings: siblings.as_ref(), extenders: &[], nodes: &|_| None };
@@ -265,13 +349,17 @@ impl Cluster {
         let nodes: Vec<Node> = self.nodes.values().map(|node| Node::parse(&item(node)).unwrap()).collect();
         let at = |name: &str| nodes.iter().position(|node| *node.name == *name);
         let pods: Vec<_> = self.pods.values().filter_map(|(pod, node)| Some((pod.clone(), at(node)?))).collect();
-        let world =
-            reference::World { nodes: &nodes, pods: &pods, namespaces: &namespaces, siblings: siblings.as_ref() };
-        let expected = reference::decide(&pod, &world);
+        let of_reference = reference::World {
+            nodes: &nodes,
+            pods: &pods,
+            namespaces: &namespaces,
+            siblings: siblings.as_ref(),
+            rules: &self.rules,
+        };
+        let expected = reference::decide(&pod, &of_reference);
         self.compared.0 += 1;
         self.compared.1 += u64::from(expected.len() > 1);
         assert_eq!(found, expected, "seed {seed}, pod {json:#}, nodes {:#?}", self.nodes);
-        let world = World { extensions: &[], siblings: siblings.as_ref(), extenders: &[], nodes: &|_| None };
         match self.decider.decide(&pod, &mut self.snapshot, None, world, &mut self.dice.0) {
             Ok(decision) => {
                 let node = self.snapshot.node_name(decision.slot).to_owned();
@@ -280,16 +368,56 @@ impl Cluster {
                 self.snapshot.place(pod.clone(), &node, Stage::Assumed);
                 self.pods.insert(uid, (pod, node));
             }
-            Err(Failure::Unfit(_)) => assert!(expected.is_empty(), "seed {seed}: {expected:?}"),
+            Err(Failure::Unfit(unfit)) => {
+                assert!(expected.is_empty(), "seed {seed}: {expected:?}");
+                let lives = Lives { budgets: &[], newest: &|pod| pod.item.clone(), starts: &Starts::default() };
+                let (decider, snapshot) = (&mut self.decider, &mut self.snapshot);
+                let outcome = preempt::find(decider, &pod, snapshot, &unfit, None, (world, lives), &mut self.dice.0);
+                let expected = reference::victims(&pod, &of_reference, &since);
+                let Outcome::Nominated(preemption) = outcome else {
+                    assert!(expected.is_empty(), "seed {seed}: {expected:?} for pod {json:#}, nodes {:#?}", self.nodes);
+                    return;
+                };
+                let node = self.snapshot.node_name(preemption.slot).to_owned();
+                let victims: Vec<_> = preemption.victims.iter().map(|it| (it.priority, it.uid().to_owned())).collect();
+                assert_eq!(Some(&victims), expected.get(&node), "seed {seed}: the victims for pod {json:#}");
+                let start = |uid: &String| since(&self.pods[uid].0);
+                let least = expected.values().map(|victims| lost(victims, &start)).min();
+                assert_eq!(Some(lost(&victims, &start)), least, "seed {seed}: the least is lost");
+                for (_, victim) in victims {
+                    self.snapshot.remove_pod(&victim);
+                    self.pods.remove(&victim);
+                }
+                self.snapshot.place(pod.clone(), &node, Stage::Assumed);
+                self.pods.insert(uid, (pod, node));
+                self.compared.2 += 1;
+            }
             Err(Failure::Broken(error)) => panic!("{error}"),
         }
     }
 }
 
+/// When a pod began.
+fn since(pod: &Pod) -> i64 {
+    let json: Value = serde_json::from_slice(&pod.item.bytes).unwrap();
+    json["status"]["startTime"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_second()
+}
+
+/// What is lost with victims: the highest priority, all priorities together, how many they are, and how long the most important
+/// have run.
+type Lost = (Option<i32>, i64, usize, Reverse<Option<i64>>);
+
+fn lost(victims: &[(i32, String)], since: &dyn Fn(&String) -> i64) -> Lost {
+    let highest = victims.iter().map(|(priority, _)| *priority).max();
+    let sum = victims.iter().map(|(priority, _)| i64::from(*priority) + (1 << 31)).sum();
+    let most = victims.iter().filter(|(priority, _)| Some(*priority) == highest);
+    (highest, sum, victims.len(), Reverse(most.map(|(_, uid)| since(uid)).min()))
+}
+
 #[test]
 fn decisions_on_random_clusters_are_those_of_the_reference() {
     let first = of_environment("REGATTA_RANDOM_SEED", 0);
-    let (mut all, mut with_choice) = (0, 0);
+    let (mut all, mut with_choice, mut preempting) = (0, 0, 0);
     for seed in first..first + of_environment("REGATTA_RANDOM_CLUSTERS", CLUSTERS) {
         let mut cluster = Cluster::new(seed);
         for _ in 0..12 {
@@ -301,7 +429,40 @@ fn decisions_on_random_clusters_are_those_of_the_reference() {
         }
         all += cluster.compared.0;
         with_choice += cluster.compared.1;
+        preempting += cluster.compared.2;
     }
-    println!("{all} decisions, {with_choice} of them between several nodes");
+    println!("{all} decisions, {with_choice} of them between several nodes, {preempting} by preemption");
     assert!(with_choice * 5 > all, "the clusters leave too little choice: {with_choice} of {all}");
+    assert!(preempting * 50 > all, "few pods take the place of others: {preempting} of {all}");
+}
+
+#[test]
+fn in_a_large_cluster_enough_nodes_are_found_and_all_of_them_will_do() {
+    for seed in 0..4 {
+        let mut cluster = Cluster::new(seed);
+        for index in 0..130 {
+            let name = format!("m{index}");
+            let node = cluster.dice.node(&name);
+            cluster.snapshot.set_node(Node::parse(&item(&node)).unwrap());
+            cluster.nodes.insert(name, node);
+        }
+        let nodes: Vec<Node> = cluster.nodes.values().map(|node| Node::parse(&item(node)).unwrap()).collect();
+        for made in 0..24 {
+            let json = cluster.dice.pod(&format!("q{made}"));
+            let pod = Arc::new(cluster.parser.parse(Arc::new(item(&json))).unwrap());
+            let world = World { extensions: &[], siblings: None, extenders: &[], nodes: &|_| None };
+            let found = cluster.decider.scored(&pod, &mut cluster.snapshot, world);
+            let at = |name: &str| nodes.iter().position(|node| *node.name == *name);
+            let pods: Vec<_> = cluster.pods.values().filter_map(|(pod, node)| Some((pod.clone(), at(node)?))).collect();
+            let rules = &cluster.rules;
+            let world = reference::World { nodes: &nodes, pods: &pods, namespaces: &namespaces, siblings: None, rules };
+            let expected = reference::decide(&pod, &world);
+            assert!(found.keys().all(|node| expected.contains_key(node)), "seed {seed}, pod {json:#}");
+            assert_eq!(found.len(), expected.len().min(100), "seed {seed}, pod {json:#}");
+            if let Some(node) = found.keys().next() {
+                cluster.snapshot.place(pod.clone(), node, Stage::Bound);
+                cluster.pods.insert(pod.uid().to_owned(), (pod, node.clone()));
+            }
+        }
+    }
 }

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use crate::{
     expression::Selector,
     node::{Node, Taint},
@@ -15,6 +17,31 @@ pub(crate) struct World<'a> {
     pub pods: &'a [(std::sync::Arc<Pod>, usize)],
     pub namespaces: &'a dyn Fn(&str, &Selector) -> bool,
     pub siblings: Option<&'a Selector>,
+    pub rules: &'a Rules,
+}
+
+/// What a profile may change.
+pub(crate) struct Rules {
+    pub strategy: Strategy,
+    /// Constraints of pods that state none, if they are not the system's: label, greatest skew, and whether it is hard.
+    pub spread: Option<Vec<(&'static str, i64, bool)>>,
+    /// The weights of resources, taints, node affinity, spread and pod affinity.
+    pub weights: [i64; 5],
+    pub hard_affinity: i64,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Strategy {
+    Least,
+    Most,
+    /// 0 for an empty node, 100 for one that is half full, 40 for a full one.
+    Ratio,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { strategy: Strategy::Least, spread: None, weights: [1, 3, 2, 2, 2], hard_affinity: 1 }
+    }
 }
 
 /// Every node that will do with its score, by name.
@@ -24,13 +51,99 @@ pub(crate) fn decide(pod: &Pod, world: &World<'_>) -> BTreeMap<String, i64> {
     feasible.iter().zip(scores).map(|(&node, score)| (world.nodes[node].name.to_string(), score)).collect()
 }
 
-fn fits(pod: &Pod, at: usize, world: &World<'_>) -> bool {
+/// What a pod needs of a resource in the worst moment of its life, read off its specification; so much for containers that
+/// request none.
+pub(crate) fn needed(spec: &Value, resource: &str, default: i64) -> i64 {
+    let amount = |amounts: &Value| amounts[resource].as_str().map(|text| in_units(text, resource));
+    let of = |container: &Value| amount(&container["resources"]["requests"]).unwrap_or(default);
+    let all = |field: &str| spec[field].as_array().cloned().unwrap_or_default();
+    let mut moments = Vec::new();
+    let mut running = 0;
+    for init in all("initContainers") {
+        moments.push(running + of(&init));
+        if init["restartPolicy"] == "Always" {
+            running += of(&init);
+        }
+    }
+    moments.push(running + all("containers").iter().map(of).sum::<i64>());
+    moments.into_iter().max().unwrap_or(0) + amount(&spec["overhead"]).unwrap_or(0)
+}
+
+fn in_units(text: &str, resource: &str) -> i64 {
+    let (number, factor) = match text {
+        text if text.ends_with('m') => (&text[..text.len() - 1], 1),
+        text if text.ends_with("Mi") => (&text[..text.len() - 2], 1000 << 20),
+        text if text.ends_with("Gi") => (&text[..text.len() - 2], 1000 << 30),
+        text => (text, 1000),
+    };
+    let thousandths = number.parse::<i64>().unwrap() * factor;
+    if resource == "cpu" { thousandths } else { thousandths / 1000 }
+}
+
+/// Whom the pod would have to take the place of on each node where that helps: by node, the uids of the victims with the most
+/// important first.
+pub(crate) fn victims(
+    pod: &Pod,
+    world: &World<'_>,
+    since: &dyn Fn(&Pod) -> i64,
+) -> BTreeMap<String, Vec<(i32, String)>> {
+    let mut all = BTreeMap::new();
+    for at in 0..world.nodes.len() {
+        if fits(pod, at, world) || is_hopeless(pod, at, world) {
+            continue;
+        }
+        let mut lower: Vec<_> =
+            world.pods.iter().filter(|(it, node)| *node == at && it.priority < pod.priority).cloned().collect();
+        lower.sort_by_key(|(it, _)| (std::cmp::Reverse(it.priority), since(it)));
+        let mut pods: Vec<_> = world.pods.to_vec();
+        pods.retain(|(it, _)| !lower.iter().any(|(other, _)| other.uid() == it.uid()));
+        if lower.is_empty() || !fits(pod, at, &World { pods: &pods, ..*world }) {
+            continue;
+        }
+        let mut gone = Vec::new();
+        for it in lower {
+            pods.push(it.clone());
+            if !fits(pod, at, &World { pods: &pods, ..*world }) {
+                pods.pop();
+                gone.push((it.0.priority, it.0.uid().to_owned()));
+            }
+        }
+        all.insert(world.nodes[at].name.to_string(), gone);
+    }
+    all
+}
+
+/// Whether a node that will not do would not do without other pods either, as far as the first rule that says so knows.
+fn is_hopeless(pod: &Pod, at: usize, world: &World<'_>) -> bool {
     let (needs, node) = (&*pod.needs, &world.nodes[at]);
+    if !chooses_at_all(needs, node) {
+        return true;
+    }
+    if !ports_free(needs, at, world) {
+        return false;
+    }
+    if !has_room(needs, at, world) {
+        let too_much = |(name, amount): (&Box<str>, &i64)| *amount > node.allocatable(name);
+        return needs.requests.iter().any(too_much) || node.allocatable("pods") == 0;
+    }
+    if let Some(it) = hard(pod, world).iter().find(|it| !is_even(pod, it, at, world)) {
+        return node.labels.get(&it.topology_key).is_none();
+    }
+    !is_near(pod, at, world)
+}
+
+/// The rules that look at the pod and the node alone.
+fn chooses_at_all(needs: &Needs, node: &Node) -> bool {
     let cordon =
         Taint { key: "node.kubernetes.io/unschedulable".into(), value: "".into(), effect: "NoSchedule".into() };
     (!node.unschedulable || tolerates(&needs.tolerations, &cordon))
         && tolerates_all(needs, node)
         && chooses(&needs.node_affinity, node)
+}
+
+fn fits(pod: &Pod, at: usize, world: &World<'_>) -> bool {
+    let (needs, node) = (&*pod.needs, &world.nodes[at]);
+    chooses_at_all(needs, node)
         && ports_free(needs, at, world)
         && has_room(needs, at, world)
         && spread_allows(pod, at, world)
@@ -96,7 +209,7 @@ fn counted(pod: &Pod, it: &SpreadConstraint, keys: &[&str], world: &World<'_>) -
             && (!it.honor_taints || tolerates_all(&pod.needs, node))
             && keys.iter().all(|key| node.labels.get(key).is_some());
         let Some(domain) = node.labels.get(&it.topology_key).filter(|_| included) else { continue };
-        let selector = it.selector.as_ref().or(world.siblings);
+        let selector = it.selector.as_ref();
         let staying = on(at, world).filter(|other| !other.item.deleting);
         let count = staying.filter(|other| selects(selector, pod.item.namespace(), other)).count();
         *domains.entry(domain.to_owned()).or_default() += i64::try_from(count).unwrap();
@@ -104,17 +217,44 @@ fn counted(pod: &Pod, it: &SpreadConstraint, keys: &[&str], world: &World<'_>) -
     domains
 }
 
+/// The hard constraints: the pod's own, or the profile's for pods that are spread with others.
+fn hard(pod: &Pod, world: &World<'_>) -> Vec<SpreadConstraint> {
+    constraints(pod, world).into_iter().filter(|it| it.hard).collect()
+}
+
+fn constraints(pod: &Pod, world: &World<'_>) -> Vec<SpreadConstraint> {
+    let default = |key: &str, max_skew, hard| SpreadConstraint {
+        max_skew,
+        min_domains: 1,
+        topology_key: key.into(),
+        selector: world.siblings.cloned(),
+        hard,
+        honor_affinity: true,
+        honor_taints: false,
+    };
+    match (&world.rules.spread, pod.needs.spread.is_empty(), world.siblings) {
+        (_, false, _) => pod.needs.spread.clone(),
+        (_, true, None) => Vec::new(),
+        (None, ..) => {
+            vec![default("kubernetes.io/hostname", 3, false), default("topology.kubernetes.io/zone", 5, false)]
+        }
+        (Some(listed), ..) => listed.iter().map(|(key, skew, hard)| default(key, *skew, *hard)).collect(),
+    }
+}
+
 fn spread_allows(pod: &Pod, at: usize, world: &World<'_>) -> bool {
-    let hard: Vec<_> = pod.needs.spread.iter().filter(|it| it.hard).collect();
+    hard(pod, world).iter().all(|it| is_even(pod, it, at, world))
+}
+
+fn is_even(pod: &Pod, it: &SpreadConstraint, at: usize, world: &World<'_>) -> bool {
+    let hard = hard(pod, world);
     let keys: Vec<&str> = hard.iter().map(|it| &*it.topology_key).collect();
-    hard.iter().all(|it| {
-        let Some(domain) = world.nodes[at].labels.get(&it.topology_key) else { return false };
-        let domains = counted(pod, it, &keys, world);
-        let enough = i64::try_from(domains.len()).unwrap() >= it.min_domains;
-        let fewest = if enough { domains.values().min().copied().unwrap_or(0) } else { 0 };
-        let own = i64::from(selects(it.selector.as_ref(), pod.item.namespace(), pod));
-        domains.get(domain).copied().unwrap_or(0) + own - fewest <= it.max_skew
-    })
+    let Some(domain) = world.nodes[at].labels.get(&it.topology_key) else { return false };
+    let domains = counted(pod, it, &keys, world);
+    let enough = i64::try_from(domains.len()).unwrap() >= it.min_domains;
+    let fewest = if enough { domains.values().min().copied().unwrap_or(0) } else { 0 };
+    let own = i64::from(selects(it.selector.as_ref(), pod.item.namespace(), pod));
+    domains.get(domain).copied().unwrap_or(0) + own - fewest <= it.max_skew
 }
 
 fn term_selects(term: &PodTerm, pod: &Pod, world: &World<'_>) -> bool {
@@ -129,8 +269,9 @@ fn together(key: &str, a: usize, b: usize, world: &World<'_>) -> bool {
     domain(a).is_some() && domain(a) == domain(b)
 }
 
-fn affinity_allows(pod: &Pod, at: usize, world: &World<'_>) -> bool {
-    let (near, far) = (&pod.needs.affinity.required, &pod.needs.anti_affinity.required);
+/// Whether the pods are near that the pod needs near.
+fn is_near(pod: &Pod, at: usize, world: &World<'_>) -> bool {
+    let near = &pod.needs.affinity.required;
     let wanted: Vec<_> =
         world.pods.iter().filter(|(other, _)| near.iter().all(|it| term_selects(it, other, world))).collect();
     let met = near.iter().all(|it| wanted.iter().any(|(_, node)| together(&it.topology_key, at, *node, world)));
@@ -139,46 +280,67 @@ fn affinity_allows(pod: &Pod, at: usize, world: &World<'_>) -> bool {
     let first = nobody
         && near.iter().all(|it| term_selects(it, pod, world))
         && near.iter().all(|it| together(&it.topology_key, at, at, world));
+    near.is_empty() || met || first
+}
+
+fn affinity_allows(pod: &Pod, at: usize, world: &World<'_>) -> bool {
     let avoided = world.pods.iter().any(|(other, node)| {
-        far.iter().any(|it| term_selects(it, other, world) && together(&it.topology_key, at, *node, world))
+        let far = pod.needs.anti_affinity.required.iter();
+        far.into_iter().any(|it| term_selects(it, other, world) && together(&it.topology_key, at, *node, world))
     });
     let unwanted = world.pods.iter().any(|(other, node)| {
         let theirs = &other.needs.anti_affinity.required;
         theirs.iter().any(|it| term_selects(it, pod, world) && together(&it.topology_key, at, *node, world))
     });
-    (near.is_empty() || met || first) && !avoided && !unwanted
+    is_near(pod, at, world) && !avoided && !unwanted
 }
 
-/// The weighted sum of all scores, with upstream's default weights.
+/// The weighted sum of all scores.
 fn total(pod: &Pod, feasible: &[usize], world: &World<'_>) -> Vec<i64> {
+    let [resources, taint, affinity, even, near] = world.rules.weights;
     let parts = [
-        (1, feasible.iter().map(|&at| least_allocated(pod, at, world)).collect()),
+        (resources, feasible.iter().map(|&at| allocated(pod, at, world)).collect()),
         (1, feasible.iter().map(|&at| balanced(pod, at, world)).collect()),
         (1, feasible.iter().map(|&at| images(pod, at, world)).collect()),
-        (3, taints(pod, feasible, world)),
-        (2, preferred(pod, feasible, world)),
-        (2, spread(pod, feasible, world)),
-        (2, nearness(pod, feasible, world)),
+        (taint, taints(pod, feasible, world)),
+        (affinity, preferred(pod, feasible, world)),
+        (even, spread(pod, feasible, world)),
+        (near, nearness(pod, feasible, world)),
     ];
     (0..feasible.len())
         .map(|at| parts.iter().map(|(weight, scores): &(i64, Vec<i64>)| weight * scores[at]).sum())
         .collect()
 }
 
-fn least_allocated(pod: &Pod, at: usize, world: &World<'_>) -> i64 {
+fn allocated(pod: &Pod, at: usize, world: &World<'_>) -> i64 {
     let node = &world.nodes[at];
-    let scores: Vec<i64> = ["cpu", "memory"]
-        .iter()
-        .enumerate()
-        .filter(|(_, name)| node.allocatable(name) > 0)
+    let names = ["cpu", "memory"].iter().enumerate().filter(|(_, name)| node.allocatable(name) > 0);
+    let scores: Vec<i64> = names
         .map(|(index, name)| {
             let all = node.allocatable(name);
             let used: i64 =
                 on(at, world).map(|other| other.needs.assumed[index]).sum::<i64>() + pod.needs.assumed[index];
-            if used > all { 0 } else { (all - used) * 100 / all }
+            match world.rules.strategy {
+                Strategy::Least if used > all => 0,
+                Strategy::Least => (all - used) * 100 / all,
+                Strategy::Most => used.min(all) * 100 / all,
+                Strategy::Ratio => match if used > all { 100 } else { used * 100 / all } {
+                    percent @ ..=50 => 100 * percent / 50,
+                    percent => 100 + (40 - 100) * (percent - 50) / 50,
+                },
+            }
         })
         .collect();
-    if scores.is_empty() { 0 } else { scores.iter().sum::<i64>() / i64::try_from(scores.len()).unwrap() }
+    let sum = scores.iter().sum::<i64>();
+    match (world.rules.strategy, i64::try_from(scores.len()).unwrap()) {
+        (_, 0) => 0,
+        // What scores nothing does not count, and the mean is rounded.
+        (Strategy::Ratio, _) => match i64::try_from(scores.iter().filter(|score| **score > 0).count()).unwrap() {
+            0 => 0,
+            count => (sum as f64 / count as f64).round() as i64,
+        },
+        (_, count) => sum / count,
+    }
 }
 
 fn balanced(pod: &Pod, at: usize, world: &World<'_>) -> i64 {
@@ -235,21 +397,9 @@ fn preferred(pod: &Pod, feasible: &[usize], world: &World<'_>) -> Vec<i64> {
 }
 
 fn spread(pod: &Pod, feasible: &[usize], world: &World<'_>) -> Vec<i64> {
-    let default = |key: &str, max_skew| SpreadConstraint {
-        max_skew,
-        min_domains: 1,
-        topology_key: key.into(),
-        selector: None,
-        hard: false,
-        honor_affinity: true,
-        honor_taints: false,
-    };
-    let stated = !pod.needs.spread.is_empty();
-    let soft: Vec<SpreadConstraint> = match stated {
-        true => pod.needs.spread.iter().filter(|it| !it.hard).cloned().collect(),
-        false if world.siblings.is_none() => Vec::new(),
-        false => vec![default("kubernetes.io/hostname", 3), default("topology.kubernetes.io/zone", 5)],
-    };
+    let soft: Vec<_> = constraints(pod, world).into_iter().filter(|it| !it.hard).collect();
+    // For the system's own constraints nodes need not have all labels.
+    let stated = !pod.needs.spread.is_empty() || world.rules.spread.is_some();
     if soft.is_empty() {
         return vec![0; feasible.len()];
     }
@@ -266,7 +416,7 @@ fn spread(pod: &Pod, feasible: &[usize], world: &World<'_>) -> Vec<i64> {
         let domains = counted(pod, it, &keys, world);
         for (cost, &at) in costs.iter_mut().zip(feasible) {
             let Some(domain) = label(at, it) else { continue };
-            let selector = it.selector.as_ref().or(world.siblings.filter(|_| !stated));
+            let selector = it.selector.as_ref();
             let here = on(at, world).filter(|other| !other.item.deleting);
             let here = here.filter(|other| selects(selector, pod.item.namespace(), other)).count();
             let count =
@@ -291,7 +441,7 @@ fn nearness(pod: &Pod, feasible: &[usize], world: &World<'_>) -> Vec<i64> {
             mine.filter(|(_, it)| term_selects(it, other, world))
                 .map(|(weight, it)| (weight, &*it.topology_key, *node)),
         );
-        let theirs = other.needs.affinity.required.iter().map(|term| (1, term));
+        let theirs = other.needs.affinity.required.iter().map(|term| (world.rules.hard_affinity, term));
         let theirs =
             theirs.chain(other.needs.affinity.preferred.iter().map(|(weight, term)| (i64::from(*weight), term)));
         let far = other.needs.anti_affinity.preferred.iter().map(|(weight, term)| (-i64::from(*weight), term));

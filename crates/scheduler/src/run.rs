@@ -252,36 +252,36 @@ impl Scheduler {
 
     /// A pod that the API says is on a node.
     fn bound(&mut self, item: &Arc<Item>) {
-        let known = self.snapshot.placed(&item.uid);
-        if let Some(Placed { pod, slot, stage }) = known
-            && self.snapshot.node_name(*slot) == &*item.node_name
-            && pod.item.labels == item.labels
-            && pod.item.deleting == item.deleting
-            && (*stage != Stage::Bound || !pod::is_resized(&pod.item, item))
-        {
-            if *stage != Stage::Bound {
-                let pod = pod.clone();
-                self.snapshot.confirm(&item.uid);
-                self.queue.event(Event::Placed(&pod));
+        let known = self.snapshot.placed(&item.uid).cloned();
+        let here = known.as_ref().filter(|it| self.snapshot.node_name(it.slot) == &*item.node_name);
+        let is_same = |pod: &Pod| pod.item.labels == item.labels && pod.item.deleting == item.deleting;
+        match here {
+            Some(Placed { pod, stage: Stage::Bound, .. }) if is_same(pod) && !pod::is_resized(&pod.item, item) => {
+                return;
             }
-            return;
+            Some(Placed { pod, stage: Stage::Assumed | Stage::Nominated, .. }) if is_same(pod) => {
+                self.snapshot.confirm(&item.uid);
+                return self.queue.event(Event::Placed(pod));
+            }
+            _ => {}
         }
-        let moved = known.is_none_or(|placed| {
-            placed.stage != Stage::Bound || self.snapshot.node_name(placed.slot) != &*item.node_name
-        });
-        let old = known.map(|placed| placed.pod.clone());
-        let Some(pod) = self.parse(item) else { return };
+        // Binding changes labels, and mostly nothing else that matters.
+        let is_assumed = here.is_some_and(|it| it.stage == Stage::Assumed);
+        let (is_here, renewed) =
+            (here.is_some(), here.filter(|_| is_assumed).and_then(|it| it.pod.renewed(item.clone())));
+        let Some(pod) = renewed.or_else(|| self.parse(item)) else { return };
         let pod = Arc::new(pod);
         self.snapshot.place(pod.clone(), &item.node_name, Stage::Bound);
-        match (old, moved) {
-            (Some(old), false) => self.queue.event(Event::Changed { old: &old, new: &pod }),
-            (old, _) => {
-                if let Some(old) = old {
-                    self.queue.event(Event::Gone(&old));
-                }
-                self.queue.event(Event::Placed(&pod));
+        if let Some(Placed { pod: old, stage, .. }) = known {
+            match is_here && stage != Stage::Nominated {
+                true => self.queue.event(Event::Changed { old: &old, new: &pod }),
+                false => self.queue.event(Event::Gone(&old)),
+            }
+            if is_here && stage == Stage::Bound {
+                return;
             }
         }
+        self.queue.event(Event::Placed(&pod));
     }
 
     /// Reads a pod that is there.

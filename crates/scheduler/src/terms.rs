@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     counts::{Counts, Tally},
-    expression::Operator,
+    handle::Handle,
     namespaces::Namespaces,
     pod::{Needs, Pod, PodTerm},
     snapshot::Slot,
@@ -38,14 +38,6 @@ pub(crate) struct Term {
     users: usize,
 }
 
-/// What of a pod a term is looked up by.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Handle {
-    Label { namespace: Box<str>, key: Box<str>, value: Box<str> },
-    Namespace(Box<str>),
-    Any,
-}
-
 #[derive(Default)]
 pub(crate) struct Terms {
     terms: Vec<Option<Term>>,
@@ -73,19 +65,7 @@ pub(crate) fn keys(needs: &Needs) -> impl Iterator<Item = &str> {
 
 /// Under what a term is found. One without a selector speaks of nobody.
 fn handles(term: &PodTerm) -> Vec<Handle> {
-    let Some(selector) = &term.selector else { return Vec::new() };
-    if term.scope.selector.is_some() {
-        return vec![Handle::Any];
-    }
-    let single = selector.0.iter().find(|it| it.operator == Operator::In && it.values.len() == 1);
-    let mut names: Vec<&Box<str>> = term.scope.names.iter().collect();
-    names.sort();
-    names.dedup();
-    let handle = |namespace: &Box<str>| match single {
-        Some(it) => Handle::Label { namespace: namespace.clone(), key: it.key.clone(), value: it.values[0].clone() },
-        None => Handle::Namespace(namespace.clone()),
-    };
-    names.into_iter().map(handle).collect()
+    term.selector.as_ref().map_or_else(Vec::new, |selector| Handle::all(&term.scope, selector))
 }
 
 impl Terms {
@@ -102,13 +82,7 @@ impl Terms {
         if self.is_empty() {
             return Vec::new();
         }
-        let namespace = pod.item.namespace();
-        let by_label = pod.labels().iter().map(|(key, value)| Handle::Label {
-            namespace: namespace.into(),
-            key: key.into(),
-            value: value.into(),
-        });
-        let handles = by_label.chain([Handle::Namespace(namespace.into()), Handle::Any]);
+        let handles = Handle::of(pod);
         let found = handles.filter_map(|handle| self.index.get(&handle)).flatten().copied();
         found.filter(|id| self.get(*id).is_some_and(|it| it.term.matches(pod, namespaces))).collect()
     }

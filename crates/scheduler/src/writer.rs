@@ -1,6 +1,8 @@
 //! What the scheduler says to the API: bindings, conditions and events.
 
-use client::{Item, Recorder, events::EventType};
+use std::time::Duration;
+
+use client::{Backoff, Item, Recorder, events::EventType};
 use k8s_openapi::api::core::v1::ObjectReference;
 use serde::Deserialize;
 use serde_json::json;
@@ -36,17 +38,58 @@ fn path(item: &Item, subresource: &str) -> String {
 }
 
 impl Writer {
-    /// Gives a pod to a node.
+    /// Gives a pod to a node. An error means that the pod has none: where an answer does not tell, it is asked for.
     pub async fn bind(&self, item: &Item, node: &str) -> kube::Result<()> {
         let binding = json!({
             "apiVersion": "v1", "kind": "Binding",
             "metadata": {"name": item.name(), "namespace": item.namespace(), "uid": item.uid},
             "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         });
-        self.send(http::Method::POST, &path(item, "binding"), "application/json", &binding).await?;
+        let answer = self.send(http::Method::POST, &path(item, "binding"), "application/json", &binding).await;
+        if let Err(error) = answer
+            && !self.is_bound(item).await
+        {
+            return Err(error);
+        }
         let message = format!("Successfully assigned {}/{} to {node}", item.namespace(), item.name());
         self.event(item, EventType::Normal, "Scheduled", message);
         Ok(())
+    }
+
+    /// Whether a pod has a node, once the API says so or not. As long as it cannot be asked, its room must be kept.
+    pub async fn is_bound(&self, item: &Item) -> bool {
+        #[derive(Deserialize)]
+        struct Now {
+            metadata: Meta,
+            spec: Spec,
+        }
+        #[derive(Deserialize)]
+        struct Meta {
+            uid: Box<str>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Spec {
+            node_name: Option<Box<str>>,
+        }
+        let path = format!("/api/v1/namespaces/{}/pods/{}", item.namespace(), item.name());
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        loop {
+            let request = http::Request::get(&path).body(Vec::new());
+            let Ok(request) = request else { return false };
+            match self.client.request::<Now>(request).await {
+                Ok(now) => {
+                    return now.metadata.uid == item.uid && now.spec.node_name.is_some_and(|node| !node.is_empty());
+                }
+                Err(kube::Error::Api(status)) if (400..500).contains(&status.code) && status.code != 429 => {
+                    return false;
+                }
+                Err(error) => {
+                    tracing::debug!(pod = %item.key, %error, "cannot ask whether a pod was bound");
+                    backoff.wait().await;
+                }
+            }
+        }
     }
 
     /// Tells why a pod has no node yet, as an event.

@@ -1,5 +1,6 @@
-//! A model of nodes and pods, while bindings fail, answers get lost and the scheduler's caches lag behind: never is there more on
-//! a node than it can hold, and in the end every pod that fits has a node.
+//! A model of nodes and pods, while bindings fail, answers get lost, the scheduler's caches lag behind, and it is restarted; while
+//! a node goes and comes back and pods take the place of others: never is there more on a node than it can hold, and in the end
+//! every pod that fits has a node.
 
 mod cluster;
 
@@ -12,12 +13,16 @@ use std::{
     time::Duration,
 };
 
-use cluster::{Cluster, eventually};
+use cluster::{Cluster, eventually, parse};
 use futures::{StreamExt, TryStreamExt, stream};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{
+    core::v1::{Node, Pod},
+    scheduling::v1::PriorityClass,
+};
 use kube::{
-    api::{DeleteParams, ListParams, WatchEvent, WatchParams},
+    Api,
+    api::{DeleteParams, ListParams, PostParams, WatchEvent, WatchParams},
     client::Body,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -76,73 +81,156 @@ fn faulty(inner: kube::Client, faults: Arc<AtomicBool>) -> kube::Client {
     kube::Client::new(service, "default")
 }
 
-/// Follows all pods and counts what is on each node at each revision.
+/// What a pod takes of its node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Load {
+    node: Option<String>,
+    /// In half CPUs.
+    size: usize,
+    port: bool,
+    priority: i32,
+}
+
+impl Load {
+    fn of(pod: &Pod) -> Self {
+        let spec = pod.spec.clone().unwrap();
+        let container = &spec.containers[0];
+        let cpu = container.resources.as_ref().and_then(|it| it.requests.as_ref()?.get("cpu").cloned());
+        let port = container.ports.iter().flatten().any(|port| port.host_port == Some(80));
+        let size = if cpu.is_some_and(|cpu| cpu.0 == "1") { 2 } else { 1 };
+        Self { node: spec.node_name, size, port, priority: spec.priority.unwrap_or(0) }
+    }
+}
+
+fn on<'a>(node: &'a str, pods: impl Iterator<Item = &'a Load>) -> impl Iterator<Item = &'a Load> {
+    pods.filter(move |it| it.node.as_deref() == Some(node))
+}
+
+/// Follows all pods and counts what is on each node at each revision. What is being deleted is gone a little later, as if a
+/// kubelet had seen to it.
 async fn watch_over(cluster: &Cluster, stop: Arc<AtomicBool>) {
-    let mut on: BTreeMap<String, String> = BTreeMap::new();
+    let mut all: BTreeMap<String, Load> = BTreeMap::new();
     let pods = cluster.pods();
     let mut events = pods.watch(&WatchParams::default(), "0").await.unwrap().boxed();
     while !stop.load(Ordering::Relaxed) {
         let Ok(event) = tokio::time::timeout(Duration::from_millis(200), events.try_next()).await else { continue };
-        let (pod, gone) = match event.unwrap().unwrap() {
-            WatchEvent::Added(pod) | WatchEvent::Modified(pod) => (pod, false),
-            WatchEvent::Deleted(pod) => (pod, true),
+        let pod = match event.unwrap().unwrap() {
+            WatchEvent::Added(pod) | WatchEvent::Modified(pod) => pod,
+            WatchEvent::Deleted(pod) => {
+                all.remove(&pod.metadata.name.unwrap());
+                continue;
+            }
             _ => continue,
         };
-        let name = pod.metadata.name.unwrap();
-        match pod.spec.and_then(|spec| spec.node_name).filter(|_| !gone) {
-            None => _ = on.remove(&name),
-            Some(node) => {
-                let before = on.insert(name.clone(), node.clone());
-                assert!(before.is_none_or(|before| before == node), "{name} was moved to {node}");
-                let count = on.values().filter(|other| **other == node).count();
-                assert!(count <= ROOM, "{count} pods are on {node}");
+        let (name, load) = (pod.metadata.name.clone().unwrap(), Load::of(&pod));
+        if pod.metadata.deletion_timestamp.is_some() {
+            let (pods, name) = (pods.clone(), name.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(random(60))).await;
+                // It may be gone already.
+                _ = pods.delete(&name, &now()).await;
+            });
+        }
+        let before = all.insert(name.clone(), load.clone()).and_then(|before| before.node);
+        assert!(before.is_none() || before == load.node, "{name} was moved from {before:?} to {:?}", load.node);
+        let Some(node) = &load.node else { continue };
+        let size: usize = on(node, all.values()).map(|it| it.size).sum();
+        assert!(size <= ROOM, "{size} half CPUs are taken of {node}");
+        let ports = on(node, all.values()).filter(|it| it.port).count();
+        assert!(ports <= 1, "{ports} pods have the same port of {node}");
+    }
+}
+
+fn now() -> DeleteParams {
+    DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() }
+}
+
+/// Why it cannot stay as it is: a pod without a node that would fit on one, at least in the place of lesser ones.
+fn neglected(pods: &[Pod], nodes: &[String]) -> Option<String> {
+    let loads: Vec<Load> = pods.iter().map(Load::of).collect();
+    for (pod, load) in pods.iter().zip(&loads).filter(|(_, load)| load.node.is_none()) {
+        for node in nodes {
+            let equals = || on(node, loads.iter()).filter(|it| it.priority >= load.priority);
+            let size: usize = equals().map(|it| it.size).sum();
+            if size + load.size <= ROOM && !(load.port && equals().any(|it| it.port)) {
+                return Some(format!("{} would fit on {node}", pod.metadata.name.as_deref().unwrap_or_default()));
             }
+        }
+    }
+    None
+}
+
+/// Makes and deletes pods of all sorts, restarts the scheduler, and takes a node away and gives it back.
+async fn churn(cluster: &Cluster, seed: u64) {
+    let mut dice = StdRng::seed_from_u64(seed);
+    let mut made = 0;
+    for round in 0..10 {
+        let mut new = Vec::new();
+        for _ in 0..12 {
+            let mut container = json!({"name": "c", "image": "web"});
+            let cpu = if dice.random_range(0..3) == 0 { "1" } else { "500m" };
+            container["resources"] = json!({"requests": {"cpu": cpu}});
+            if dice.random_range(0..6) == 0 {
+                container["ports"] = json!([{"containerPort": 80, "hostPort": 80}]);
+            }
+            let class = if dice.random_range(0..4) == 0 { json!("high") } else { json!(null) };
+            new.push((format!("p{made}"), json!({"containers": [container], "priorityClassName": class})));
+            made += 1;
+        }
+        let create = |(name, spec): (String, serde_json::Value)| async move { cluster.pod(&name, "", spec).await };
+        stream::iter(new).for_each_concurrent(6, create).await;
+        let nodes = Api::<Node>::all(cluster.admin.clone());
+        match round {
+            3 | 7 => cluster.restart().await,
+            4 => _ = nodes.delete("n0", &DeleteParams::default()).await.unwrap(),
+            6 => cluster.node("n0", &(ROOM / 2).to_string()).await,
+            _ => {}
+        }
+        let all: Vec<Pod> = cluster.pods().list(&ListParams::default()).await.unwrap().items;
+        for pod in all.iter().filter(|_| dice.random_range(0..3) == 0) {
+            // It may have been deleted meanwhile.
+            _ = cluster.pods().delete(pod.metadata.name.as_deref().unwrap(), &now()).await;
         }
     }
 }
 
+/// Seeds that are tried, `REGATTA_FAULT_SEEDS` of them.
+fn seeds() -> std::ops::Range<u64> {
+    let count = std::env::var("REGATTA_FAULT_SEEDS").ok().and_then(|text| text.parse().ok());
+    11..11 + count.unwrap_or(3)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_node_ever_has_more_than_it_can_hold_and_every_pod_that_fits_is_bound() {
-    let faults = Arc::new(AtomicBool::new(true));
-    let between = {
-        let faults = faults.clone();
-        move |client| faulty(client, faults.clone())
-    };
-    let quick =
-        "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\npodMaxBackoffSeconds: 1\n";
-    let cluster = Cluster::start_with(scheduler::Options::parse(quick).unwrap(), between).await;
-    for index in 0..NODES {
-        cluster.node(&format!("n{index}"), &(ROOM / 2).to_string()).await;
-    }
-    let stop = Arc::new(AtomicBool::new(false));
-    let churn = async {
-        let mut dice = StdRng::seed_from_u64(11);
-        let mut made = 0;
-        for _ in 0..12 {
-            let names: Vec<String> = (made..made + 12).map(|index| format!("p{index}")).collect();
-            made += names.len();
-            let create = |name: String| {
-                let cluster = &cluster;
-                async move { cluster.pod(&name, "500m", json!({})).await }
-            };
-            stream::iter(names).for_each_concurrent(6, create).await;
-            let all: Vec<Pod> = cluster.pods().list(&ListParams::default()).await.unwrap().items;
-            for pod in all.iter().filter(|_| dice.random_range(0..3) == 0) {
-                let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
-                // It may have been deleted meanwhile.
-                _ = cluster.pods().delete(pod.metadata.name.as_deref().unwrap(), &now).await;
-            }
-        }
-        faults.store(false, Ordering::Relaxed);
-        let settled = || async {
-            let pods = cluster.pods().list(&ListParams::default()).await.unwrap().items;
-            let bound =
-                pods.iter().filter(|pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some())).count();
-            (bound == pods.len().min(NODES * ROOM)).then_some((bound, pods.len()))
+    for seed in seeds() {
+        let faults = Arc::new(AtomicBool::new(true));
+        let between = {
+            let faults = faults.clone();
+            move |client| faulty(client, faults.clone())
         };
-        let (bound, all) = eventually("bound all that fit", settled).await;
-        assert!(all > 0 && bound > 0, "{bound} of {all}");
-        stop.store(true, Ordering::Relaxed);
-    };
-    tokio::join!(watch_over(&cluster, stop.clone()), churn);
+        let quick =
+            "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\npodMaxBackoffSeconds: 1\n";
+        let cluster = Cluster::start_with(scheduler::Options::parse(quick).unwrap(), between).await;
+        let class = parse(json!({"metadata": {"name": "high"}, "value": 1000}));
+        Api::<PriorityClass>::all(cluster.admin.clone()).create(&PostParams::default(), &class).await.unwrap();
+        let nodes: Vec<String> = (0..NODES).map(|index| format!("n{index}")).collect();
+        for node in &nodes {
+            cluster.node(node, &(ROOM / 2).to_string()).await;
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let work = async {
+            churn(&cluster, seed).await;
+            faults.store(false, Ordering::Relaxed);
+            let (nodes, cluster) = (&nodes, &cluster);
+            let settled = || async move {
+                let pods = cluster.pods().list(&ListParams::default()).await.unwrap().items;
+                let leaving = pods.iter().any(|pod| pod.metadata.deletion_timestamp.is_some());
+                (!leaving && neglected(&pods, nodes).is_none()).then_some(pods.len())
+            };
+            let all = eventually("bound all that fit", settled).await;
+            assert!(all > 0, "seed {seed}");
+            stop.store(true, Ordering::Relaxed);
+        };
+        tokio::join!(watch_over(&cluster, stop.clone()), work);
+    }
 }

@@ -13,13 +13,13 @@ mod tests;
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use client::{Change, Item};
-use k8s_openapi::api::resource::v1::{AllocationResult, DeviceClass, ResourceClaim};
+use k8s_openapi::api::resource::v1::{AllocationResult, DeviceClass, DeviceRequest, ResourceClaim};
 use parking_lot::Mutex;
 
 use super::{
     Event, Plugin,
     extension::{Extension, Judge, Reservation, Text},
-    node_affinity,
+    node_affinity, normalize,
 };
 use crate::{
     node::Node,
@@ -29,11 +29,14 @@ use crate::{
     verdict::Rejection,
 };
 use allocate::Asked;
+pub(crate) use bind::Freed;
 use bind::{Reserved, Wanted};
 use pools::Slice;
 use selectors::Selectors;
 use taken::{Allocations, Taken};
 
+/// Alternatives that a request may name.
+const ALTERNATIVES: usize = 8;
 /// Users that a claim may have.
 const USERS: usize = 256;
 
@@ -135,7 +138,7 @@ impl Extension for DynamicResources {
             return Ok(None);
         }
         let taken = self.taken();
-        let mut reach = Vec::new();
+        let (mut reach, mut allocated) = (Vec::new(), Vec::new());
         let mut classes = HashMap::new();
         for claim in &claims {
             let uid = claim.metadata.uid.as_deref().unwrap_or_default();
@@ -159,9 +162,14 @@ impl Extension for DynamicResources {
                 return Err(rejection("resourceclaim in use"));
             }
             reach.extend(allocation.node_selector.as_ref().and_then(pools::affinity));
+            if users.iter().all(|user| *user.uid == *pod.uid()) {
+                let selector = allocation.node_selector.as_ref().and_then(pools::affinity);
+                let freed = Freed::new(&claim.metadata);
+                allocated.extend(selector.map(|selector| Unused { selector, freed, is_in_the_way: false }));
+            }
         }
-        let judge =
-            Devices { rule: self, pod, claims, classes, reach, taken, slices: self.slices(), found: HashMap::new() };
+        let (slices, found) = (self.slices(), HashMap::new());
+        let judge = Devices { rule: self, pod, claims, classes, reach, allocated, taken, slices, found };
         judge.asked().map_err(rejection)?;
         Ok(Some(Box::new(judge)))
     }
@@ -203,6 +211,26 @@ fn class_names(claim: &ResourceClaim) -> impl Iterator<Item = &str> {
     })
 }
 
+/// How high the alternatives stand that an allocation has of those that a claim's requests name.
+fn ranks(claim: &ResourceClaim, allocation: &AllocationResult) -> i64 {
+    let requests = claim.spec.devices.iter().flat_map(|devices| devices.requests.iter().flatten());
+    let results = || allocation.devices.iter().flat_map(|devices| devices.results.iter().flatten());
+    let rank = |request: &DeviceRequest| {
+        let names = request.first_available.iter().flatten().map(|it| format!("{}/{}", request.name, it.name));
+        let at = names.into_iter().position(|name| results().any(|result| result.request == name));
+        at.map_or(0, |at| i64::try_from(ALTERNATIVES.saturating_sub(at)).unwrap_or(0))
+    };
+    requests.map(rank).sum()
+}
+
+/// An allocated claim that nobody uses but, perhaps, the pod.
+struct Unused {
+    selector: NodeAffinity,
+    freed: Freed,
+    /// Whether it keeps the pod off a node.
+    is_in_the_way: bool,
+}
+
 /// The claims of one pod, and what nodes have for them.
 struct Devices<'a> {
     rule: &'a DynamicResources,
@@ -211,6 +239,8 @@ struct Devices<'a> {
     classes: HashMap<String, DeviceClass>,
     /// The nodes of claims that are allocated.
     reach: Vec<NodeAffinity>,
+    /// Those of them that nobody else uses.
+    allocated: Vec<Unused>,
     taken: Taken,
     slices: Vec<Arc<Slice>>,
     /// What was found for each feasible node, in the order of the claims that are not allocated.
@@ -231,6 +261,9 @@ impl Devices<'_> {
 impl Judge for Devices<'_> {
     fn filter(&mut self, slot: Slot, node: &Node, _: &Snapshot) -> Option<Rejection> {
         if !self.reach.iter().all(|affinity| node_affinity::fits(affinity, node)) {
+            for it in &mut self.allocated {
+                it.is_in_the_way |= !node_affinity::fits(&it.selector, node);
+            }
             return Some(rejection("resourceclaim not available on the node"));
         }
         let asked = self.asked().unwrap_or_default();
@@ -246,6 +279,22 @@ impl Judge for Devices<'_> {
             Ok(None) => Some(rejection("cannot allocate all claims")),
             Err(error) => Some(rejection(error)),
         }
+    }
+
+    /// The earlier a node has an alternative among those that would do, the better.
+    fn score(&mut self, feasible: &[Slot]) -> Option<Vec<i64>> {
+        let open: Vec<&ResourceClaim> = self.open().collect();
+        let rank = |slot: &Slot| {
+            let found = self.found.get(slot).map(Vec::as_slice).unwrap_or_default();
+            open.iter().zip(found).map(|(claim, allocation)| ranks(claim, allocation)).sum()
+        };
+        let mut scores: Vec<i64> = feasible.iter().map(rank).collect();
+        normalize(&mut scores, false);
+        scores.iter().any(|score| *score > 0).then_some(scores)
+    }
+
+    fn relieve(&mut self) -> Option<Freed> {
+        self.allocated.iter().find(|it| it.is_in_the_way).map(|it| it.freed.clone())
     }
 
     fn reserve(&mut self, slot: Slot, _: &Node) -> Result<Option<Box<dyn Reservation>>, Text> {

@@ -13,8 +13,13 @@ use std::{borrow::Cow, future::Future, pin::Pin, sync::Arc, time::Duration};
 use client::Change;
 
 use super::{
-    Event, Plugin, dynamic_resources::DynamicResources, node_volume_limits::NodeVolumeLimits,
-    volume_binding::VolumeBinding, volume_restrictions::VolumeRestrictions, volume_zone::VolumeZone, volumes::Views,
+    Event, Plugin,
+    dynamic_resources::{DynamicResources, Freed},
+    node_volume_limits::NodeVolumeLimits,
+    volume_binding::VolumeBinding,
+    volume_restrictions::VolumeRestrictions,
+    volume_zone::VolumeZone,
+    volumes::Views,
 };
 use crate::{
     node::Node,
@@ -58,6 +63,11 @@ pub(crate) trait Judge {
 
     /// The scores of the feasible nodes from 0 to 100, if the rule prefers any.
     fn score(&mut self, _feasible: &[Slot]) -> Option<Vec<i64>> {
+        None
+    }
+
+    /// No node would do: what can be given back so that another one will (upstream's `PostFilter`).
+    fn relieve(&mut self) -> Option<Freed> {
         None
     }
 

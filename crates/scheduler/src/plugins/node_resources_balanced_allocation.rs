@@ -23,11 +23,16 @@ pub(crate) fn score(compared: &[(usize, i64)], snapshot: &Snapshot, slot: Slot) 
         let all = column.allocatable[slot];
         (all > 0).then(|| ((column.requested[slot] + request) as f64 / all as f64).min(1.0))
     };
+    // The most common case by itself, exactly as upstream computes it, so that rounding does not differ.
+    if let [first, second] = compared
+        && let (Some(first), Some(second)) = (fraction(first), fraction(second))
+    {
+        return ((1.0 - ((first - second) / 2.0).abs()) * MAX_SCORE as f64) as i64;
+    }
     let fractions = || compared.iter().filter_map(fraction);
     let count = fractions().count() as f64;
     let mean = fractions().sum::<f64>() / count.max(1.0);
     let deviation = if count == 2.0 {
-        // Exactly as upstream computes it, so that rounding does not differ.
         let (first, last) = (fractions().next().unwrap_or(0.0), fractions().next_back().unwrap_or(0.0));
         ((first - last) / 2.0).abs()
     } else {

@@ -6,9 +6,23 @@ use crate::{
     node::Node,
     pod::{Needs, Pod},
     profile::{Fit, Strategy},
-    snapshot::{CPU, MEMORY, Slot, Snapshot},
+    snapshot::{CPU, Column, MEMORY, Slot, Snapshot},
     verdict::{Reason, Rejection},
 };
+
+/// Which of the nodes from a slot on, up to 64 of them, have room for what is requested: the same as [`filter`], for many.
+pub(crate) fn room(requests: &[(usize, i64)], snapshot: &Snapshot, from: Slot) -> u64 {
+    let to = (from + u64::BITS as usize).min(snapshot.slots());
+    let bits = |column: &Column, request: i64| {
+        let nodes = column.allocatable[from..to].iter().zip(&column.requested[from..to]);
+        nodes.enumerate().fold(0, |bits, (at, (all, used))| bits | u64::from(request <= all - used) << at)
+    };
+    // A pod needs a place of its own.
+    requests.iter().fold(bits(&snapshot.pods, 1), |bits_so_far, &(resource, request)| match bits_so_far {
+        0 => 0,
+        some => some & bits(snapshot.column(resource), request),
+    })
+}
 
 /// `requests` are the pod's by column.
 pub(crate) fn filter(requests: &[(usize, i64)], snapshot: &Snapshot, slot: Slot) -> Option<Rejection> {

@@ -11,7 +11,7 @@ use api::volume::Claim;
 use super::{
     Event, Plugin,
     extension::{Extension, Judge},
-    volumes::{Views, concerns},
+    volumes::{Views, claim_names, concerns},
 };
 use crate::{
     node::Node,
@@ -93,6 +93,11 @@ impl Judge for Limited<'_> {
         let limits: HashMap<String, usize> =
             limits.filter(|(name, _)| self.wanted.iter().any(|it| it.0 == *name)).collect();
         if limits.is_empty() {
+            return None;
+        }
+        // Mostly there are so few that it does not matter which are whose.
+        let most = snapshot.pods_on(slot).iter().map(|pod| claim_names(pod).count()).sum::<usize>() + self.wanted.len();
+        if limits.values().all(|limit| most <= *limit) {
             return None;
         }
         let pods = snapshot.pods_on(slot).iter();

@@ -97,6 +97,22 @@ impl Pod {
         &self.item.uid
     }
 
+    /// The pod in a newer version whose specification is the same but for the node; none if what it needs may still differ,
+    /// because it is made from labels and those have changed.
+    pub fn renewed(&self, item: Arc<Item>) -> Option<Self> {
+        let is_made_of_labels = self.needs.has_affinity() || !self.needs.spread.is_empty();
+        (!is_made_of_labels || self.labels() == &item.labels).then(|| Self {
+            item,
+            needs: self.needs.clone(),
+            scheduler: self.scheduler.clone(),
+            nominated: self.nominated.clone(),
+            group: self.group.clone(),
+            volumes: self.volumes.clone(),
+            resource_claims: self.resource_claims.clone(),
+            ..*self
+        })
+    }
+
     pub fn labels(&self) -> &Labels {
         &self.item.labels
     }

@@ -166,14 +166,22 @@ impl Scheduler {
         if !reservations.is_empty() {
             self.unfinished.insert(item.uid.clone(), stop.clone().drop_guard());
         }
+        // What takes time says where it is going, so that the room is kept if somebody else has to go on.
+        let is_told = pod.nominated.as_deref() == Some(&*node);
         tokio::spawn(async move {
+            if !reservations.is_empty() && !is_told {
+                writer.set_nominated(&item, Some(&node)).await;
+            }
             let prepared = stop.run_until_cancelled(prepare(&writer, &mut reservations)).await;
             let outcome = match prepared.unwrap_or_else(|| Err("the pod is gone".into())) {
                 Ok(()) => {
                     // It is never closed; without a permit nothing would be lost but the limit.
                     let _permit = bindings.acquire().await;
                     match binder {
-                        Some(binder) => binder.bind(&item, &node).await.map_err(Unbound::Failed),
+                        Some(binder) => match binder.bind(&item, &node).await {
+                            Err(error) if !writer.is_bound(&item).await => Err(Unbound::Failed(error)),
+                            Ok(()) | Err(_) => Ok(()),
+                        },
                         None => writer.bind(&item, &node).await.map_err(Unbound::Refused),
                     }
                 }
@@ -218,11 +226,14 @@ impl Scheduler {
     pub(super) fn refuse(
         &mut self,
         pod: &Arc<Pod>,
-        Unfit { diagnosis, .. }: &Unfit,
+        Unfit { diagnosis, freed, .. }: &Unfit,
         outcome: &Outcome,
         was_nominated: bool,
     ) {
-        let message = diagnosis.message(&self.snapshot, outcome);
+        let message = diagnosis.message(&self.snapshot, outcome, freed.is_some());
+        if let (Some(freed), Some(writer)) = (freed.clone(), self.writers.get(&pod.scheduler).cloned()) {
+            tokio::spawn(async move { freed.deallocate(&writer.client).await });
+        }
         let is_news = self.queue.unschedulable(pod.uid(), diagnosis.plugins, &message, Instant::now());
         let nominated = match outcome {
             Outcome::Nominated(preemption) => Some(self.snapshot.node_name(preemption.slot).to_owned()),

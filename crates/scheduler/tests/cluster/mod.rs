@@ -2,7 +2,11 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
-use std::{future::Future, sync::Once, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, Once},
+    time::Duration,
+};
 
 use apiserver::{ApiServer, Config, Pki};
 use client::{Caches, Endpoint, Identity};
@@ -10,17 +14,40 @@ use k8s_openapi::api::core::v1::{Event, Node, Pod, ServiceAccount};
 use kube::{
     Api,
     api::{ListParams, Patch, PatchParams, PostParams},
+    client::Body,
 };
 use rcgen::{CertificateParams, KeyPair};
 use scheduler::Options;
 use serde_json::{Value, json};
 use store::Store;
+use tokio::sync::RwLock;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tower::service_fn;
 
 pub struct Cluster {
     pub admin: kube::Client,
     pub server: ApiServer,
-    _scheduler: DropGuard,
+    options: Options,
+    between: Box<dyn Fn(kube::Client) -> kube::Client + Send + Sync>,
+    scheduler: Mutex<Option<(DropGuard, Life)>>,
+}
+
+/// Whether a scheduler may still write; held for reading by each of its requests.
+type Life = Arc<RwLock<bool>>;
+
+/// A client that can do nothing any more once its owner is dead.
+fn mortal(inner: kube::Client, life: Life) -> kube::Client {
+    let service = service_fn(move |request: http::Request<Body>| {
+        let (inner, life) = (inner.clone(), life.clone());
+        async move {
+            let life = life.read().await;
+            if !*life {
+                return Err("the scheduler is dead".into());
+            }
+            inner.send(request).await.map_err(tower::BoxError::from)
+        }
+    });
+    kube::Client::new(service, "default")
 }
 
 pub fn parse<K: serde::de::DeserializeOwned>(value: Value) -> K {
@@ -33,7 +60,10 @@ impl Cluster {
     }
 
     /// With other options, and with what stands between the scheduler and its server.
-    pub async fn start_with(options: Options, between: impl Fn(kube::Client) -> kube::Client) -> Self {
+    pub async fn start_with(
+        options: Options,
+        between: impl Fn(kube::Client) -> kube::Client + Send + Sync + 'static,
+    ) -> Self {
         static PROVIDER: Once = Once::new();
         PROVIDER.call_once(|| {
             let _ = rustls::crypto::ring::default_provider().install_default();
@@ -59,11 +89,26 @@ impl Cluster {
         let account = parse(json!({"metadata": {"name": "default"}}));
         // A controller makes it in a whole cluster.
         _ = Api::<ServiceAccount>::namespaced(admin.clone(), "default").create(&PostParams::default(), &account).await;
-        let shutdown = CancellationToken::new();
-        let client = between(connect(Identity::component("system:kube-scheduler")));
-        let caches = Caches::new(between(connect(Identity::admin("caches"))));
-        tokio::spawn(scheduler::run(client, caches, options, shutdown.clone()));
-        Self { admin, server, _scheduler: shutdown.drop_guard() }
+        let (between, scheduler) = (Box::new(between), Mutex::default());
+        let cluster = Self { admin, server, options, between, scheduler };
+        cluster.restart().await;
+        cluster
+    }
+
+    /// Stops the scheduler wherever it is, if it runs, and starts another one that knows nothing. What the old one has asked for
+    /// is done or not done by then.
+    pub async fn restart(&self) {
+        let old = self.scheduler.lock().unwrap().take();
+        if let Some((running, life)) = old {
+            drop(running);
+            *life.write().await = false;
+        }
+        let connect = |identity| (self.between)(client::connect(&Endpoint::Memory(self.server.acceptor()), identity));
+        let (shutdown, life) = (CancellationToken::new(), Arc::new(RwLock::new(true)));
+        let client = mortal(connect(Identity::component("system:kube-scheduler")), life.clone());
+        let caches = Caches::new(connect(Identity::admin("caches")));
+        tokio::spawn(scheduler::run(client, caches, self.options.clone(), shutdown.clone()));
+        *self.scheduler.lock().unwrap() = Some((shutdown.drop_guard(), life));
     }
 
     pub fn pods(&self) -> Api<Pod> {

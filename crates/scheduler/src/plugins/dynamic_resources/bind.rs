@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use client::{Cache, Item};
 use k8s_openapi::{
     api::resource::v1::{AllocationResult, ResourceClaim, ResourceClaimConsumerReference, ResourceClaimStatus},
-    apimachinery::pkg::apis::meta::v1::Condition,
+    apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta},
 };
 use kube::{
     Api,
@@ -186,6 +186,39 @@ impl Reservation for Reserved {
                 }
             }
         });
+    }
+}
+
+/// An allocated claim that is given back, because its devices are where its pod cannot go.
+#[derive(Debug, Clone)]
+pub(crate) struct Freed {
+    namespace: String,
+    name: String,
+    uid: String,
+    version: String,
+}
+
+impl Freed {
+    pub(super) fn new(metadata: &ObjectMeta) -> Self {
+        let text = |it: &Option<String>| it.clone().unwrap_or_default();
+        Self {
+            namespace: text(&metadata.namespace),
+            name: text(&metadata.name),
+            uid: text(&metadata.uid),
+            version: text(&metadata.resource_version),
+        }
+    }
+
+    /// Gives it back if it is still as it was seen.
+    pub async fn deallocate(&self, client: &kube::Client) {
+        let api: Api<ResourceClaim> = Api::namespaced(client.clone(), &self.namespace);
+        let patch = json!({
+            "metadata": {"uid": self.uid, "resourceVersion": self.version},
+            "status": {"allocation": null, "reservedFor": null, "devices": null},
+        });
+        if let Err(error) = api.patch_status(&self.name, &PatchParams::default(), &Patch::Merge(patch)).await {
+            tracing::debug!(claim = self.name, %error, "a claim keeps its devices");
+        }
     }
 }
 
