@@ -10,9 +10,9 @@ pub fn validate(spec: &Value, path: &Path, errors: &mut Errors) {
     let (policy, inside) = (at(spec, "schedulingPolicy"), path.child("schedulingPolicy"));
     match (has(policy, "basic"), has(policy, "gang")) {
         (true, true) => {
-            errors.invalid(&inside, "{`basic`, `gang`}", "must specify exactly one of: `basic`, `gang`");
+            errors.invalid(inside, "{`basic`, `gang`}", "must specify exactly one of: `basic`, `gang`");
         }
-        (false, false) => errors.invalid(&inside, "", "must specify one of: `basic`, `gang`"),
+        (false, false) => errors.invalid(inside, "", "must specify one of: `basic`, `gang`"),
         (true, false) => {}
         (false, true) => {
             let gang = inside.child("gang");
@@ -26,7 +26,7 @@ pub fn validate(spec: &Value, path: &Path, errors: &mut Errors) {
     let constraints = path.child("schedulingConstraints");
     let at_topology = constraints.child("topology");
     if topology.len() > 1 {
-        errors.too_many(&at_topology, topology.len(), 1);
+        errors.too_many(at_topology, topology.len(), 1);
     }
     for (index, constraint) in topology.iter().enumerate() {
         let path = at_topology.index(index);

@@ -22,10 +22,10 @@ impl Strategy for Workload {
         let spec = Path::new("spec");
         let (templates, all) = (list(object, "spec.podGroupTemplates"), spec.child("podGroupTemplates"));
         if templates.is_empty() {
-            errors.required(&all, "");
+            errors.required(all, "");
         }
         if templates.len() > TEMPLATES {
-            errors.too_many(&all, templates.len(), TEMPLATES);
+            errors.too_many(all, templates.len(), TEMPLATES);
         }
         for (index, template) in templates.iter().enumerate() {
             let path = all.index(index);
