@@ -74,7 +74,7 @@ pub(crate) struct Unfit {
     /// The nodes that would do if pods were gone from them.
     pub resolvable: Vec<Slot>,
     /// A claim that is given back, so that the pod may get other devices.
-    pub freed: Option<Freed>,
+    pub freed: Option<Box<Freed>>,
 }
 
 /// How many feasible nodes are enough to choose from.
@@ -136,7 +136,7 @@ impl Decider {
             [] => {
                 let mut rejections = against.explain(class, snapshot, named.as_deref().unwrap_or(snapshot.order()));
                 rejections.extend(rejected);
-                let freed = against.judges.iter_mut().find_map(|(_, judge)| judge.relieve());
+                let freed = against.judges.iter_mut().find_map(|(_, judge)| judge.relieve()).map(Box::new);
                 return Err(Unfit { freed, ..Unfit::new(nodes, &rejections, absent) }.into());
             }
             [only] => only,

@@ -21,12 +21,12 @@ impl Handle {
             return vec![Self::Any];
         }
         let single = selector.0.iter().find(|it| it.operator == Operator::In && it.values.len() == 1);
-        let mut names: Vec<&Box<str>> = scope.names.iter().collect();
+        let mut names: Vec<&str> = scope.names.iter().map(|name| &**name).collect();
         names.sort();
         names.dedup();
-        let handle = |namespace: &Box<str>| match single {
-            Some(it) => Self::Label { namespace: namespace.clone(), key: it.key.clone(), value: it.values[0].clone() },
-            None => Self::Namespace(namespace.clone()),
+        let handle = |namespace: &str| match single {
+            Some(it) => Self::Label { namespace: namespace.into(), key: it.key.clone(), value: it.values[0].clone() },
+            None => Self::Namespace(namespace.into()),
         };
         names.into_iter().map(handle).collect()
     }

@@ -110,7 +110,10 @@ pub(crate) struct Lives<'a> {
 /// Since when pods run, in nanoseconds, by their uid. It is read once for a pod that does, and once a version for one that
 /// does not yet.
 #[derive(Debug, Default)]
-pub(crate) struct Starts(Mutex<HashMap<Box<str>, (u64, Option<i128>)>>);
+pub(crate) struct Starts(Mutex<HashMap<Box<str>, Start>>);
+
+/// A version of a pod, and when it began to run.
+type Start = (u64, Option<i128>);
 
 impl Starts {
     pub fn forget(&self, uid: &str) {

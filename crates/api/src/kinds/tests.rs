@@ -23,7 +23,11 @@ fn gvk(value: &Value) -> (String, String, String) {
     (part("group"), part("version"), part("kind"))
 }
 
-/// The document's resources in the versions that upstream serves by default, which are those that are neither alpha nor beta.
+/// Served though it is alpha: pods are scheduled in groups only where there are PodGroups.
+const ALPHA: (&str, &str) = ("scheduling.k8s.io", "v1alpha2");
+
+/// The document's resources in the versions that upstream serves by default, which are those that are neither alpha nor beta,
+/// and in [`ALPHA`].
 fn published(document: &Value) -> Resources {
     let mut resources = Resources::new();
     for (path, item) in document["paths"].as_object().expect("paths") {
@@ -33,7 +37,7 @@ fn published(document: &Value) -> Resources {
             ["apis", group, version, rest @ ..] => (*group, *version, rest),
             _ => continue,
         };
-        if version.contains("alpha") || version.contains("beta") {
+        if (version.contains("alpha") || version.contains("beta")) && (group, version) != ALPHA {
             continue;
         }
         let (namespaced, rest) = match rest {

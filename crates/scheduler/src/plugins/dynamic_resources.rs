@@ -12,7 +12,7 @@ mod tests;
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
-use client::{Change, Item};
+use client::{Change, Item, Key};
 use k8s_openapi::api::resource::v1::{AllocationResult, DeviceClass, DeviceRequest, ResourceClaim};
 use parking_lot::Mutex;
 
@@ -31,7 +31,7 @@ use crate::{
 use allocate::Asked;
 pub(crate) use bind::Freed;
 use bind::{Reserved, Wanted};
-use pools::Slice;
+use pools::{Slice, Slices};
 use selectors::Selectors;
 use taken::{Allocations, Taken};
 
@@ -51,18 +51,26 @@ struct Pending {
     written: Option<u64>,
 }
 
+/// The slices that there are, each read once a version.
+#[derive(Default)]
+struct Published {
+    slices: HashMap<Key, Arc<Slice>>,
+    /// None if they have changed since they were last asked for.
+    known: Option<Arc<Slices>>,
+}
+
 pub(crate) struct DynamicResources {
     objects: Objects,
     selectors: Selectors,
     assumed: Arc<Mutex<Assumed>>,
     known: Mutex<Allocations>,
-    slices: Mutex<Vec<Arc<Slice>>>,
+    published: Mutex<Published>,
 }
 
 impl DynamicResources {
     pub fn new(objects: Objects) -> Self {
-        let (assumed, known, slices) = Default::default();
-        Self { objects, selectors: Selectors::new(), assumed, known, slices }
+        let (assumed, known, published) = Default::default();
+        Self { objects, selectors: Selectors::new(), assumed, known, published }
     }
 
     /// The pod's claims, or why it cannot be tried now.
@@ -94,17 +102,10 @@ impl DynamicResources {
         Ok(claims)
     }
 
-    /// The slices, each read once a version.
-    fn slices(&self) -> Vec<Arc<Slice>> {
-        let mut known = self.slices.lock();
-        let mut old: HashMap<Box<str>, Arc<Slice>> = known.drain(..).map(|it| (it.name.clone(), it)).collect();
-        let items = self.objects.resource_slices.list();
-        let read = |item: Arc<Item>| match old.remove(item.name()) {
-            Some(slice) if slice.version == item.resource_version => Some(slice),
-            _ => Slice::read(&item).map(Arc::new),
-        };
-        *known = items.into_iter().filter_map(read).collect();
-        known.clone()
+    /// The slices as of the changes that were observed.
+    fn slices(&self) -> Arc<Slices> {
+        let Published { slices, known } = &mut *self.published.lock();
+        known.get_or_insert_with(|| Arc::new(Slices::new(slices.values().cloned().collect()))).clone()
     }
 
     /// What all claims have, those included that are being written.
@@ -175,8 +176,17 @@ impl Extension for DynamicResources {
     }
 
     fn observe(&self, kind: Kind, change: &Change) {
-        if kind == Kind::ResourceClaim {
-            self.known.lock().observe(change);
+        match kind {
+            Kind::ResourceClaim => self.known.lock().observe(change),
+            Kind::ResourceSlice => {
+                let mut published = self.published.lock();
+                published.known = None;
+                match change.new.as_deref().and_then(Slice::read) {
+                    Some(slice) => _ = published.slices.insert(change.key.clone(), Arc::new(slice)),
+                    None => _ = published.slices.remove(&change.key),
+                }
+            }
+            _ => {}
         }
     }
 
@@ -242,7 +252,7 @@ struct Devices<'a> {
     /// Those of them that nobody else uses.
     allocated: Vec<Unused>,
     taken: Taken,
-    slices: Vec<Arc<Slice>>,
+    slices: Arc<Slices>,
     /// What was found for each feasible node, in the order of the claims that are not allocated.
     found: HashMap<Slot, Vec<AllocationResult>>,
 }
@@ -270,7 +280,7 @@ impl Judge for Devices<'_> {
         if asked.is_empty() {
             return None;
         }
-        let candidates = pools::candidates(&self.slices, node);
+        let candidates = self.slices.candidates(node);
         match allocate::allocate(&asked, &candidates, &self.taken, &self.rule.selectors, &node.name) {
             Ok(Some(found)) => {
                 self.found.insert(slot, found);

@@ -173,7 +173,7 @@ impl Near {
             scores.extend(group.map(|(topology, group)| (weight, Counted::Group(group, topology))));
         }
         let of_others =
-            !profile.ignore_preferred_of_others || !(affinity.preferred.is_empty() && anti.preferred.is_empty());
+            !profile.ignore_preferred_of_others || [affinity, anti].iter().any(|it| !it.preferred.is_empty());
         let mut closed = Vec::new();
         for id in snapshot.terms_about(pod) {
             let weight = match snapshot.term(id).map(|it| it.says) {

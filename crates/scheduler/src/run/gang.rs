@@ -29,11 +29,11 @@ enum Member {
     /// It would fit without others, who are out of the snapshot.
     Clears {
         slot: Slot,
-        unfit: Unfit,
+        unfit: Box<Unfit>,
         outcome: Outcome,
         out: Vec<Placed>,
     },
-    Unfit(Unfit, Outcome),
+    Unfit(Box<Unfit>, Outcome),
 }
 
 impl Scheduler {
@@ -52,8 +52,8 @@ impl Scheduler {
             );
             return self.break_off(&group, &pods, None, message);
         }
-        let is_placed = |uid: &&Box<str>| self.snapshot.placed(uid).is_some_and(|it| it.stage != Stage::Nominated);
-        let placed = uids.iter().filter(is_placed).count();
+        let on_nodes = uids.iter().filter_map(|uid| self.snapshot.placed(uid));
+        let placed = on_nodes.filter(|it| it.stage != Stage::Nominated).count();
         let mut members = Vec::new();
         for pod in &pods {
             let Some(Attempt { decided, nominated }) = self.attempt(pod) else { continue };

@@ -26,7 +26,7 @@ async fn prepare(writer: &Writer, reservations: &mut Reservations) -> Result<(),
 pub(super) enum Decided {
     Fits(Decision),
     /// It fits nowhere, and so much for taking the place of others.
-    Unfit(Unfit, Outcome),
+    Unfit(Box<Unfit>, Outcome),
     /// An extender failed.
     Broken(String),
 }
@@ -91,7 +91,7 @@ impl Scheduler {
                 let lives = Lives { budgets: &budgets, newest: &newest, starts: &self.starts };
                 let (snapshot, dice) = (&mut self.snapshot, &mut self.dice);
                 let outcome = preempt::find(decider, pod, snapshot, &unfit, nominated, (world, lives), dice);
-                Decided::Unfit(unfit, outcome)
+                Decided::Unfit(Box::new(unfit), outcome)
             }
         };
         for Placed { pod, slot, stage } in below {

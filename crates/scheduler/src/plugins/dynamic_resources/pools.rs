@@ -1,6 +1,6 @@
 //! The devices that nodes have, as drivers publish them in ResourceSlices.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use client::Item;
 use k8s_openapi::api::{
@@ -17,8 +17,7 @@ use crate::{
 
 /// A slice, read once.
 pub(super) struct Slice {
-    pub name: Box<str>,
-    pub version: u64,
+    name: Box<str>,
     pub spec: ResourceSliceSpec,
     /// The nodes that the slice's devices, or each of them, can be reached from.
     affinity: Option<NodeAffinity>,
@@ -37,7 +36,6 @@ impl Slice {
         let devices = spec.devices.iter().flatten();
         Some(Self {
             name: item.name().into(),
-            version: item.resource_version,
             affinity: spec.node_selector.as_ref().and_then(affinity),
             of_devices: devices.map(|device| device.node_selector.as_ref().and_then(affinity)).collect(),
             spec,
@@ -77,31 +75,59 @@ impl Candidate<'_> {
     }
 }
 
-/// The devices of all pools that a node can reach, in the order of driver, pool and slice. Of each pool only the newest
-/// generation counts.
-pub(super) fn candidates<'a>(slices: &'a [std::sync::Arc<Slice>], node: &Node) -> Vec<Candidate<'a>> {
-    // By driver and pool: the newest generation, and how many slices of it there are.
-    let mut newest: HashMap<(&str, &str), (i64, i64)> = HashMap::new();
-    for slice in slices {
-        let pool = &slice.spec.pool;
-        let entry = newest.entry((&slice.spec.driver, &pool.name)).or_insert((pool.generation, 0));
-        if entry.0 < pool.generation {
-            *entry = (pool.generation, 0);
+/// All slices, found by the nodes that can reach them.
+#[derive(Default)]
+pub(super) struct Slices {
+    all: Vec<Arc<Slice>>,
+    /// By driver and pool: the newest generation, and how many slices of it there are.
+    newest: HashMap<(String, String), (i64, i64)>,
+    /// Those of one node, by its name.
+    of_node: HashMap<String, Vec<usize>>,
+    /// Those that several nodes may reach.
+    shared: Vec<usize>,
+}
+
+impl Slices {
+    pub fn new(mut all: Vec<Arc<Slice>>) -> Self {
+        all.sort_by(|a, b| {
+            let order = |it: &Slice| (it.spec.driver.clone(), it.spec.pool.name.clone(), it.name.clone());
+            order(a).cmp(&order(b))
+        });
+        let mut slices = Self::default();
+        for (index, slice) in all.iter().enumerate() {
+            let (spec, pool) = (&slice.spec, &slice.spec.pool);
+            let newest = slices.newest.entry((spec.driver.clone(), pool.name.clone())).or_insert((pool.generation, 0));
+            if newest.0 < pool.generation {
+                *newest = (pool.generation, 0);
+            }
+            newest.1 += i64::from(newest.0 == pool.generation);
+            match &spec.node_name {
+                Some(name) if spec.per_device_node_selection != Some(true) && spec.all_nodes != Some(true) => {
+                    slices.of_node.entry(name.clone()).or_default().push(index);
+                }
+                _ => slices.shared.push(index),
+            }
         }
-        entry.1 += i64::from(entry.0 == pool.generation);
+        slices.all = all;
+        slices
     }
-    let mut all = Vec::new();
-    for slice in slices {
-        let pool = &slice.spec.pool;
-        let Some((generation, count)) = newest.get(&(&*slice.spec.driver, &*pool.name)) else { continue };
-        if *generation != pool.generation {
-            continue;
+
+    /// The devices of all pools that a node can reach, in the order of driver, pool and slice. Of each pool only the newest
+    /// generation counts.
+    pub fn candidates(&self, node: &Node) -> Vec<Candidate<'_>> {
+        let own = self.of_node.get(&*node.name).into_iter().flatten();
+        let mut indexes: Vec<usize> = own.chain(&self.shared).copied().collect();
+        indexes.sort_unstable();
+        let mut all = Vec::new();
+        for slice in indexes.into_iter().map(|index| &self.all[index]) {
+            let pool = &slice.spec.pool;
+            let newest = self.newest.get(&(slice.spec.driver.clone(), pool.name.clone()));
+            let Some((_, count)) = newest.filter(|(generation, _)| *generation == pool.generation) else { continue };
+            let incomplete = *count != pool.resource_slice_count;
+            let devices = slice.spec.devices.iter().flatten().enumerate();
+            let reached = devices.filter(|(index, _)| slice.reaches(*index, node));
+            all.extend(reached.map(|(_, device)| Candidate { slice: &slice.spec, device, incomplete }));
         }
-        let incomplete = *count != pool.resource_slice_count;
-        let devices = slice.spec.devices.iter().flatten().enumerate();
-        let reached = devices.filter(|(index, _)| slice.reaches(*index, node));
-        all.extend(reached.map(|(_, device)| Candidate { slice: &slice.spec, device, incomplete }));
+        all
     }
-    all.sort_by_key(|it| (&it.slice.driver, &it.slice.pool.name));
-    all
 }

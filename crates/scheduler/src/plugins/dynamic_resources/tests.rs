@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     allocate::{Asked, allocate},
-    pools::{Slice, candidates},
+    pools::{Slice, Slices},
     selectors::Selectors,
     taken::Taken,
 };
@@ -40,7 +40,8 @@ fn devices(slices: Value, taken: &[&str], claim: Value) -> Result<Vec<(String, S
     }
     let asked = [Asked::new(&claim, |name| (name == "gpu").then_some(&class))?];
     let node = node();
-    let found = allocate(&asked, &candidates(&slices, &node), &used, &Selectors::new(), "n")?;
+    let slices = Slices::new(slices);
+    let found = allocate(&asked, &slices.candidates(&node), &used, &Selectors::new(), "n")?;
     let found = found.ok_or("none")?.remove(0).devices.unwrap().results.unwrap();
     Ok(found.into_iter().map(|it| (it.request, it.device)).collect())
 }
