@@ -25,6 +25,8 @@ pub enum Reason {
     Timeout,
     ServerTimeout,
     StorageReadError,
+    /// No reason is told.
+    Unknown,
 }
 
 impl Reason {
@@ -50,6 +52,7 @@ impl Reason {
             Reason::Timeout => "Timeout",
             Reason::ServerTimeout => "ServerTimeout",
             Reason::StorageReadError => "StorageReadError",
+            Reason::Unknown => "",
         }
     }
 
@@ -68,7 +71,7 @@ impl Reason {
             Reason::UnsupportedMediaType => 415,
             Reason::Invalid => 422,
             Reason::TooManyRequests => 429,
-            Reason::InternalError | Reason::ServerTimeout | Reason::StorageReadError => 500,
+            Reason::InternalError | Reason::ServerTimeout | Reason::StorageReadError | Reason::Unknown => 500,
             Reason::ServiceUnavailable => 503,
             Reason::Timeout => 504,
         }
@@ -173,6 +176,9 @@ impl Status {
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.message, "reason": self.reason.as_str(), "code": self.code,
         });
+        if let (Reason::Unknown, Some(fields)) = (self.reason, value.as_object_mut()) {
+            fields.remove("reason");
+        }
         if let Some(details) = &self.details {
             let mut out = serde_json::Map::new();
             for (key, text) in

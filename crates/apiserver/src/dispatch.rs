@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use api::Status;
 use api::status::Reason;
+use bytes::Bytes;
 use http::Method;
 
 use crate::rest::{self, Call};
@@ -59,25 +60,26 @@ async fn resource(server: Arc<Server>, mut request: Request, info: Arc<RequestIn
     if !info.subresource.is_empty() && kind.subresource(&info.subresource).is_none() {
         return Err(no_such_path());
     }
-    if special::streams(&info) {
-        return special::connect::answer(&server, &kind, &info, request).await;
-    }
-    // Reviews, bindings, tokens and the like are no objects of which there is a table.
-    let sub = kind.subresource(&info.subresource);
-    let special = sub.is_some_and(|s| s.kind != kind.kind) || !kind.has_verb("get");
-    let accept = Accept::choose(request.headers(), !special)?;
-    let body = std::mem::replace(request.body_mut(), crate::wire::Body::empty()).read().await?;
-    let call = Call {
+    let mut call = Call {
         stored,
         query: guard::query(&request),
         user: access::user(&request),
-        accept,
-        headers: std::mem::take(request.headers_mut()),
-        body,
+        accept: Accept::JSON,
+        headers: request.headers().clone(),
+        body: Bytes::new(),
         server,
         kind,
         info,
     };
+    if special::streams(&call.info) {
+        return special::connect::answer(&call, request).await;
+    }
+    // Reviews, bindings, tokens and the like are no objects of which there is a table.
+    let sub = call.kind.subresource(&call.info.subresource);
+    let special = sub.is_some_and(|s| s.kind != call.kind.kind) || !call.kind.has_verb("get");
+    call.accept = Accept::choose(&call.headers, !special)?;
+    call.body = std::mem::replace(request.body_mut(), crate::wire::Body::empty()).read().await?;
+    rest::write_options::check(&call)?;
     if special::metrics::serves(&call) {
         return special::metrics::answer(&call).await;
     }

@@ -82,6 +82,7 @@ const GRANTS: &[Grant] = &[
     grant(NODES, "*", "storage.k8s.io", "csinodes"),
     grant(NODES, READ, "node.k8s.io", "runtimeclasses"),
     grant(NODES, READ, "resource.k8s.io", "resourceclaims"),
+    grant(NODES, "create,delete,deletecollection,get,list,patch,update,watch", "resource.k8s.io", "resourceslices"),
     grant(NODES, "create,get,list,watch", "certificates.k8s.io", "certificatesigningrequests"),
     grant(NODES, "create", "authentication.k8s.io", "tokenreviews"),
     grant(NODES, "create", "authorization.k8s.io", "subjectaccessreviews,localsubjectaccessreviews"),

@@ -6,12 +6,13 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use x509_parser::prelude::FromDer;
+use x509_parser::x509::X509Name;
 
 use super::{Attributes, Operation, Plugin};
 use crate::access::{MASTERS, authorization};
 use crate::wire::RequestInfo;
 
-const GROUP: &str = "certificates.k8s.io";
+pub const GROUP: &str = "certificates.k8s.io";
 
 /// Whether it is about that subresource of a request.
 fn is_of(attributes: &Attributes, subresource: &str) -> bool {
@@ -106,11 +107,20 @@ impl Plugin for CertificateSubjectRestriction {
 
 /// The organizations that the request's subject names.
 fn organizations(request: &Value) -> Vec<String> {
-    let pem = STANDARD.decode(request["spec"]["request"].as_str().unwrap_or_default()).unwrap_or_default();
-    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(&pem) else { return Vec::new() };
-    let Ok((_, parsed)) = x509_parser::certification_request::X509CertificationRequest::from_der(&pem.contents) else {
-        return Vec::new();
+    let names = |subject: &X509Name| {
+        subject.iter_organization().filter_map(|name| name.as_str().ok()).map(str::to_owned).collect()
     };
-    let subject = &parsed.certification_request_info.subject;
-    subject.iter_organization().filter_map(|name| name.as_str().ok()).map(str::to_owned).collect()
+    subject(request, names).unwrap_or_default()
+}
+
+/// The common name that the request's subject has; `None` also for a request that cannot be read.
+pub fn common_name(request: &Value) -> Option<String> {
+    subject(request, |subject| subject.iter_common_name().next()?.as_str().ok().map(str::to_owned)).flatten()
+}
+
+fn subject<T>(request: &Value, read: impl Fn(&X509Name) -> T) -> Option<T> {
+    let pem = STANDARD.decode(request["spec"]["request"].as_str().unwrap_or_default()).ok()?;
+    let (_, pem) = x509_parser::pem::parse_x509_pem(&pem).ok()?;
+    let (_, parsed) = x509_parser::certification_request::X509CertificationRequest::from_der(&pem.contents).ok()?;
+    Some(read(&parsed.certification_request_info.subject))
 }

@@ -1,6 +1,7 @@
 //! Admission: what the cluster adds to an object before it is stored, and what it refuses. Each plugin is a file; the
 //! chain holds them in upstream's order.
 
+mod attributes;
 mod certificates;
 mod limit_ranger;
 mod namespace_lifecycle;
@@ -14,52 +15,10 @@ mod storage;
 
 use api::{Status, Value};
 use async_trait::async_trait;
-use parking_lot::Mutex;
+
+pub use attributes::{Attributes, Operation};
 
 use crate::rest::Call;
-
-/// What is being done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
-    Create,
-    Update,
-    Delete,
-}
-
-/// The write that is admitted.
-pub struct Attributes<'c> {
-    pub call: &'c Call,
-    pub operation: Operation,
-    pub subresource: &'c str,
-    warnings: Mutex<Vec<String>>,
-}
-
-impl<'c> Attributes<'c> {
-    pub fn new(call: &'c Call, operation: Operation, subresource: &'c str) -> Self {
-        Attributes { call, operation, subresource, warnings: Mutex::default() }
-    }
-
-    /// Notes a text for a `Warning` header.
-    pub fn warn(&self, text: String) {
-        self.warnings.lock().push(text);
-    }
-
-    /// What the plugins have noted so far.
-    pub fn take_warnings(&self) -> Vec<String> {
-        std::mem::take(&mut *self.warnings.lock())
-    }
-
-    /// Whether it is about the main resource of that group and plural.
-    pub fn is(&self, group: &str, plural: &str) -> bool {
-        self.call.kind.group == group && self.call.kind.plural == plural && self.subresource.is_empty()
-    }
-
-    /// The 403 of a plugin that refuses.
-    pub fn forbidden(&self, object: &Value, why: impl std::fmt::Display) -> Status {
-        let name = object["metadata"]["name"].as_str().unwrap_or(&self.call.info.name);
-        Status::forbidden(&self.call.kind.group, &self.call.kind.plural, name, &why.to_string())
-    }
-}
 
 /// One plugin.
 #[async_trait]
@@ -67,7 +26,7 @@ pub trait Plugin: Send + Sync {
     /// Whether it has anything to do with the write.
     fn handles(&self, attributes: &Attributes) -> bool;
 
-    /// Changes the object before it is validated.
+    /// Changes the object before it is validated. For a delete there is none: `object` is null.
     async fn mutate(&self, _: &Attributes<'_>, _old: Option<&Value>, _object: &mut Value) -> Result<(), Status> {
         Ok(())
     }
@@ -128,4 +87,18 @@ impl Chain {
         }
         Ok(())
     }
+
+    /// Admits a delete of the object.
+    pub async fn delete(&self, attributes: &Attributes<'_>, object: &Value) -> Result<(), Status> {
+        self.mutate(attributes, Some(object), &mut Value::Null).await?;
+        self.validate(attributes, Some(object), object).await
+    }
+}
+
+/// Admits what is posted to a subresource or to a kind that is never stored, and the options of a stream. Gives the warnings.
+pub async fn admit(call: &Call, operation: Operation, object: &mut Value) -> Result<Vec<String>, Status> {
+    let attributes = Attributes::new(call, operation, &call.info.subresource);
+    call.server.admission.mutate(&attributes, None, object).await?;
+    call.server.admission.validate(&attributes, None, object).await?;
+    Ok(attributes.take_warnings())
 }

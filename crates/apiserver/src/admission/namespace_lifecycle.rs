@@ -16,9 +16,12 @@ pub struct NamespaceLifecycle;
 impl Plugin for NamespaceLifecycle {
     fn handles(&self, attributes: &Attributes) -> bool {
         match attributes.operation {
-            Operation::Create => attributes.call.kind.namespaced,
+            // Questions of access are answered anywhere.
+            Operation::Create => {
+                attributes.call.kind.namespaced && !attributes.is("authorization.k8s.io", "localsubjectaccessreviews")
+            }
             Operation::Delete => attributes.is("", "namespaces"),
-            Operation::Update => false,
+            Operation::Update | Operation::Connect => false,
         }
     }
 

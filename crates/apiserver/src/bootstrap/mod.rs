@@ -105,6 +105,7 @@ async fn refresh(server: &Arc<Server>, object: Value) -> Result<(), Status> {
         Ok(())
     })
     .await
+    .map(|_| ())
 }
 
 fn call(server: &Arc<Server>, object: &Value) -> Result<Call, Status> {

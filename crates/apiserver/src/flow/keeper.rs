@@ -121,10 +121,10 @@ async fn keep(server: &Arc<Server>, default: Always) -> Result<(), Status> {
     )
 }
 
-fn gone_is_fine(result: Result<(), Status>) -> Result<(), Status> {
+fn gone_is_fine(result: Result<u64, Status>) -> Result<(), Status> {
     match result {
-        Err(status) if status.reason == Reason::NotFound => Ok(()),
-        result => result,
+        Err(status) if status.reason != Reason::NotFound => Err(status),
+        _ => Ok(()),
     }
 }
 

@@ -5,6 +5,7 @@ use api::{Map, Value};
 use serde_json::json;
 
 use super::texts::Texts;
+use crate::rest::delete::answers_deleted;
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 const FORMATS: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
@@ -74,26 +75,6 @@ const OPTIONS: &[(&str, &str, &[&str])] = &[
     ("pods", "proxy", &["path-oPbzgLUj"]),
     ("services", "proxy", &["path-QCf0eosM"]),
     ("nodes", "proxy", &["path-rFDtV0x9"]),
-];
-
-/// Kinds whose deletion answers with the object.
-const ANSWER_DELETED: &[&str] = &[
-    "csidrivers",
-    "csinodes",
-    "deviceclasses",
-    "persistentvolumeclaims",
-    "persistentvolumes",
-    "pods",
-    "podtemplates",
-    "resourceclaims",
-    "resourceclaimtemplates",
-    "resourcequotas",
-    "resourceslices",
-    "serviceaccounts",
-    "services",
-    "storageclasses",
-    "volumeattachments",
-    "volumeattributesclasses",
 ];
 
 /// Which of a kind's paths an operation is on.
@@ -209,7 +190,7 @@ impl Operation<'_> {
             _ if self.is_log() => (&["200"], string),
             "list" => (&["200"], reference(&format!("{}List", self.schema()))),
             "watch" | "watchlist" => (&["200"], reference(&format!("{META}WatchEvent"))),
-            "delete" if ANSWER_DELETED.contains(&&*self.kind.plural) => (&["200", "202"], reference(&self.schema())),
+            "delete" if answers_deleted(self.kind) => (&["200", "202"], reference(&self.schema())),
             "delete" => (&["200", "202"], reference(&format!("{META}Status"))),
             "deletecollection" => (&["200"], reference(&format!("{META}Status"))),
             "post" => (&["200", "201", "202"], reference(&self.schema())),

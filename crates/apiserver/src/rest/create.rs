@@ -44,7 +44,7 @@ pub async fn store(
     warnings: &mut Vec<String>,
 ) -> Result<Stored, Status> {
     let kind = &call.kind;
-    let dry = call.dry_run()?;
+    let dry = call.dry_run();
     let generate =
         metadata::text(&object, "name").is_empty().then(|| metadata::text(&object, "generateName").to_owned());
     let mut object = object;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::kind::Kind;
 use api::{Status, Value};
 use futures::{StreamExt, TryStreamExt};
 use http::StatusCode;
@@ -9,13 +10,14 @@ use serde_json::json;
 use store::{Entry, Error, Expect};
 
 use super::create::commit;
+use super::delete_options::DeleteOptions;
 use super::metadata::{finalizers, is_deleting, is_namespace, may_go, set, text};
 use super::select::{Selection, names};
-use super::{Call, dry_run, input, list, output, store_error};
-use crate::admission::{Attributes, Operation};
+use super::{Call, list, output, store_error};
+use crate::admission::Attributes;
 use crate::clock;
 use crate::special::reserve::reserve;
-use crate::wire::Response;
+use crate::wire::{Response, answer};
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -24,94 +26,45 @@ const ATTEMPTS: usize = 100;
 /// How many objects of a collection are deleted at once.
 const AT_ONCE: usize = 32;
 
-/// How an object is to be deleted: the body's `DeleteOptions`, or the query's.
-#[derive(Clone, Debug, Default)]
-pub struct DeleteOptions {
-    pub grace_period: Option<i64>,
-    /// `Orphan`, `Foreground`, `Background`, or nothing.
-    pub propagation: Option<String>,
-    pub uid: Option<String>,
-    pub resource_version: Option<String>,
-    pub dry_run: bool,
-    /// `orphanDependents: false` was sent, the old way to ask for the background.
-    cascades: bool,
-}
-
-impl DeleteOptions {
-    /// Reads the body where there is one, the query else.
-    pub fn read(call: &Call) -> Result<Self, Status> {
-        let body = input::options(&call.headers, &call.body, "DeleteOptions")?;
-        if !body.is_null() {
-            return Self::from_value(&body);
-        }
-        let orphan = call.query.get("orphanDependents").map(|o| o == "true");
-        Self::checked(DeleteOptions {
-            grace_period: call.query.integer("gracePeriodSeconds")?,
-            propagation: propagation(call.query.get("propagationPolicy"), orphan),
-            dry_run: call.dry_run()?,
-            cascades: orphan == Some(false),
-            ..DeleteOptions::default()
-        })
-    }
-
-    /// From a `DeleteOptions` object.
-    pub fn from_value(value: &Value) -> Result<Self, Status> {
-        let orphan = value["orphanDependents"].as_bool();
-        let preconditions = &value["preconditions"];
-        let dry = value["dryRun"].as_array().map(Vec::as_slice).unwrap_or_default();
-        Self::checked(DeleteOptions {
-            grace_period: value["gracePeriodSeconds"].as_i64(),
-            propagation: propagation(value["propagationPolicy"].as_str(), orphan),
-            uid: preconditions["uid"].as_str().map(str::to_owned),
-            resource_version: preconditions["resourceVersion"].as_str().map(str::to_owned),
-            dry_run: dry_run(dry.iter().filter_map(Value::as_str))?,
-            cascades: orphan == Some(false),
-        })
-    }
-
-    fn checked(self) -> Result<Self, Status> {
-        let mut errors = api::validation::Errors::default();
-        if let Some(policy) = self.propagation.as_deref()
-            && !matches!(policy, "Orphan" | "Foreground" | "Background")
-        {
-            errors.not_supported("propagationPolicy", policy, &["Background", "Foreground", "Orphan"]);
-        }
-        errors.into_result("meta.k8s.io", "DeleteOptions", "")?;
-        Ok(self)
-    }
-
-    fn check(&self, call: &Call, object: &Value, revision: u64) -> Result<(), Status> {
-        let (uid, own) = (self.uid.as_deref(), text(object, "uid"));
-        let conflict =
-            |why: String| Err(Status::conflict(&call.kind.group, &call.kind.plural, text(object, "name"), &why));
-        if let Some(uid) = uid.filter(|uid| *uid != own) {
-            return conflict(format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {own}"));
-        }
-        let revision = revision.to_string();
-        if let Some(asked) = self.resource_version.as_deref().filter(|asked| *asked != revision) {
-            return conflict(format!(
-                "Precondition failed: ResourceVersion in precondition: {asked}, ResourceVersion in object meta: {revision}"
-            ));
-        }
-        Ok(())
-    }
-}
-
-fn propagation(policy: Option<&str>, orphan: Option<bool>) -> Option<String> {
-    match (policy, orphan) {
-        (Some(policy), _) => Some(policy.to_owned()),
-        (None, Some(true)) => Some("Orphan".to_owned()),
-        (None, Some(false)) => Some("Background".to_owned()),
-        (None, None) => None,
-    }
-}
-
 /// What came of a delete: the object as it is now or was last, and whether it is gone.
 pub struct Deleted {
     pub bytes: bytes::Bytes,
     pub revision: u64,
     pub gone: bool,
     uid: String,
+    warnings: Vec<String>,
+}
+
+/// Kinds whose deletion answers with the object even where it is gone; of others there is only a `Status` left. The published OpenAPI
+/// document says which.
+const ANSWER_DELETED: &[(&str, &[&str])] = &[
+    (
+        "",
+        &[
+            "persistentvolumeclaims",
+            "persistentvolumes",
+            "pods",
+            "podtemplates",
+            "resourcequotas",
+            "serviceaccounts",
+            "services",
+        ],
+    ),
+    ("resource.k8s.io", &["deviceclasses", "resourceclaims", "resourceclaimtemplates", "resourceslices"]),
+    ("storage.k8s.io", &["csidrivers", "csinodes", "storageclasses", "volumeattachments", "volumeattributesclasses"]),
+];
+
+/// Whether the kind is one of those.
+pub fn answers_deleted(kind: &Kind) -> bool {
+    ANSWER_DELETED.iter().any(|(group, plurals)| *group == kind.group && plurals.contains(&&*kind.plural))
+}
+
+/// Jobs leave their pods behind unless told otherwise, which few expect.
+const JOB_ORPHANS: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
+
+fn warning(call: &Call, options: &DeleteOptions) -> Option<String> {
+    let job = call.kind.group == "batch" && call.kind.plural == "jobs";
+    (job && options.propagation.is_none()).then(|| JOB_ORPHANS.to_owned())
 }
 
 /// Deletes the object that the path names.
@@ -120,23 +73,15 @@ pub async fn delete(call: &Call) -> Result<Response, Status> {
     let deleted = remove(call, &call.info.name, &options).await?;
     // As upstream: 202 for what stays a while although its dependents were to go with it.
     let code = if !deleted.gone && options.cascades { StatusCode::ACCEPTED } else { StatusCode::OK };
-    let returns = matches!(
-        (&*call.kind.group, &*call.kind.plural),
-        (
-            "",
-            "pods"
-                | "services"
-                | "persistentvolumes"
-                | "persistentvolumeclaims"
-                | "serviceaccounts"
-                | "resourcequotas"
-                | "podtemplates"
-        )
-    );
-    if deleted.gone && !returns {
-        return output::encode(call, code, &output::success(call, &deleted.uid), false);
-    }
-    output::stored(call, code, &deleted.bytes, deleted.revision)
+    let mut response = if deleted.gone && !answers_deleted(&call.kind) {
+        output::encode(call, code, &output::success(call, &deleted.uid), false)
+    } else {
+        output::stored(call, code, &deleted.bytes, deleted.revision)
+    }?;
+    let mut warnings = deleted.warnings;
+    warnings.extend(warning(call, &options));
+    answer::warn(&mut response, &warnings);
+    Ok(response)
 }
 
 /// Deletes one object of the path's namespace by its name.
@@ -147,10 +92,10 @@ pub async fn remove(call: &Call, name: &str, options: &DeleteOptions) -> Result<
         let entry = call.server.store.get(&key).ok_or_else(not_found)?;
         let old = call.parse(&entry)?;
         options.check(call, &old, entry.modified)?;
-        let attributes = Attributes::new(call, Operation::Delete, "");
-        call.server.admission.validate(&attributes, Some(&old), &old).await?;
+        let attributes = Attributes::delete(call, options.sent.clone(), options.dry_run);
+        call.server.admission.delete(&attributes, &old).await?;
         if let Some(deleted) = step(call, &key, &entry, &old, options).await? {
-            return Ok(deleted);
+            return Ok(Deleted { warnings: attributes.take_warnings(), ..deleted });
         }
     }
     Err(Status::conflict(&call.kind.group, &call.kind.plural, name, super::update::MODIFIED))
@@ -173,12 +118,12 @@ async fn step(
         None => entry.value.clone(),
     };
     if options.dry_run || unchanged {
-        return Ok(Some(Deleted { bytes, revision: entry.modified, gone, uid }));
+        return Ok(Some(Deleted { bytes, revision: entry.modified, gone, uid, warnings: Vec::new() }));
     }
     let reservation = if gone { reserve(call, Some(old), &mut Value::Null)? } else { Default::default() };
     let value = (!gone).then(|| bytes.clone());
     match commit(call, key, Expect::Modified(entry.modified), value, reservation).await {
-        Ok(committed) => Ok(Some(Deleted { bytes, revision: committed.revision, gone, uid })),
+        Ok(committed) => Ok(Some(Deleted { bytes, revision: committed.revision, gone, uid, warnings: Vec::new() })),
         Err(Error::Conflict { .. }) => Ok(None),
         Err(error) => Err(store_error(error)),
     }
@@ -245,18 +190,23 @@ pub async fn delete_collection(call: &Call) -> Result<Response, Status> {
     let snapshot = call.server.store.snapshot(&selection.range, None).map_err(store_error)?;
     let all = snapshot.iter().filter(|entry| selection.matches(call, entry));
     let entries: Vec<Arc<Entry>> = all.take(if limit == 0 { usize::MAX } else { limit }).cloned().collect();
-    futures::stream::iter(entries.clone())
+    let noted = futures::stream::iter(entries.clone())
         .map(|entry| remove_listed(call, entry, &options))
         .buffer_unordered(AT_ONCE)
-        .try_collect::<Vec<()>>()
+        .try_concat()
         .await?;
-    list::respond(call, &list::Listed { revision: snapshot.revision(), ..list::Listed::of(entries) })
+    let listed = list::Listed { revision: snapshot.revision(), ..list::Listed::of(entries) };
+    let mut response = list::respond(call, &listed)?;
+    let warnings: Vec<String> = warning(call, &options).into_iter().chain(noted).collect();
+    answer::warn(&mut response, &warnings);
+    Ok(response)
 }
 
-async fn remove_listed(call: &Call, entry: Arc<Entry>, options: &DeleteOptions) -> Result<(), Status> {
+/// Deletes one of a collection; gives the warnings.
+async fn remove_listed(call: &Call, entry: Arc<Entry>, options: &DeleteOptions) -> Result<Vec<String>, Status> {
     let (namespace, name) = names(&entry.key, call.kind.namespaced);
     match remove(&call.of(call.kind.clone(), namespace, name), name, options).await {
-        Err(status) if status.reason == api::status::Reason::NotFound => Ok(()),
-        other => other.map(|_| ()),
+        Err(status) if status.reason == api::status::Reason::NotFound => Ok(Vec::new()),
+        other => other.map(|deleted| deleted.warnings),
     }
 }

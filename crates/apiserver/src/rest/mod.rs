@@ -3,6 +3,7 @@
 pub mod continuation;
 pub mod create;
 pub mod delete;
+pub mod delete_options;
 pub mod forms;
 pub mod index;
 pub mod input;
@@ -17,6 +18,7 @@ pub mod select;
 pub mod update;
 pub mod view;
 pub mod watch;
+pub mod write_options;
 
 use std::sync::Arc;
 
@@ -146,9 +148,31 @@ impl Call {
         stored
     }
 
-    /// Whether nothing is to be written; an unknown `dryRun` is a 400.
-    pub fn dry_run(&self) -> Result<bool, Status> {
-        dry_run(self.query.all("dryRun"))
+    /// Whether nothing is to be written, as the query says.
+    pub fn dry_run(&self) -> bool {
+        self.query.all("dryRun").any(|value| value == "All")
+    }
+
+    /// Whether what a PUT or PATCH would store is what the path names: name and namespace are in the object too.
+    pub fn check_name(&self, object: &Value) -> Result<(), Status> {
+        let (name, namespace) = (metadata::text(object, "name"), metadata::text(object, "namespace"));
+        let (url, of_url) = (&self.info.name, &self.info.namespace);
+        if name.is_empty() {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({url} based on URL) was undeterminable: name must be provided"
+            )));
+        }
+        if name != url {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({url})"
+            )));
+        }
+        if self.kind.namespaced && !namespace.is_empty() && namespace != of_url {
+            return Err(Status::bad_request(format!(
+                "the namespace of the object ({namespace}) does not match the namespace on the request ({of_url})"
+            )));
+        }
+        Ok(())
     }
 
     /// The name under which the write is recorded in managed fields.
@@ -161,27 +185,6 @@ impl Call {
             agent.split('/').next().unwrap_or("").chars().filter(|c| !c.is_control()).take(128).collect();
         if prefix.is_empty() { "unknown".to_owned() } else { prefix }
     }
-}
-
-/// Whether the values of a `dryRun` ask for one.
-pub fn dry_run<'a>(values: impl Iterator<Item = &'a str>) -> Result<bool, Status> {
-    let mut dry = false;
-    for value in values {
-        match value {
-            "" => {}
-            "All" => dry = true,
-            other => {
-                let mut errors = api::validation::Errors::default();
-                errors.push(
-                    "FieldValueNotSupported",
-                    "dryRun",
-                    format!("Unsupported value: {other:?}: supported values: \"All\""),
-                );
-                errors.into_result("meta.k8s.io", "CreateOptions", "")?;
-            }
-        }
-    }
-    Ok(dry)
 }
 
 /// `/registry/<prefix>/<namespace>/<name>`.

@@ -19,11 +19,22 @@ pub struct Change<'c> {
     pub now: String,
     /// Managed fields were already made, by apply.
     pub tracked: bool,
+    /// How admission sees the object, where that is not as it is.
+    pub shown: Option<&'static Shown>,
+}
+
+/// A subresource of another kind that is a part of the object: `scale`. Admission is shown that kind.
+pub struct Shown {
+    pub subresource: &'static str,
+    /// The subresource's object.
+    pub show: fn(&Value) -> Value,
+    /// Puts what it says into the object.
+    pub take: fn(&mut Value, &Value),
 }
 
 impl<'c> Change<'c> {
     pub fn new(call: &'c Call) -> Self {
-        Change { call, subresource: &call.info.subresource, now: clock::now(), tracked: false }
+        Change { call, subresource: &call.info.subresource, now: clock::now(), tracked: false, shown: None }
     }
 
     fn context(&self) -> Context<'_> {
@@ -32,7 +43,7 @@ impl<'c> Change<'c> {
     }
 
     fn attributes(&self, operation: Operation) -> Attributes<'_> {
-        Attributes::new(self.call, operation, self.subresource)
+        Attributes::new(self.call, operation, self.shown.map_or(self.subresource, |shown| shown.subresource))
     }
 
     /// Records who changed what.
@@ -110,7 +121,7 @@ impl<'c> Change<'c> {
         }
         set(new, "selfLink", Value::Null);
         kind.strategy.default(new);
-        server.admission.mutate(&self.attributes(Operation::Update), Some(old), new).await?;
+        self.mutate(old, new).await?;
         if self.subresource.is_empty() {
             kind.strategy.prepare_update(old, new, &self.context());
         } else {
@@ -130,22 +141,33 @@ impl<'c> Change<'c> {
         }
         errors.into_result(&kind.group, &kind.kind, text(old, "name"))?;
         let attributes = self.attributes(Operation::Update);
-        server.admission.validate(&attributes, Some(old), new).await?;
+        match self.shown {
+            None => server.admission.validate(&attributes, Some(old), new).await?,
+            Some(shown) => server.admission.validate(&attributes, Some(&(shown.show)(old)), &(shown.show)(new)).await?,
+        }
         warnings.extend(attributes.take_warnings());
         warnings.extend(kind.strategy.warnings(Some(old), new));
+        Ok(())
+    }
+
+    /// What admission changes of an update.
+    async fn mutate(&self, old: &Value, new: &mut Value) -> Result<(), Status> {
+        let (admission, attributes) = (&self.call.server.admission, self.attributes(Operation::Update));
+        let Some(shown) = self.shown else { return admission.mutate(&attributes, Some(old), new).await };
+        let mut seen = (shown.show)(new);
+        admission.mutate(&attributes, Some(&(shown.show)(old)), &mut seen).await?;
+        (shown.take)(new, &seen);
         Ok(())
     }
 }
 
 /// The object lies where the path says, and says so itself.
 fn place(call: &Call, object: &mut Value) -> Result<(), Status> {
-    let own = text(object, "namespace");
     if !call.kind.namespaced {
-        if own.is_empty() {
-            set(object, "namespace", Value::Null);
-        }
+        set(object, "namespace", Value::Null);
         return Ok(());
     }
+    let own = text(object, "namespace");
     if own.is_empty() {
         set(object, "namespace", call.info.namespace.as_str());
     } else if own != call.info.namespace {

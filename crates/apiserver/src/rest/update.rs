@@ -9,7 +9,7 @@ use http::StatusCode;
 use store::{Entry, Error, Expect};
 
 use super::create::{Stored, commit};
-use super::prepare::Change;
+use super::prepare::{Change, Shown};
 use super::{Call, create, input, metadata, output, store_error};
 use crate::special::reserve::reserve;
 use crate::wire::{Response, answer};
@@ -24,18 +24,7 @@ pub const MODIFIED: &str =
 pub async fn update(call: &Call) -> Result<Response, Status> {
     let input = input::read(call)?;
     let (object, mut warnings) = (input.object, input.warnings);
-    let name = metadata::text(&object, "name");
-    if name.is_empty() && call.info.subresource.is_empty() {
-        let mut errors = Errors::default();
-        errors.required("metadata.name", "name must be provided");
-        errors.into_result(&call.kind.group, &call.kind.kind, "")?;
-    }
-    if !name.is_empty() && name != call.info.name {
-        let url = &call.info.name;
-        return Err(Status::bad_request(format!(
-            "the name of the object ({name}) does not match the name on the URL ({url})"
-        )));
-    }
+    call.check_name(&object)?;
     let outcome = change(call, &mut warnings, |old| match old {
         Some(_) => {
             if call.kind.strategy.conditional_update() && metadata::text(&object, "resourceVersion").is_empty() {
@@ -59,13 +48,15 @@ pub struct Made {
     pub object: Value,
     /// Its managed fields are made already.
     pub tracked: bool,
+    /// How admission sees it, where that is not as it is.
+    pub shown: Option<&'static Shown>,
     pub warnings: Vec<String>,
 }
 
 impl Made {
     /// An object without anything to say about it.
     pub fn new(object: Value) -> Self {
-        Made { object, tracked: false, warnings: Vec::new() }
+        Made { object, tracked: false, shown: None, warnings: Vec::new() }
     }
 }
 
@@ -103,9 +94,9 @@ pub async fn change(
             continue;
         };
         let old = call.parse(&entry)?;
-        let Made { object, tracked, warnings: mut noted } = make(Some(&old))?;
-        warnings.append(&mut noted);
-        if let Some(stored) = replace(call, &key, &entry, &old, object, tracked, warnings).await? {
+        let mut made = make(Some(&old))?;
+        warnings.append(&mut made.warnings);
+        if let Some(stored) = replace(call, &key, &entry, &old, made, warnings).await? {
             return Ok(Outcome { stored, created: false });
         }
     }
@@ -142,10 +133,10 @@ async fn replace(
     key: &str,
     entry: &Arc<Entry>,
     old: &Value,
-    mut new: Value,
-    tracked: bool,
+    made: Made,
     warnings: &mut Vec<String>,
 ) -> Result<Option<Stored>, Status> {
+    let Made { object: mut new, tracked, shown, .. } = made;
     let asked = metadata::text(&new, "resourceVersion").to_owned();
     // "0" asks for nothing, as upstream's versioner has it.
     let conditional = !asked.is_empty() && asked != "0";
@@ -157,13 +148,13 @@ async fn replace(
         let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {own}");
         return Err(Status::conflict(&call.kind.group, &call.kind.plural, &call.info.name, &why));
     }
-    let change = Change { tracked, ..Change::new(call) };
+    let change = Change { tracked, shown, ..Change::new(call) };
     change.update(old, &mut new, warnings).await?;
     let goes = metadata::may_go(&call.kind, &new);
     let mut nothing = Value::Null;
     let reservation = reserve(call, Some(old), if goes { &mut nothing } else { &mut new })?;
     let bytes = Bytes::from(call.encode(new));
-    if call.dry_run()? {
+    if call.dry_run() {
         return Ok(Some(Stored { bytes, revision: entry.modified }));
     }
     if !goes && bytes == entry.value {
@@ -183,12 +174,12 @@ async fn replace(
 }
 
 /// Changes a stored object past its strategy's rules, as what the server does itself (binding) needs it. The change is
-/// made again until nobody came in between, and is recorded under the subresource.
+/// made again until nobody came in between, and is recorded under the subresource. Gives the object's revision.
 pub async fn rewrite(
     call: &Call,
     subresource: &str,
     edit: impl Fn(&mut Value) -> Result<(), Status>,
-) -> Result<(), Status> {
+) -> Result<u64, Status> {
     let key = call.key();
     for _ in 0..ATTEMPTS {
         let entry = call.entry()?;
@@ -197,12 +188,12 @@ pub async fn rewrite(
         edit(&mut new)?;
         let change = Change { subresource, ..Change::new(call) };
         change.track(Some(&old), &mut new);
-        if call.dry_run()? {
-            return Ok(());
-        }
         let bytes = Bytes::from(call.encode(new));
+        if call.dry_run() || bytes == entry.value {
+            return Ok(entry.modified);
+        }
         match commit(call, &key, Expect::Modified(entry.modified), Some(bytes), Default::default()).await {
-            Ok(_) => return Ok(()),
+            Ok(committed) => return Ok(committed.revision),
             Err(Error::Conflict { .. }) => {}
             Err(error) => return Err(store_error(error)),
         }

@@ -5,13 +5,15 @@ use http::StatusCode;
 use serde_json::json;
 
 use crate::admission::pods::topology_labels;
+use crate::admission::{Operation, admit};
 use crate::clock;
 use crate::rest::{Call, input, metadata, output, update};
-use crate::wire::Response;
+use crate::wire::{Response, answer};
 
 /// Sets the pod's node and says that it is scheduled.
 pub async fn bind(call: &Call) -> Result<Response, Status> {
-    let binding = input::read_as(call, "v1", "Binding")?;
+    let input::Input { object: mut binding, mut warnings } = input::read_as(call, &["v1"], "Binding")?;
+    warnings.extend(admit(call, Operation::Create, &mut binding).await?);
     let name = if call.info.name.is_empty() { metadata::text(&binding, "name") } else { &call.info.name };
     let target = &binding["target"];
     let (kind, node) = (target["kind"].as_str().unwrap_or(""), target["name"].as_str().unwrap_or(""));
@@ -65,7 +67,9 @@ pub async fn bind(call: &Call) -> Result<Response, Status> {
     })
     .await?;
     let created = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    output::encode(call, StatusCode::CREATED, &created, false)
+    let mut response = output::encode(call, StatusCode::CREATED, &created, false)?;
+    answer::warn(&mut response, &warnings);
+    Ok(response)
 }
 
 /// Sets a condition of the pod's status by its type.

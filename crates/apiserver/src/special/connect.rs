@@ -1,20 +1,20 @@
 //! Streams to kubelets: logs, exec, attach and port-forward. The server checks who asks for what and where it is; the request
 //! then goes on as it is, in whatever protocol the client and the kubelet agree on.
 
-use std::sync::Arc;
-
-use api::kind::Kind;
+use api::schema::Type;
 use api::status::Reason;
 use api::{Status, Value};
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
+use serde_json::json;
 
 use super::forward::{forward, upgrades};
 use super::proxy::proxy;
-use crate::access::{authorization, user};
+use crate::access::authorization;
+use crate::admission::{Attributes, Operation, admit};
 use crate::dispatch::not_allowed;
 use crate::guard;
-use crate::rest::{self, key};
+use crate::rest::{self, Call};
 use crate::server::{Server, Stream};
 use crate::wire::query::escape;
 use crate::wire::{Query, Request, RequestInfo, Response, answer};
@@ -23,24 +23,64 @@ use crate::wire::{Query, Request, RequestInfo, Response, answer};
 const LONGEST_REFUSAL: usize = 10_000;
 
 /// Answers `log`, `exec`, `attach`, `portforward` and `proxy`.
-pub async fn answer(
-    server: &Arc<Server>,
-    kind: &Arc<Kind>,
-    info: &RequestInfo,
-    request: Request,
-) -> Result<Response, Status> {
+pub async fn answer(call: &Call, request: Request) -> Result<Response, Status> {
+    let Call { server, kind, info, .. } = call;
+    let logs = info.subresource == "log";
+    if logs && *request.method() != Method::GET {
+        return Err(not_allowed());
+    }
+    if !logs {
+        let proxies = info.subresource == "proxy";
+        if !proxies && !matches!(*request.method(), Method::GET | Method::POST) {
+            return Err(not_allowed());
+        }
+        // A WebSocket is opened by GET, but what it opens is more than a look.
+        if info.verb == "get" && !proxies {
+            let creates = RequestInfo { verb: "create", ..RequestInfo::clone(info) };
+            if !authorization::allowed(server, &call.user, &creates) {
+                return Err(authorization::forbidden(&call.user, &creates));
+            }
+        }
+        admit(call, Operation::Connect, &mut options(call)?).await?;
+    }
     if info.subresource == "proxy" {
         return proxy(server, kind, info, request).await;
     }
-    let entry = server.store.get(&key(kind, &info.namespace, &info.name));
-    let entry = entry.ok_or_else(|| Status::not_found(&kind.group, &kind.plural, &info.name))?;
-    let pod = rest::parse(&entry.value)?;
+    let pod = rest::parse(&call.entry()?.value)?;
     let query = guard::query(&request);
-    match info.subresource.as_str() {
-        "log" if *request.method() == Method::GET => log(server, info, &pod, &query, request).await,
-        "log" => Err(not_allowed()),
-        _ => stream(server, info, &pod, &query, request).await,
+    if logs {
+        log(server, info, &pod, &query, request).await
+    } else {
+        stream(server, info, &pod, &query, request).await
     }
+}
+
+/// The options of a stream as the object that admission sees: `PodExecOptions` and the like, from the query.
+fn options(call: &Call) -> Result<Value, Status> {
+    let attributes = Attributes::new(call, Operation::Connect, &call.info.subresource);
+    let (group, version, kind) = attributes.kind();
+    let version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    let mut object = json!({"kind": kind, "apiVersion": version});
+    let fields = api::table::get(&format!("io.k8s.api.core.v1.{kind}")).map_or(&[][..], |schema| &schema.fields);
+    for field in fields.iter().filter(|field| call.query.has(&field.name)) {
+        let name = &*field.name;
+        let numbers = || -> Result<Vec<i64>, Status> {
+            let each = call.query.all(name).flat_map(|text| text.split(','));
+            each.map(|text| text.parse().map_err(|_| Status::bad_request(format!("{name}: {text:?} is no number"))))
+                .collect()
+        };
+        object[name] = match &field.ty {
+            Type::Bool => call.query.flag(name).into(),
+            Type::String => call.query.get(name).unwrap_or("").into(),
+            Type::List(item, _) if matches!(**item, Type::Int32 | Type::Int64) => json!(numbers()?),
+            Type::List(..) => call.query.all(name).collect(),
+            _ => continue,
+        };
+    }
+    if call.info.subresource == "proxy" && !call.info.rest.is_empty() {
+        object["path"] = call.info.rest.trim_start_matches('/').into();
+    }
+    Ok(object)
 }
 
 async fn log(
@@ -94,17 +134,8 @@ async fn stream(
     query: &Query,
     request: Request,
 ) -> Result<Response, Status> {
-    if !matches!(*request.method(), Method::GET | Method::POST) {
-        return Err(not_allowed());
-    }
     if !upgrades(request.headers()) {
         return Err(Status::bad_request("Upgrade request required"));
-    }
-    // A WebSocket is opened by GET, but what it opens is more than a look.
-    let creates = RequestInfo { verb: "create", ..info.clone() };
-    let user = user(&request);
-    if info.verb == "get" && !authorization::allowed(server, &user, &creates) {
-        return Err(authorization::forbidden(&user, &creates));
     }
     let path = match info.subresource.as_str() {
         "portforward" => {

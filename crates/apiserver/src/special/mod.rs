@@ -40,11 +40,11 @@ pub async fn answer(call: Call) -> Result<Response, Status> {
     match path {
         ("", "pods", "binding") | ("", "bindings", "") => binding::bind(&call).await,
         ("", "pods", "eviction") => eviction::evict(&call).await,
-        ("", "serviceaccounts", "token") => token::request(&call),
-        ("authentication.k8s.io", "tokenreviews", "") => review::token(&call),
-        ("authentication.k8s.io", "selfsubjectreviews", "") => review::oneself(&call),
-        ("authorization.k8s.io", "selfsubjectrulesreviews", "") => review::rules(&call),
-        ("authorization.k8s.io", _, "") => review::access(&call),
+        ("", "serviceaccounts", "token") => token::request(&call).await,
+        ("authentication.k8s.io", "tokenreviews", "") => review::token(&call).await,
+        ("authentication.k8s.io", "selfsubjectreviews", "") => review::oneself(&call).await,
+        ("authorization.k8s.io", "selfsubjectrulesreviews", "") => review::rules(&call).await,
+        ("authorization.k8s.io", _, "") => review::access(&call).await,
         _ => Err(no_such_path()),
     }
 }

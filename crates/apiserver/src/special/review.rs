@@ -8,12 +8,14 @@ use serde_json::json;
 use crate::access::authorization::allowed;
 use crate::access::grants;
 use crate::access::token::ISSUER;
+use crate::admission::{Operation, admit};
 use crate::rest::{Call, input, output};
+use crate::wire::answer::warn;
 use crate::wire::{RequestInfo, Response};
 
 /// `TokenReview`.
-pub fn token(call: &Call) -> Result<Response, Status> {
-    let mut review = read(call)?;
+pub async fn token(call: &Call) -> Result<Response, Status> {
+    let (mut review, warnings) = read(call).await?;
     let texts = |value: &Value| -> Vec<String> {
         value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
     };
@@ -32,30 +34,30 @@ pub fn token(call: &Call) -> Result<Response, Status> {
         }
         Err(_) => json!({"user": {}, "error": "[invalid bearer token]"}),
     };
-    answer(call, review)
+    answer(call, review, &warnings)
 }
 
 /// `SelfSubjectReview`.
-pub fn oneself(call: &Call) -> Result<Response, Status> {
-    let mut review = read(call)?;
+pub async fn oneself(call: &Call) -> Result<Response, Status> {
+    let (mut review, warnings) = read(call).await?;
     review["status"] = json!({"userInfo": user_info(&call.user)});
-    answer(call, review)
+    answer(call, review, &warnings)
 }
 
 /// `SelfSubjectRulesReview`.
-pub fn rules(call: &Call) -> Result<Response, Status> {
-    let mut review = read(call)?;
+pub async fn rules(call: &Call) -> Result<Response, Status> {
+    let (mut review, warnings) = read(call).await?;
     if review["spec"]["namespace"].as_str().is_none_or(str::is_empty) {
         return Err(Status::bad_request("no namespace on request"));
     }
     let (resources, paths) = grants::rules(&call.user);
     review["status"] = json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false});
-    answer(call, review)
+    answer(call, review, &warnings)
 }
 
 /// The three access reviews.
-pub fn access(call: &Call) -> Result<Response, Status> {
-    let mut review = read(call)?;
+pub async fn access(call: &Call) -> Result<Response, Status> {
+    let (mut review, warnings) = read(call).await?;
     let spec = &review["spec"];
     let oneself = call.info.resource == "selfsubjectaccessreviews";
     let user = if oneself { Identity::clone(&call.user) } else { subject(spec) };
@@ -84,18 +86,23 @@ pub fn access(call: &Call) -> Result<Response, Status> {
         status["reason"] = Value::from("");
     }
     review["status"] = status;
-    answer(call, review)
+    answer(call, review, &warnings)
 }
 
-fn read(call: &Call) -> Result<Value, Status> {
-    input::read(call).map(|input| input.object)
+/// The review that is sent, admitted, and what its sender is warned of.
+async fn read(call: &Call) -> Result<(Value, Vec<String>), Status> {
+    let input::Input { mut object, mut warnings } = input::read(call)?;
+    warnings.extend(admit(call, Operation::Create, &mut object).await?);
+    Ok((object, warnings))
 }
 
-fn answer(call: &Call, mut review: Value) -> Result<Response, Status> {
+fn answer(call: &Call, mut review: Value, warnings: &[String]) -> Result<Response, Status> {
     if let Some(metadata) = crate::rest::metadata::metadata_mut(&mut review) {
         metadata.entry("creationTimestamp").or_insert(Value::Null);
     }
-    output::encode(call, StatusCode::CREATED, &review, true)
+    let mut response = output::encode(call, StatusCode::CREATED, &review, true)?;
+    warn(&mut response, warnings);
+    Ok(response)
 }
 
 fn user_info(user: &Identity) -> Value {

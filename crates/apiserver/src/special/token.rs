@@ -6,20 +6,29 @@ use http::StatusCode;
 use serde_json::json;
 
 use crate::access::token::{Bound, Claims, ISSUER, Reference};
+use crate::admission::{Operation, admit};
 use crate::clock;
 use crate::rest::{Call, index, input, metadata, output};
-use crate::wire::Response;
+use crate::wire::{Response, answer};
 
 /// The shortest and the longest life of a token, in seconds.
 const SHORTEST: i64 = 600;
 const LONGEST: i64 = 1 << 32;
+/// The life of one that asks for none.
+const DEFAULT: i64 = 3600;
 
 /// Signs a token as the body's TokenRequest wants it.
-pub fn request(call: &Call) -> Result<Response, Status> {
-    let mut request = input::read_as(call, "authentication.k8s.io/v1", "TokenRequest")?;
+pub async fn request(call: &Call) -> Result<Response, Status> {
+    let versions = ["authentication.k8s.io/v1"];
+    let input::Input { object: mut request, mut warnings } = input::read_as(call, &versions, "TokenRequest")?;
+    place(call, &mut request)?;
+    if request["spec"]["expirationSeconds"].is_null() {
+        request["spec"]["expirationSeconds"] = Value::from(DEFAULT);
+    }
     let account = call.parse(&*call.entry()?)?;
+    warnings.extend(admit(call, Operation::Create, &mut request).await?);
     let spec = &request["spec"];
-    let life = spec["expirationSeconds"].as_i64().unwrap_or(3600);
+    let life = spec["expirationSeconds"].as_i64().unwrap_or(DEFAULT);
     let mut errors = Errors::default();
     if life < SHORTEST {
         errors.invalid("spec.expirationSeconds", life, "may not specify a duration less than 10 minutes");
@@ -50,13 +59,28 @@ pub fn request(call: &Call) -> Result<Response, Status> {
         sub: format!("system:serviceaccount:{}:{}", call.info.namespace, call.info.name),
     };
     let token = call.server.tokens.sign(&claims)?;
-    metadata::set(&mut request, "name", call.info.name.as_str());
-    metadata::set(&mut request, "namespace", call.info.namespace.as_str());
     metadata::set(&mut request, "creationTimestamp", clock::now());
     request["spec"]["audiences"] = json!(audiences);
     request["spec"]["expirationSeconds"] = Value::from(life);
     request["status"] = json!({"token": token, "expirationTimestamp": clock::format(claims.exp)});
-    output::encode(call, StatusCode::CREATED, &request, false)
+    let mut response = output::encode(call, StatusCode::CREATED, &request, false)?;
+    answer::warn(&mut response, &warnings);
+    Ok(response)
+}
+
+/// The request is for the account that the path names.
+fn place(call: &Call, request: &mut Value) -> Result<(), Status> {
+    for (field, own) in [("name", &call.info.name), ("namespace", &call.info.namespace)] {
+        let sent = metadata::text(request, field);
+        if !sent.is_empty() && sent != own {
+            let what = if field == "name" { "name" } else { "namespace" };
+            return Err(Status::bad_request(format!(
+                "the {what} of the provided object does not match the {what} sent on the request"
+            )));
+        }
+        metadata::set(request, field, own.as_str());
+    }
+    Ok(())
 }
 
 fn reference(object: &Value) -> Reference {

@@ -125,14 +125,12 @@ pub fn content_format(headers: &HeaderMap) -> Result<Format, Status> {
     match format(essence) {
         Some(format) => Ok(format),
         None if essence.is_empty() => Ok(Format::Json),
-        None => {
-            Err(unsupported(&["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"], text))
-        }
+        None => Err(unsupported(&["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"])),
     }
 }
 
 /// The 415 that names what would have been accepted.
-pub fn unsupported(accepted: &[&str], _got: &str) -> Status {
+pub fn unsupported(accepted: &[&str]) -> Status {
     Status::new(
         Reason::UnsupportedMediaType,
         format!(

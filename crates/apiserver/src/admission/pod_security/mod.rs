@@ -57,7 +57,7 @@ impl Plugin for PodSecurity {
         let pod = attributes.call.kind.group.is_empty()
             && attributes.call.kind.plural == "pods"
             && matches!(attributes.subresource, "" | "ephemeralcontainers" | "resize");
-        attributes.operation != Operation::Delete
+        matches!(attributes.operation, Operation::Create | Operation::Update)
             && (pod || attributes.is("", "namespaces") || template(attributes).is_some())
     }
 

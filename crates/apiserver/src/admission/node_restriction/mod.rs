@@ -1,8 +1,11 @@
 //! NodeRestriction: a node changes itself, its own pods and what belongs to them, and nothing else.
 
+mod token;
+
 use api::{Status, Value};
 use async_trait::async_trait;
 
+use super::certificates::{GROUP as CERTIFICATES, common_name};
 use super::{Attributes, Operation, Plugin};
 use crate::access::member;
 use crate::rest::parse;
@@ -29,7 +32,7 @@ pub struct NodeRestriction;
 
 /// The node that asks; `None` where no node does.
 fn node<'a>(attributes: &'a Attributes) -> Option<&'a str> {
-    let user = &attributes.call.user;
+    let user = attributes.user();
     member(user, "system:nodes").then_some(())?;
     user.name.strip_prefix(USER)
 }
@@ -37,7 +40,7 @@ fn node<'a>(attributes: &'a Attributes) -> Option<&'a str> {
 #[async_trait]
 impl Plugin for NodeRestriction {
     fn handles(&self, attributes: &Attributes) -> bool {
-        node(attributes).is_some()
+        attributes.operation != Operation::Connect && node(attributes).is_some()
     }
 
     async fn validate(&self, attributes: &Attributes<'_>, old: Option<&Value>, object: &Value) -> Result<(), Status> {
@@ -45,17 +48,21 @@ impl Plugin for NodeRestriction {
         let kind = &attributes.call.kind;
         let decided = match (&*kind.group, &*kind.plural, attributes.subresource) {
             ("", "pods", "") => pod(attributes, node, object)?,
-            ("", "pods", "status") => pod_status(node, old, object),
+            ("", "pods", "status") => pod_status(attributes, node, old, object),
+            ("", "pods", "eviction") => eviction(attributes, node, object)?,
             ("", "pods", other) => {
                 Err(format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed"))
             }
             ("", "nodes", _) => own_node(attributes, node, old, object),
-            ("", "persistentvolumeclaims", "status") => Ok(()),
+            ("", "persistentvolumeclaims", "status") => claim_status(attributes, node, old, object),
             ("", "persistentvolumeclaims", _) => Err("may only update PVC status".to_owned()),
             ("coordination.k8s.io", "leases", _) => lease(attributes, node, object),
+            ("", "serviceaccounts", "token") => token::token(attributes, node, object)?,
             ("storage.k8s.io", "csinodes", _) if name(object) != node => {
                 Err("can only access CSINode with the same name as the requesting node".to_owned())
             }
+            ("resource.k8s.io", "resourceslices", _) => slice(attributes, node, object),
+            (CERTIFICATES, "certificatesigningrequests", "") => request(attributes, node, object),
             _ => Ok(()),
         };
         decided.map_err(|why| attributes.forbidden(object, why))
@@ -73,8 +80,9 @@ fn pod(attributes: &Attributes, node: &str, pod: &Value) -> Result<Decision, Sta
     Ok(match attributes.operation {
         Operation::Delete if own => Ok(()),
         Operation::Delete => Err(format!("node {node:?} can only delete pods with spec.nodeName set to itself")),
-        Operation::Update => {
-            Err(format!("unexpected operation \"UPDATE\", node {node:?} can only create and delete mirror pods"))
+        Operation::Update | Operation::Connect => {
+            let operation = attributes.operation.as_str();
+            Err(format!("unexpected operation {operation:?}, node {node:?} can only create and delete mirror pods"))
         }
         Operation::Create if pod["metadata"]["annotations"].get(MIRROR).is_none() => {
             Err(format!("pod does not have {MIRROR:?} annotation, node {node:?} can only create mirror pods"))
@@ -135,7 +143,10 @@ fn references(pod: &Value) -> Option<&'static str> {
     names("persistentVolumeClaim").then_some("persistentvolumeclaims")
 }
 
-fn pod_status(node: &str, old: Option<&Value>, new: &Value) -> Decision {
+fn pod_status(attributes: &Attributes, node: &str, old: Option<&Value>, new: &Value) -> Decision {
+    if attributes.operation != Operation::Update {
+        return Err(format!("unexpected operation {:?}", attributes.operation.as_str()));
+    }
     let old = old.unwrap_or(new);
     if old["spec"]["nodeName"] != node {
         return Err(format!("node {node:?} can only update pod status for pods with spec.nodeName set to itself"));
@@ -146,7 +157,70 @@ fn pod_status(node: &str, old: Option<&Value>, new: &Value) -> Decision {
     if old["status"]["resourceClaimStatuses"] != new["status"]["resourceClaimStatuses"] {
         return Err(format!("node {node:?} cannot update resource claim statues"));
     }
+    if old["status"]["extendedResourceClaimStatus"] != new["status"]["extendedResourceClaimStatus"] {
+        return Err(format!("node {node:?} cannot update extended resource claim statuses"));
+    }
     Ok(())
+}
+
+/// A node evicts its own pods.
+fn eviction(attributes: &Attributes, node: &str, eviction: &Value) -> Result<Decision, Status> {
+    let (namespace, name) = (attributes.namespace(), attributes.name(eviction));
+    let entry = attributes.call.server.store.get(&format!("/registry/pods/{namespace}/{name}"));
+    let pod = parse(&entry.ok_or_else(|| Status::not_found("", "pods", name))?.value)?;
+    let own = pod["spec"]["nodeName"] == node;
+    Ok(if own { Ok(()) } else { Err(format!("node {node} can only evict pods with spec.nodeName set to itself")) })
+}
+
+/// A node says how large a claim has become, and nothing else of it.
+fn claim_status(attributes: &Attributes, node: &str, old: Option<&Value>, new: &Value) -> Decision {
+    if attributes.operation != Operation::Update {
+        return Err(format!("unexpected operation {:?}", attributes.operation.as_str()));
+    }
+    let rest = |claim: &Value| {
+        let mut rest = claim.clone();
+        for (part, fields) in [
+            ("metadata", &["resourceVersion", "managedFields"][..]),
+            ("status", &["capacity", "conditions", "allocatedResourceStatuses", "allocatedResources"]),
+        ] {
+            if let Some(part) = rest.get_mut(part).and_then(Value::as_object_mut) {
+                fields.iter().for_each(|field| drop(part.remove(*field)));
+            }
+        }
+        rest
+    };
+    if old.is_some_and(|old| rest(old) != rest(new)) {
+        return Err(format!(
+            "node {node:?} is not allowed to update fields other than status.capacity and status.conditions"
+        ));
+    }
+    Ok(())
+}
+
+/// A node publishes and withdraws its own devices.
+fn slice(attributes: &Attributes, node: &str, slice: &Value) -> Decision {
+    let word = match attributes.operation {
+        Operation::Create => "create",
+        Operation::Delete => "delete",
+        _ => return Ok(()),
+    };
+    if slice["spec"]["nodeName"] == node {
+        return Ok(());
+    }
+    Err(format!("can only {word} ResourceSlice with the same NodeName as the requesting node"))
+}
+
+/// A node asks for certificates in its own name.
+fn request(attributes: &Attributes, node: &str, request: &Value) -> Decision {
+    const SIGNERS: [&str; 2] = ["kubernetes.io/kubelet-serving", "kubernetes.io/kube-apiserver-client-kubelet"];
+    let of_kubelets = request["spec"]["signerName"].as_str().is_some_and(|name| SIGNERS.contains(&name));
+    if attributes.operation != Operation::Create || !of_kubelets {
+        return Ok(());
+    }
+    if common_name(request).as_deref() == Some(&format!("{USER}{node}")) {
+        return Ok(());
+    }
+    Err(format!("can only create a node CSR with CN={USER}{node}"))
 }
 
 fn own_node(attributes: &Attributes, node: &str, old: Option<&Value>, new: &Value) -> Decision {
@@ -156,6 +230,9 @@ fn own_node(attributes: &Attributes, node: &str, old: Option<&Value>, new: &Valu
     }
     if attributes.operation == Operation::Delete {
         return Ok(());
+    }
+    if attributes.operation == Operation::Create && !new["spec"]["configSource"].is_null() {
+        return Err(format!("node {node:?} is not allowed to create pods with a non-nil configSource"));
     }
     let update = attributes.operation == Operation::Update;
     let old = old.unwrap_or(&Value::Null);
