@@ -181,6 +181,9 @@ fn is_reset(key: &str, ctx: &Ctx) -> bool {
     match ctx.subresource {
         "" => key == "status",
         "status" => !matches!(key, "status" | "metadata"),
+        "approval" => !matches!(key, "status" | "metadata"),
+        "ephemeralcontainers" | "resize" => key != "spec",
+        "finalize" => key == "status",
         _ => false,
     }
 }

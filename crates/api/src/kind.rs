@@ -139,6 +139,11 @@ pub trait Strategy: Send + Sync {
         }
     }
 
+    /// Metadata that an update of the status may not touch, as upstream's strategy of that kind puts it back.
+    fn kept_by_status(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// What the object's name must look like.
     fn name_rule(&self) -> NameRule {
         NameRule::Subdomain
@@ -172,6 +177,21 @@ pub trait Strategy: Send + Sync {
         false
     }
 
+    /// Whether a change of the annotations counts too.
+    fn annotations_count(&self) -> bool {
+        false
+    }
+
+    /// What every answer for a kind that is going away warns of.
+    fn deprecation(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Upstream's words for a field selector that the kind does not know.
+    fn unknown_selector(&self, label: &str) -> String {
+        format!("field label not supported: {label}")
+    }
+
     /// Whether PUT may create (upstream's `AllowCreateOnUpdate`).
     fn create_on_update(&self) -> bool {
         false
@@ -198,6 +218,9 @@ pub trait Strategy: Send + Sync {
         vec![object["metadata"]["name"].clone(), object["metadata"]["creationTimestamp"].clone()]
     }
 }
+
+/// For [`Strategy::kept_by_status`]: all metadata that is anybody's to change.
+pub const ALL_METADATA: &[&str] = &["labels", "annotations", "finalizers", "ownerReferences"];
 
 /// The strategy of a kind that has nothing of its own.
 pub struct Plain;
@@ -249,6 +272,7 @@ impl Kind {
 
     /// Every error of an update through a subresource.
     pub fn validate_subresource_update(&self, subresource: &str, old: &Value, new: &Value, errors: &mut Errors) {
+        object_meta(new, self.namespaced, NameRule::Own, errors);
         object_meta_update(old, new, errors);
         self.strategy.validate_subresource_update(subresource, old, new, errors);
     }

@@ -13,13 +13,16 @@ use crate::access::token::ISSUER;
 use crate::catalog::Catalog;
 use crate::dispatch::no_such_path;
 use crate::server::Server;
-use crate::wire::accept::clauses;
-use crate::wire::{Response, answer};
+use crate::wire::accept::{Media, clauses, format};
+use crate::wire::{Accept, Query, Response, answer};
 
 /// The version of the API that is served.
 pub const MAJOR: &str = "1";
 pub const MINOR: &str = "36";
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// What is written for people.
+const INDENTED: Accept = Accept { pretty: true, ..Accept::JSON };
 
 /// A group's versions, best first, each with its kinds.
 struct Group<'c> {
@@ -28,7 +31,8 @@ struct Group<'c> {
 }
 
 /// Answers below `/api` and `/apis`.
-pub fn answer(server: &Server, headers: &HeaderMap, path: &str) -> Result<Response, Status> {
+pub fn answer(server: &Server, headers: &HeaderMap, query: &Query, path: &str) -> Result<Response, Status> {
+    let accept = Accept::of(headers, query, false);
     let catalog = server.catalog.load();
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     let groups = groups(&catalog);
@@ -57,10 +61,10 @@ pub fn answer(server: &Server, headers: &HeaderMap, path: &str) -> Result<Respon
         ["apis", name, version] => find(name)?.resources(version)?,
         _ => return Err(no_such_path()),
     };
-    Ok(answer::json(StatusCode::OK, &value))
+    Ok(answer::value(StatusCode::OK, &value, &accept?))
 }
 
-/// `/version`.
+/// `/version`, which is indented JSON whatever is accepted.
 pub fn version() -> Response {
     let value = json!({
         "major": MAJOR, "minor": MINOR, "emulationMajor": MAJOR, "emulationMinor": MINOR,
@@ -69,7 +73,7 @@ pub fn version() -> Response {
         "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc",
         "platform": format!("{}/{}", std::env::consts::OS, if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" }),
     });
-    answer::json(StatusCode::OK, &value)
+    answer::value(StatusCode::OK, &value, &INDENTED)
 }
 
 /// `/`: the paths that there are.
@@ -83,7 +87,7 @@ pub fn root(server: &Server) -> Response {
     paths.extend(
         ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"].map(str::to_owned),
     );
-    answer::json(StatusCode::OK, &json!({"paths": paths}))
+    answer::value(StatusCode::OK, &json!({"paths": paths}), &INDENTED)
 }
 
 /// The service-account issuer's documents.
@@ -219,15 +223,16 @@ fn hash(kind: &Kind) -> String {
     base64::engine::general_purpose::STANDARD.encode(&digest[..8])
 }
 
+/// Whether the best clause that can be served asks for the aggregated form.
 fn wants_aggregated(headers: &HeaderMap) -> bool {
-    let clauses = clauses(headers);
-    let wanted = |m: &crate::wire::accept::Media| {
+    let aggregated = |m: &Media| {
         m.essence == "application/json"
             && m.parameter("as") == Some("APIGroupDiscoveryList")
             && m.parameter("g") == Some("apidiscovery.k8s.io")
             && m.parameter("v") == Some("v2")
     };
-    clauses.iter().any(wanted)
+    let plain = |m: &Media| m.parameter("as").is_none() && format(m.essence).is_some();
+    clauses(headers).iter().find(|m| aggregated(m) || plain(m)).is_some_and(aggregated)
 }
 
 fn aggregated<'c>(groups: impl Iterator<Item = &'c Group<'c>>, headers: &HeaderMap) -> Response {
@@ -294,6 +299,23 @@ fn describe_subresource(kind: &Kind, sub: &Subresource) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_aggregated_form_is_answered_where_it_is_liked_best() {
+        const FORM: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+        let table = [
+            (format!("{FORM},application/json"), true),
+            (format!("{FORM};q=0.5,application/json"), false),
+            (format!("application/json;q=0.9,{FORM}"), true),
+            ("application/json".to_owned(), false),
+            (format!("text/html,{FORM};q=0.2"), true),
+        ];
+        for (accept, expected) in table {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, accept.parse().expect("a header value"));
+            assert_eq!(wants_aggregated(&headers), expected, "{accept}");
+        }
+    }
 
     #[test]
     fn stable_versions_come_before_betas_and_newer_before_older() {

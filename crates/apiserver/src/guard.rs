@@ -7,13 +7,33 @@ use std::time::Duration;
 use api::Status;
 use api::status::Reason;
 use futures::FutureExt;
+use http::header;
 
 use crate::server::Server;
 use crate::stack::Next;
-use crate::wire::{Query, Request, RequestInfo, Response, answer};
+use crate::wire::answer::Failure;
+use crate::wire::{Accept, Format, Query, Request, RequestInfo, Response, answer};
 
 /// How long a request that is no watch or stream may take, as upstream's `--request-timeout`.
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Errors of whichever layer are told in the form that the client accepts.
+pub async fn encode_errors(_: Arc<Server>, request: Request, next: Next) -> Response {
+    let query = Query::parse(request.uri().query().unwrap_or(""));
+    let accept = Accept::of(request.headers(), &query, false).unwrap_or(Accept::JSON);
+    let mut response = next.run(request).await;
+    let plain = accept.format == Format::Json && !accept.pretty;
+    let Some(Failure(status)) = response.extensions_mut().remove::<Failure>().filter(|_| !plain) else {
+        return response;
+    };
+    let encoded = answer::value(response.status(), &status, &accept);
+    let (parts, body) = encoded.into_parts();
+    *response.body_mut() = body;
+    if let Some(content) = parts.headers.get(header::CONTENT_TYPE) {
+        response.headers_mut().insert(header::CONTENT_TYPE, content.clone());
+    }
+    response
+}
 
 /// A panic below becomes a 500 and a line in the log.
 pub async fn catch_panics(_: Arc<Server>, request: Request, next: Next) -> Response {

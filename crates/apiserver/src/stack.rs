@@ -16,6 +16,7 @@ use crate::{dispatch, flow, guard, metrics};
 /// The whole stack.
 pub fn stack(server: &Arc<Server>) -> Next {
     ServiceBuilder::new()
+        .layer(step(server, guard::encode_errors))
         .layer(step(server, guard::catch_panics))
         .layer(step(server, guard::read_info))
         .layer(step(server, metrics::observe))

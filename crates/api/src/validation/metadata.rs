@@ -1,5 +1,7 @@
 //! `metadata` of any object.
 
+use std::fmt::Display;
+
 use serde_json::Value;
 
 use super::labels::{annotations, labels};
@@ -80,6 +82,42 @@ pub fn finalizers(all: &[Value], path: &Path, errors: &mut Errors) {
     }
 }
 
+/// What upstream's `ValidateManagedFields` checks of entries that a client sends.
+pub fn managed_fields(object: &Value, errors: &mut Errors) {
+    const LONGEST_SUBRESOURCE: usize = 256;
+    let all = Path::new("metadata.managedFields");
+    let entries = list(object, "metadata.managedFields");
+    // One empty entry asks for all to go.
+    if matches!(entries, [Value::Object(entry)] if entry.is_empty()) {
+        return;
+    }
+    for (index, entry) in entries.iter().enumerate() {
+        let path = all.index(index);
+        let (operation, kind) = (text(entry, "operation"), text(entry, "fieldsType"));
+        if !matches!(operation, "Apply" | "Update") {
+            errors.invalid(path.child("operation"), operation, "must be `Apply` or `Update`");
+        }
+        if !matches!(kind, "" | "FieldsV1") {
+            errors.invalid(path.child("fieldsType"), kind, "must be `FieldsV1`");
+        }
+        manager(text(entry, "manager"), &path.child("manager"), errors);
+        if text(entry, "subresource").len() > LONGEST_SUBRESOURCE {
+            errors.too_long(path.child("subresource"), LONGEST_SUBRESOURCE);
+        }
+    }
+}
+
+/// A manager's name is short and printable.
+pub fn manager(manager: &str, field: impl Display, errors: &mut Errors) {
+    const LONGEST: usize = 128;
+    if manager.len() > LONGEST {
+        errors.too_long(&field, LONGEST);
+    }
+    for (at, c) in manager.char_indices().filter(|(_, c)| c.is_control() || (c.is_whitespace() && *c != ' ')) {
+        errors.invalid(&field, manager, format!("invalid character U+{:04X} (at position {at})", u32::from(c)));
+    }
+}
+
 /// What upstream's `ValidateObjectMetaUpdate` checks.
 pub fn object_meta_update(old: &Value, new: &Value, errors: &mut Errors) {
     const FIXED: &[&str] = &[
@@ -116,6 +154,25 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn managed_fields_of_clients_are_checked() {
+        let entry = |operation: &str, kind: &str, manager: &str| json!({"operation": operation, "fieldsType": kind, "manager": manager});
+        let object = json!({"metadata": {"managedFields": [
+            entry("Apply", "FieldsV1", "m"), entry("Take", "FieldsV2", "a\nb"), entry("Update", "", &"x".repeat(129))]}});
+        let mut errors = Errors::default();
+        managed_fields(&object, &mut errors);
+        let texts: Vec<String> = errors.causes().iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
+        assert_eq!(
+            texts,
+            [
+                "metadata.managedFields[1].operation: Invalid value: \"Take\": must be `Apply` or `Update`",
+                "metadata.managedFields[1].fieldsType: Invalid value: \"FieldsV2\": must be `FieldsV1`",
+                "metadata.managedFields[1].manager: Invalid value: \"a\\nb\": invalid character U+000A (at position 1)",
+                "metadata.managedFields[2].manager: Too long: may not be more than 128 bytes",
+            ]
+        );
+    }
 
     fn texts(object: Value, namespaced: bool) -> Vec<String> {
         let mut errors = Errors::default();

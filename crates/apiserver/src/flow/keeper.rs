@@ -99,7 +99,7 @@ fn call(server: &Arc<Server>, object: &Value) -> Option<Call> {
 
 /// Makes a default object that is missing, and takes back a spec that is ours.
 async fn keep(server: &Arc<Server>, default: Always) -> Result<(), Status> {
-    let wanted = default.object;
+    let mut wanted = default.object;
     let Some(call) = call(server, &wanted) else { return Ok(()) };
     let Some(entry) = server.store.get(&call.key()) else {
         return match create::store(&call, wanted, &Change::new(&call), &mut Vec::new()).await {
@@ -108,7 +108,13 @@ async fn keep(server: &Arc<Server>, default: Always) -> Result<(), Status> {
         };
     };
     let found = call.parse(&entry)?;
-    let ours = default.mandatory || found["metadata"]["annotations"][AUTOUPDATE] == "true";
+    let updated = found["metadata"]["annotations"][AUTOUPDATE] == "true";
+    let ours = default.mandatory || updated;
+    // What the exempt level lends is the administrator's to say, unless it is left to us.
+    let lends = found["spec"].get("exempt").filter(|_| !updated && wanted["kind"] == "PriorityLevelConfiguration");
+    if let Some(exempt) = lends {
+        wanted["spec"]["exempt"] = exempt.clone();
+    }
     if !ours || found["spec"] == wanted["spec"] || metadata::is_deleting(&found) {
         return Ok(());
     }

@@ -4,7 +4,7 @@
 //! queues that its flow is dealt (shuffle sharding: two flows rarely share all of theirs). Queues take turns by what they
 //! have used so far: start-time fair queuing, in seat-seconds.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,10 @@ use tokio::sync::oneshot;
 pub const SEATS: usize = 600;
 /// What a request is taken to need until it is known.
 const GUESS: f64 = 0.003;
+/// How many queues without requests are remembered, for what they have used.
+const MOST_IDLE: usize = 1024;
+/// No hand that a flow's hash can deal is larger.
+const MOST_HAND: usize = 64;
 
 /// Why a request got no seat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +58,8 @@ pub struct Limits {
 struct Level {
     limits: Limits,
     used: usize,
-    queues: Vec<Queue>,
+    /// Those that somebody waits in, is served from or was lately, of however many the level has.
+    queues: BTreeMap<usize, Queue>,
     waiting: usize,
     /// The virtual time: what the queue that was served last had used then.
     time: f64,
@@ -201,7 +206,7 @@ impl Drop for Seat {
         let mut state = self.levels.0.lock();
         if let Some(level) = state.levels.get_mut(&self.level) {
             level.used -= self.seats;
-            if let Some(queue) = self.queue.and_then(|index| level.queues.get_mut(index)) {
+            if let Some(queue) = self.queue.and_then(|index| level.queues.get_mut(&index)) {
                 queue.executing = queue.executing.saturating_sub(self.seats);
                 queue.used += (self.since.elapsed().as_secs_f64() - GUESS) * self.seats as f64;
             }
@@ -265,10 +270,10 @@ impl State {
 impl Level {
     fn configure(&mut self, limits: Limits) {
         if limits.queues != self.limits.queues {
-            let mut queues: Vec<Queue> = (0..limits.queues.max(1)).map(|_| Queue::default()).collect();
-            for (index, request) in self.queues.drain(..).flat_map(|queue| queue.requests).enumerate() {
-                let queue = index % queues.len();
-                queues[queue].requests.push_back(request);
+            let requests = std::mem::take(&mut self.queues).into_values().flat_map(|queue| queue.requests);
+            let mut queues: BTreeMap<usize, Queue> = BTreeMap::new();
+            for (index, request) in requests.enumerate() {
+                queues.entry(index % limits.queues.max(1)).or_default().requests.push_back(request);
             }
             (self.queues, self.time) = (queues, 0.0);
         }
@@ -277,24 +282,28 @@ impl Level {
 
     /// The shortest of the queues that the flow is dealt.
     fn queue_of(&self, flow: u64) -> usize {
+        let deck = self.limits.queues.max(1);
         let mut rest = flow;
-        let mut hand: Vec<usize> = Vec::with_capacity(self.limits.hand);
-        for dealt in 0..self.limits.hand.min(self.queues.len()) {
-            let left = (self.queues.len() - dealt) as u64;
+        // In order, so that each card that is gone moves the next by one.
+        let mut gone: Vec<usize> = Vec::new();
+        let mut hand: Vec<usize> = Vec::new();
+        for dealt in 0..self.limits.hand.min(deck).min(MOST_HAND) {
+            let left = (deck - dealt) as u64;
             let mut card = (rest % left) as usize;
             rest /= left;
-            // Cards that are gone are skipped.
-            let mut before: Vec<usize> = hand.clone();
-            before.sort_unstable();
-            before.iter().for_each(|gone| card += usize::from(*gone <= card));
+            gone.iter().for_each(|gone| card += usize::from(*gone <= card));
+            gone.insert(gone.partition_point(|other| *other < card), card);
             hand.push(card);
         }
-        let load = |index: &usize| (self.queues[*index].requests.len(), self.queues[*index].executing);
+        let load = |index: &usize| self.queues.get(index).map_or((0, 0), |q| (q.requests.len(), q.executing));
         hand.into_iter().min_by_key(load).unwrap_or(0)
     }
 
     fn enqueue(&mut self, index: usize, seats: usize) -> Result<oneshot::Receiver<Seat>, Refusal> {
-        let queue = &mut self.queues[index];
+        if self.queues.len() > MOST_IDLE {
+            self.queues.retain(|_, queue| !queue.requests.is_empty() || queue.executing > 0);
+        }
+        let queue = self.queues.entry(index).or_default();
         if queue.requests.len() >= self.limits.length {
             // Those who have gone need no place.
             let before = queue.requests.len();
@@ -316,12 +325,12 @@ impl Level {
 
     /// The queue whose turn it is, and the seats that its first request wants.
     fn next(&self) -> Option<(usize, usize)> {
-        let waiting = self.queues.iter().enumerate().filter_map(|(i, q)| Some((i, q.used, q.requests.front()?.seats)));
+        let waiting = self.queues.iter().filter_map(|(i, q)| Some((*i, q.used, q.requests.front()?.seats)));
         waiting.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(index, _, seats)| (index, seats))
     }
 
     fn serve(&mut self, index: usize) -> Option<oneshot::Sender<Seat>> {
-        let queue = &mut self.queues[index];
+        let queue = self.queues.get_mut(&index)?;
         let request = queue.requests.pop_front()?;
         self.time = self.time.max(queue.used);
         queue.used += GUESS * request.seats as f64;
@@ -423,11 +432,27 @@ mod tests {
 
     #[test]
     fn flows_are_dealt_different_queues_of_the_deck() {
-        let level =
-            Level { queues: (0..8).map(|_| Queue::default()).collect(), limits: limits(1, 8), ..Level::default() };
+        let level = Level { limits: limits(1, 8), ..Level::default() };
         for flow in 0..1000u64 {
             assert!(level.queue_of(flow.wrapping_mul(0x9e37_79b9_7f4a_7c15)) < 8);
         }
+    }
+
+    #[tokio::test]
+    async fn a_level_of_very_many_queues_costs_what_is_waited_in() {
+        let levels = levels(&[("a", Limits { hand: usize::MAX, ..limits(1, 10_000_000) })]);
+        let a: Arc<str> = "a".into();
+        let held = levels.take(&a, 0, 1, WAIT).await.expect("a seat");
+        for flow in 0..3 * MOST_IDLE as u64 {
+            let waits = levels.take(&a, flow.wrapping_mul(0x9e37_79b9_7f4a_7c15), 1, WAIT);
+            tokio::pin!(waits);
+            assert!(futures::poll!(waits.as_mut()).is_pending());
+        }
+        let remembered = |levels: &Levels| levels.0.lock().levels["a"].queues.len();
+        assert!(remembered(&levels) <= 3 * MOST_IDLE);
+        drop(held);
+        assert!(levels.take(&a, 0, 1, WAIT).await.is_ok());
+        assert_eq!(levels.usage()[0].waiting, 0);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use api::{Status, Value};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 use serde_json::json;
 use store::{Entry, Snapshot};
 
@@ -17,10 +17,9 @@ use super::continuation::Continuation;
 use super::options::{Options, fresh_enough};
 use super::select::Selection;
 use super::{Call, forms, output, store_error, view};
+use crate::wire::gzip::{self, LARGE};
 use crate::wire::{Body, Format, Response, View, answer};
 
-/// Answers larger than this are streamed, and compressed where the client allows it, as upstream's 128 KiB.
-const LARGE: usize = 128 * 1024;
 const EXPIRED: &str = "The provided continue parameter is too old to display a consistent list result. You can start a new list without \
 the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the \
 provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk \
@@ -122,7 +121,7 @@ fn collect(
 fn expired(token: &str) -> Response {
     let mut value = Status::new(Reason::Expired, EXPIRED).to_value();
     value["metadata"] = json!({"continue": token});
-    answer::json(StatusCode::GONE, &value)
+    answer::failure(StatusCode::GONE, value)
 }
 
 /// The answer in the client's form.
@@ -137,6 +136,7 @@ pub fn respond(call: &Call, listed: &Listed) -> Result<Response, Status> {
     let accept = call.accept;
     call.server.memory.note(listed.entries.iter().map(|entry| entry.value.len()).sum());
     match (accept.format, accept.view) {
+        (Format::Json, _) if accept.pretty => {}
         (Format::Json, View::Object) if call.is_stored_version() => {
             return Ok(stream(call, json_list(call, &meta), listed.entries.clone(), splice));
         }
@@ -154,8 +154,14 @@ pub fn respond(call: &Call, listed: &Listed) -> Result<Response, Status> {
         (Format::Protobuf, _) if output::is_message(call) => return messages(call, &meta, listed),
         _ => {}
     }
-    let objects = listed.entries.iter().map(|entry| call.parse(entry)).collect::<Result<Vec<_>, _>>()?.into_iter();
-    let value = match accept.view {
+    let objects = listed.entries.iter().map(|entry| call.parse(entry)).collect::<Result<Vec<_>, _>>()?;
+    values(call, meta, objects)
+}
+
+/// A list of objects that are values already.
+pub fn values(call: &Call, meta: Value, objects: Vec<Value>) -> Result<Response, Status> {
+    let objects = objects.into_iter();
+    let value = match call.accept.view {
         View::Table => view::table(call, meta, true, objects)?,
         View::Metadata => view::metadata_list(meta, objects),
         View::Object => json!({
@@ -163,8 +169,7 @@ pub fn respond(call: &Call, listed: &Listed) -> Result<Response, Status> {
             "items": objects.collect::<Vec<_>>(),
         }),
     };
-    let response = output::encode(call, StatusCode::OK, &value, false)?;
-    Ok(if gzips(call) { compress(response) } else { response })
+    output::encode(call, StatusCode::OK, &value, false)
 }
 
 /// What a list is around its items.
@@ -243,7 +248,7 @@ where
         chunk.shrink_to_fit();
         return answer::bytes(StatusCode::OK, content_type, chunk);
     }
-    let gzip = gzips(call);
+    let gzip = gzip::accepted(&call.headers);
     let mut sink = Sink { gzip: gzip.then(|| GzEncoder::new(Vec::new(), Compression::fast())) };
     let mut first = Some(chunk);
     let mut left = true;
@@ -259,7 +264,7 @@ where
     let chunks = futures::stream::iter(chunks.filter(|chunk| !chunk.is_empty()));
     let mut response = answer::bytes(StatusCode::OK, content_type, Body::stream(chunks));
     if gzip {
-        mark_gzip(&mut response);
+        gzip::mark(&mut response);
     }
     response
 }
@@ -286,28 +291,4 @@ impl Sink {
         }
         std::mem::take(encoder.get_mut()).into()
     }
-}
-
-fn gzips(call: &Call) -> bool {
-    let accepted = call.headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).unwrap_or("");
-    accepted.split(',').any(|coding| coding.split(';').next().unwrap_or("").trim() == "gzip")
-}
-
-fn mark_gzip(response: &mut Response) {
-    response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
-}
-
-/// Compresses a whole answer that is large enough for it to pay.
-fn compress(mut response: Response) -> Response {
-    let Body::Full(bytes) = response.body() else { return response };
-    if bytes.len() <= LARGE {
-        return response;
-    }
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    let _ = encoder.write_all(bytes);
-    let Ok(compressed) = encoder.finish() else { return response };
-    *response.body_mut() = Body::from(compressed);
-    mark_gzip(&mut response);
-    response
 }

@@ -15,6 +15,7 @@ pub mod patch;
 pub mod prepare;
 pub mod read;
 pub mod select;
+pub mod socket;
 pub mod update;
 pub mod view;
 pub mod watch;

@@ -26,7 +26,7 @@ pub fn is_message(call: &Call) -> bool {
 /// An object in its stored form: one that a dry run did not store has its old revision, or 0 for none.
 pub fn stored(call: &Call, code: StatusCode, bytes: &[u8], revision: u64) -> Result<Response, Status> {
     let accept = call.accept;
-    let plain = accept.format == Format::Json && accept.view == View::Object && !wants_pretty(call);
+    let plain = accept.format == Format::Json && accept.view == View::Object && !accept.pretty;
     if plain && call.is_stored_version() && revision > 0 {
         return Ok(answer::bytes(code, "application/json", api::codec::stored::splice(bytes, revision)));
     }
@@ -56,9 +56,7 @@ pub fn encode(call: &Call, code: StatusCode, value: &Value, own: bool) -> Result
     {
         return Ok(answer::bytes(code, "application/vnd.kubernetes.protobuf", bytes));
     }
-    let mut accept = call.accept;
-    accept.pretty |= wants_pretty(call);
-    Ok(answer::value(code, value, &accept))
+    Ok(answer::value(code, value, &call.accept))
 }
 
 /// The protobuf form, where there is a schema to make it by.
@@ -75,11 +73,6 @@ pub fn protobuf(call: &Call, value: &Value, own: bool) -> Option<Vec<u8>> {
         found
     };
     Some(api::codec::protobuf::encode(value, schema)).filter(|bytes| !bytes.is_empty())
-}
-
-/// The `pretty` parameter.
-fn wants_pretty(call: &Call) -> bool {
-    call.query.get("pretty").is_some_and(|p| p == "true" || p == "1")
 }
 
 /// The `Status` of something that was done and has no object to show.

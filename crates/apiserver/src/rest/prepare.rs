@@ -4,6 +4,7 @@
 use api::apply::{self, Ctx};
 use api::kind::Context;
 use api::validation::Errors;
+use api::validation::metadata::managed_fields;
 use api::{Status, Value};
 use rand::Rng;
 
@@ -87,13 +88,16 @@ impl<'c> Change<'c> {
             set(object, field, Value::Null);
         }
         kind.strategy.default(object);
+        let mut errors = Errors::default();
+        if !self.tracked {
+            managed_fields(object, &mut errors);
+        }
         self.track_new(object);
         server.admission.mutate(&self.attributes(Operation::Create), None, object).await?;
         set(object, "uid", uuid::Uuid::new_v4().to_string());
         set(object, "creationTimestamp", self.now.as_str());
         kind.strategy.prepare_create(object, &self.context());
         set(object, "generation", if kind.strategy.has_generation() { Value::from(1) } else { Value::Null });
-        let mut errors = Errors::default();
         kind.validate_create(object, &mut errors);
         errors.into_result(&kind.group, &kind.kind, text(object, "name"))?;
         safe_name(self.call, text(object, "name"))?;
@@ -126,14 +130,20 @@ impl<'c> Change<'c> {
             kind.strategy.prepare_update(old, new, &self.context());
         } else {
             kind.strategy.prepare_subresource_update(self.subresource, old, new, &self.context());
+            if self.subresource == "status" {
+                kind.strategy.kept_by_status().iter().for_each(|field| keep(old, new, field));
+            }
         }
         keep(old, new, "generation");
-        if kind.strategy.has_generation() && self.subresource != "status" && !same_spec(old, new) {
+        if kind.strategy.has_generation() && self.subresource != "status" && !self.same(old, new) {
             let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
             set(new, "generation", generation + 1);
         }
-        self.track(Some(old), new);
         let mut errors = Errors::default();
+        if !self.tracked {
+            managed_fields(new, &mut errors);
+        }
+        self.track(Some(old), new);
         if self.subresource.is_empty() {
             kind.validate_update(old, new, &mut errors);
         } else {
@@ -148,6 +158,12 @@ impl<'c> Change<'c> {
         warnings.extend(attributes.take_warnings());
         warnings.extend(kind.strategy.warnings(Some(old), new));
         Ok(())
+    }
+
+    /// Whether nothing differs that the generation counts.
+    fn same(&self, old: &Value, new: &Value) -> bool {
+        let annotated = self.call.kind.strategy.annotations_count();
+        same_spec(old, new) && (!annotated || same_annotations(old, new))
     }
 
     /// What admission changes of an update.
@@ -196,6 +212,11 @@ pub fn generated(prefix: &str) -> String {
     let mut name: String = prefix.chars().take(58).collect();
     name.extend((0..5).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])));
     name
+}
+
+fn same_annotations(old: &Value, new: &Value) -> bool {
+    let of = |object: &Value| object["metadata"]["annotations"].as_object().filter(|all| !all.is_empty()).cloned();
+    of(old) == of(new)
 }
 
 /// Whether nothing but metadata and status differs.

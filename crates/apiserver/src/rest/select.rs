@@ -88,11 +88,19 @@ fn source(call: &Call, path: &str) -> Result<Source, Status> {
         "metadata.namespace" => return Ok(Source::Namespace),
         _ => {}
     }
-    let place = at(&call.kind).ok_or_else(|| Status::bad_request(format!("field label not supported: {path}")))?;
+    let place = at(&call.kind).ok_or_else(|| Status::bad_request(unknown(&call.kind, path)))?;
     if let Some(stored) = at(&call.stored) {
         return Ok(Source::Stored(stored));
     }
     Ok(Source::Converted(place))
+}
+
+/// What is said of a selector that the kind does not know: kinds without any of their own all say the same.
+fn unknown(kind: &Kind, path: &str) -> String {
+    if kind.selectable.is_empty() {
+        return format!("{path:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"");
+    }
+    kind.strategy.unknown_selector(path)
 }
 
 impl Term {

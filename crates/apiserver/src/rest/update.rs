@@ -27,10 +27,11 @@ pub async fn update(call: &Call) -> Result<Response, Status> {
     call.check_name(&object)?;
     let outcome = change(call, &mut warnings, |old| match old {
         Some(_) => {
-            if call.kind.strategy.conditional_update() && metadata::text(&object, "resourceVersion").is_empty() {
+            let unconditional = matches!(metadata::text(&object, "resourceVersion"), "" | "0");
+            if call.kind.strategy.conditional_update() && unconditional {
                 let mut errors = Errors::default();
                 errors.invalid("metadata.resourceVersion", 0, "must be specified for an update");
-                errors.into_result(&call.kind.group, &call.kind.kind, &call.info.name)?;
+                errors.into_result(&call.kind.group, &call.kind.plural, &call.info.name)?;
             }
             Ok(Made::new(object.clone()))
         }

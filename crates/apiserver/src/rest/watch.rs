@@ -56,7 +56,7 @@ pub async fn watch(mut call: Call) -> Result<Response, Status> {
     let Options { revision: asked, send_initial, .. } = Options::of(&call, true)?;
     // A list that comes as events has no table: the next form that the client takes, or none.
     if send_initial == Some(true) && call.accept.view == View::Table {
-        call.accept = Accept::choose(&call.headers, false)?;
+        call.accept = Accept::choose(&call.headers, false)?.stream()?;
     }
     let timeout = call.query.integer("timeoutSeconds")?.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0);
     let timeout = timeout.unwrap_or_else(|| LIFE + rand::rng().random_range(0..LIFE));

@@ -1,13 +1,11 @@
 //! The options of creates, updates and patches, which are in the query: checked before anything is read or written.
 
 use api::Status;
-use api::validation::Errors;
+use api::validation::{Errors, metadata};
 use serde_json::json;
 
 use super::Call;
 use super::patch::is_apply;
-
-const LONGEST_MANAGER: usize = 128;
 
 /// Checks the options that go with the request's verb.
 pub fn check(call: &Call) -> Result<(), Status> {
@@ -27,7 +25,7 @@ pub fn check(call: &Call) -> Result<(), Status> {
             _ => {}
         }
     }
-    field_manager(manager, "fieldManager", &mut errors);
+    metadata::manager(manager, "fieldManager", &mut errors);
     dry_run(&query.all("dryRun").collect::<Vec<_>>(), &mut errors);
     let validation = query.get("fieldValidation").unwrap_or("");
     let known = ["", "Ignore", "Strict", "Warn"];
@@ -37,40 +35,9 @@ pub fn check(call: &Call) -> Result<(), Status> {
     errors.into_result("meta.k8s.io", name, "")
 }
 
-/// A manager's name is short and printable.
-pub fn field_manager(manager: &str, field: &str, errors: &mut Errors) {
-    if manager.len() > LONGEST_MANAGER {
-        errors.too_long(field, LONGEST_MANAGER);
-    }
-    for (at, c) in manager.char_indices().filter(|(_, c)| c.is_control() || (c.is_whitespace() && *c != ' ')) {
-        errors.invalid(field, manager, format!("invalid character U+{:04X} (at position {at})", u32::from(c)));
-    }
-}
-
 /// `All` is the only dry run that there is.
 pub fn dry_run(values: &[&str], errors: &mut Errors) {
     if values.iter().any(|value| *value != "All") {
         errors.not_supported("dryRun", &json!(values), &["All"]);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn managers_are_short_and_printable() {
-        let table = [
-            ("kubectl client", None),
-            ("a\tb", Some("Invalid value: \"a\\tb\": invalid character U+0009 (at position 1)")),
-        ];
-        for (manager, expected) in table {
-            let mut errors = Errors::default();
-            field_manager(manager, "fieldManager", &mut errors);
-            assert_eq!(errors.causes().first().map(|cause| cause.message.as_str()), expected, "{manager:?}");
-        }
-        let mut errors = Errors::default();
-        field_manager(&"x".repeat(129), "fieldManager", &mut errors);
-        assert_eq!(errors.causes()[0].message, "Too long: may not be more than 128 bytes");
     }
 }

@@ -1,6 +1,7 @@
 //! What is no plain object: reviews, bindings, evictions, tokens, scales, and the streams to kubelets.
 
 pub mod binding;
+pub mod components;
 pub mod connect;
 pub mod eviction;
 mod families;

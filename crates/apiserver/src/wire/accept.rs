@@ -4,6 +4,8 @@ use api::Status;
 use api::status::Reason;
 use http::{HeaderMap, header};
 
+use super::Query;
+
 /// A wire format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -76,6 +78,19 @@ pub fn format(essence: &str) -> Option<Format> {
 impl Accept {
     pub const JSON: Accept = Accept { format: Format::Json, view: View::Object, pretty: false };
 
+    /// The answer's form to a request that may ask for indented JSON, or comes from a person at a terminal or browser.
+    pub fn of(headers: &HeaderMap, query: &Query, views: bool) -> Result<Accept, Status> {
+        let mut accept = Accept::choose(headers, views)?;
+        accept.pretty |= match query.get("pretty") {
+            Some(text) => matches!(text, "1" | "t" | "T" | "true" | "True" | "TRUE"),
+            None => {
+                let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
+                ["curl", "Wget", "Mozilla/5.0"].iter().any(|person| agent.starts_with(person))
+            }
+        };
+        Ok(accept)
+    }
+
     /// Chooses the answer's form. `views` says whether tables and bare metadata can be had.
     pub fn choose(headers: &HeaderMap, views: bool) -> Result<Accept, Status> {
         if !headers.contains_key(header::ACCEPT) {
@@ -85,10 +100,20 @@ impl Accept {
         if clauses.is_empty() {
             return Ok(Accept::JSON);
         }
-        clauses.iter().find_map(|media| media.accept(views)).ok_or_else(|| {
-            let list = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
-            Status::new(Reason::NotAcceptable, format!("only the following media types are accepted: {list}"))
-        })
+        clauses
+            .iter()
+            .find_map(|media| media.accept(views))
+            .ok_or_else(|| not_acceptable("application/json, application/yaml, application/vnd.kubernetes.protobuf"))
+    }
+
+    /// The same for a watch, which YAML has no form for.
+    pub fn stream(self) -> Result<Accept, Status> {
+        if self.format == Format::Yaml {
+            return Err(not_acceptable(
+                "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch",
+            ));
+        }
+        Ok(self)
     }
 
     /// The media type of the answer; `stream` for a watch.
@@ -100,6 +125,10 @@ impl Accept {
             (Format::Protobuf, true) => "application/vnd.kubernetes.protobuf;stream=watch",
         }
     }
+}
+
+fn not_acceptable(list: &str) -> Status {
+    Status::new(Reason::NotAcceptable, format!("only the following media types are accepted: {list}"))
 }
 
 impl Media<'_> {
@@ -148,6 +177,23 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, accept.parse().expect("a header value"));
         Accept::choose(&headers, true).ok().map(|a| (a.format, a.view))
+    }
+
+    #[test]
+    fn json_is_indented_for_people_and_where_it_is_asked_for() {
+        let table = [
+            ("curl/8.1", "", true),
+            ("Mozilla/5.0 (X11)", "", true),
+            ("kubectl/v1.36", "", false),
+            ("kubectl/v1.36", "pretty=true", true),
+            ("curl/8.1", "pretty=0", false),
+        ];
+        for (agent, query, expected) in table {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::USER_AGENT, agent.parse().expect("a header value"));
+            let accept = Accept::of(&headers, &Query::parse(query), true).expect("a form");
+            assert_eq!(accept.pretty, expected, "{agent} {query}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod accept;
 pub mod answer;
 pub mod body;
+pub mod gzip;
 pub mod info;
 pub mod query;
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::kind::Strategy;
+use crate::kind::{ALL_METADATA, Strategy};
 use crate::kinds::access::{at, at_mut, each_mut, fill, has, list, text};
 use crate::print::{self, AGE, Cell, NAME};
 use crate::validation::{Errors, Path, label_selector};
@@ -51,6 +51,14 @@ pub struct Policy {
 }
 
 impl Strategy for Policy {
+    fn conditional_update(&self) -> bool {
+        true
+    }
+
+    fn kept_by_status(&self) -> &'static [&'static str] {
+        ALL_METADATA
+    }
+
     fn default(&self, object: &mut Value) {
         let Some(spec) = object.get_mut("spec") else { return };
         if self.acts.is_some() {

@@ -16,6 +16,10 @@ pub struct Webhooks {
 }
 
 impl Strategy for Webhooks {
+    fn conditional_update(&self) -> bool {
+        true
+    }
+
     fn default(&self, object: &mut Value) {
         for webhook in each_mut(object, "webhooks") {
             fill(webhook, "failurePolicy", "Fail");

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::kind::{Kind, Strategy};
+use crate::kind::{ALL_METADATA, Kind, Strategy};
 use crate::kinds::access::{at, at_mut, fill, flag, has, list, number, text};
 use crate::kinds::builder::Builder;
 use crate::print::{self, AGE, Cell, NAME};
@@ -38,6 +38,10 @@ const COLUMNS: &[Cell] = &[
 struct ApiService;
 
 impl Strategy for ApiService {
+    fn kept_by_status(&self) -> &'static [&'static str] {
+        ALL_METADATA
+    }
+
     fn default(&self, object: &mut Value) {
         if let Some(service) = at_mut(object, "spec.service") {
             fill(service, "port", 443);

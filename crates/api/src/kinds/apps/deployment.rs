@@ -81,12 +81,22 @@ impl Strategy for Deployment {
         }
     }
 
-    fn warnings(&self, _old: Option<&Value>, new: &Value) -> Vec<String> {
-        template::warnings(new, "spec.template")
+    fn warnings(&self, old: Option<&Value>, new: &Value) -> Vec<String> {
+        let mut warnings = template::hostname(old, new);
+        warnings.extend(template::warnings(new, "spec.template"));
+        warnings
     }
 
     fn has_generation(&self) -> bool {
         true
+    }
+
+    fn annotations_count(&self) -> bool {
+        true
+    }
+
+    fn kept_by_status(&self) -> &'static [&'static str] {
+        &["labels"]
     }
 
     fn cells(&self, object: &Value, now: i64) -> Vec<Value> {

@@ -113,8 +113,10 @@ impl Strategy for CronJob {
         }
     }
 
-    fn warnings(&self, _old: Option<&Value>, new: &Value) -> Vec<String> {
-        template::warnings(new, "spec.jobTemplate.spec.template")
+    fn warnings(&self, old: Option<&Value>, new: &Value) -> Vec<String> {
+        let mut warnings = template::hostname(old, new);
+        warnings.extend(template::warnings(new, "spec.jobTemplate.spec.template"));
+        warnings
     }
 
     fn has_generation(&self) -> bool {

@@ -141,8 +141,14 @@ impl Strategy for Job {
         }
     }
 
-    fn warnings(&self, _old: Option<&Value>, new: &Value) -> Vec<String> {
-        template::warnings(new, "spec.template")
+    fn warnings(&self, old: Option<&Value>, new: &Value) -> Vec<String> {
+        let mut warnings = template::hostname(old, new);
+        warnings.extend(template::warnings(new, "spec.template"));
+        warnings
+    }
+
+    fn unknown_selector(&self, label: &str) -> String {
+        format!("field label {label:?} not supported for batchv1.Job")
     }
 
     fn has_generation(&self) -> bool {

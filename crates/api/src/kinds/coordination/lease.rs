@@ -17,6 +17,10 @@ const COLUMNS: &[Cell] = &[NAME, Cell::text("Holder", "spec.holderIdentity"), AG
 struct Lease;
 
 impl Strategy for Lease {
+    fn conditional_update(&self) -> bool {
+        true
+    }
+
     fn validate(&self, object: &Value, errors: &mut Errors) {
         if let Some(seconds) = at(object, "spec.leaseDurationSeconds").as_i64()
             && seconds <= 0

@@ -89,8 +89,8 @@ impl Strategy for Endpoints {
         }
     }
 
-    fn warnings(&self, _old: Option<&Value>, _new: &Value) -> Vec<String> {
-        vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()]
+    fn deprecation(&self) -> Option<&'static str> {
+        Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
     }
 
     fn create_on_update(&self) -> bool {

@@ -17,6 +17,7 @@ mod resourcequota;
 mod secret;
 pub(super) mod service;
 mod serviceaccount;
+mod volume_warnings;
 
 use crate::kind::Kind;
 

@@ -118,6 +118,18 @@ impl Strategy for Node {
         }
     }
 
+    fn warnings(&self, _old: Option<&Value>, new: &Value) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if has(new, "spec.configSource") {
+            warnings.push("spec.configSource: the feature is removed".to_owned());
+        }
+        if !text(new, "spec.externalID").is_empty() {
+            let why = "this field is deprecated, and is unused by Kubernetes";
+            warnings.push(format!("spec.externalID: {why}"));
+        }
+        warnings
+    }
+
     fn cells(&self, object: &Value, now: i64) -> Vec<Value> {
         print::row(COLUMNS, object, now)
     }

@@ -135,6 +135,10 @@ impl Strategy for PersistentVolume {
         }
     }
 
+    fn warnings(&self, _old: Option<&Value>, new: &Value) -> Vec<String> {
+        super::volume_warnings::volume(new)
+    }
+
     fn cells(&self, object: &Value, now: i64) -> Vec<Value> {
         print::row(COLUMNS, object, now)
     }

@@ -149,6 +149,10 @@ impl Strategy for PersistentVolumeClaim {
         }
     }
 
+    fn warnings(&self, _old: Option<&Value>, new: &Value) -> Vec<String> {
+        super::volume_warnings::claim(new)
+    }
+
     fn cells(&self, object: &Value, now: i64) -> Vec<Value> {
         print::row(COLUMNS, object, now)
     }

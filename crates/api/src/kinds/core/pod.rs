@@ -116,8 +116,10 @@ impl Strategy for Pod {
         }
     }
 
-    fn warnings(&self, _old: Option<&Value>, new: &Value) -> Vec<String> {
-        warnings::pod(new, &Path::new(""), false)
+    fn warnings(&self, old: Option<&Value>, new: &Value) -> Vec<String> {
+        let mut all = warnings::label_name(old, new, "the Pod's hostname");
+        all.extend(warnings::pod(new, &Path::new(""), false));
+        all
     }
 
     fn has_generation(&self) -> bool {

@@ -85,8 +85,10 @@ impl Strategy for ReplicationController {
         replica_status(new, errors);
     }
 
-    fn warnings(&self, _old: Option<&Value>, new: &Value) -> Vec<String> {
-        template::warnings(new, "spec.template")
+    fn warnings(&self, old: Option<&Value>, new: &Value) -> Vec<String> {
+        let mut warnings = template::hostname(old, new);
+        warnings.extend(template::warnings(new, "spec.template"));
+        warnings
     }
 
     fn has_generation(&self) -> bool {

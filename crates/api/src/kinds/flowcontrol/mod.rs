@@ -1,6 +1,7 @@
 //! The kinds of the flowcontrol group.
 
 mod flowschema;
+mod mandatory;
 mod prioritylevelconfiguration;
 
 use crate::kind::Kind;

@@ -3,9 +3,10 @@
 use serde_json::Value;
 
 use crate::kind::{Kind, Strategy};
-use crate::kinds::access::{at, list, text};
+use crate::kinds::access::{at, entries, list, text};
 use crate::kinds::builder::Builder;
 use crate::kinds::pods::tolerations;
+use crate::kinds::pods::warnings::deprecated;
 use crate::print::{self, AGE, Cell, NAME};
 use crate::validation::labels::labels;
 use crate::validation::{Errors, Path, names};
@@ -29,6 +30,11 @@ impl Strategy for RuntimeClass {
 
     fn validate_update(&self, old: &Value, new: &Value, errors: &mut Errors) {
         errors.immutable(old, new, "handler");
+    }
+
+    fn warnings(&self, _old: Option<&Value>, new: &Value) -> Vec<String> {
+        let keys = entries(new, "scheduling.nodeSelector").map(|(key, _)| key);
+        keys.filter_map(|key| deprecated(key)).map(|why| format!("scheduling.nodeSelector: {why}")).collect()
     }
 
     fn conditional_update(&self) -> bool {

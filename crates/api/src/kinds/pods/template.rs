@@ -31,6 +31,11 @@ pub fn validate(template: &Value, path: &Path, errors: &mut Errors) {
     spec::validate(spec, &at_spec, Within::Template, errors);
 }
 
+/// A new workload's name becomes a part of its pods' host names.
+pub fn hostname(old: Option<&Value>, new: &Value) -> Vec<String> {
+    super::warnings::label_name(old, new, "Pod names and hostnames")
+}
+
 /// What upstream warns of in the template at the dotted path.
 pub fn warnings(object: &Value, path: &str) -> Vec<String> {
     super::warnings::pod(at(object, path), &Path::new(path), true)

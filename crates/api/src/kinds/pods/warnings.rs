@@ -6,7 +6,7 @@ use super::annotations::APP_ARMOR;
 use super::defaults::CONTAINER_LISTS;
 use super::resources::quantity;
 use crate::kinds::access::{at, entries, has, list, number, text, texts};
-use crate::validation::Path;
+use crate::validation::{Path, names};
 
 /// Labels of nodes that have newer names.
 const LABELS: &[(&str, &str, &str)] = &[
@@ -18,7 +18,7 @@ const LABELS: &[(&str, &str, &str)] = &[
 ];
 
 /// Kinds of volume that are going away.
-const VOLUMES: &[(&str, &str)] = &[
+pub const VOLUMES: &[(&str, &str)] = &[
     ("photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
     ("gitRepo", "deprecated in v1.11"),
     ("scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
@@ -73,6 +73,16 @@ pub fn pod(pod: &Value, path: &Path, is_template: bool) -> Vec<String> {
     out
 }
 
+/// What a new object whose name is no DNS label is warned of, since it becomes a part of something that must be one.
+pub fn label_name(old: Option<&Value>, new: &Value, used: &str) -> Vec<String> {
+    let messages = if old.is_none() { names::dns1123_label(text(new, "metadata.name")) } else { Vec::new() };
+    if messages.is_empty() {
+        return Vec::new();
+    }
+    let (why, all) = ("which can result in surprising behavior; a DNS label is recommended", messages.join(" "));
+    vec![format!("metadata.name: this is used in {used}, {why}: [{all}]")]
+}
+
 fn each_container(spec: &Value, path: &Path, mut visit: impl FnMut(&Value, &Path)) {
     for name in CONTAINER_LISTS {
         let all = path.child(name);
@@ -82,8 +92,8 @@ fn each_container(spec: &Value, path: &Path, mut visit: impl FnMut(&Value, &Path
     }
 }
 
-/// What is said of a label's old name.
-fn deprecated(label: &str) -> Option<String> {
+/// What is said of a node label's old name.
+pub fn deprecated(label: &str) -> Option<String> {
     let (_, since, instead) = LABELS.iter().find(|(old, ..)| *old == label)?;
     Some(format!("deprecated since {since}; use {instead:?} instead"))
 }

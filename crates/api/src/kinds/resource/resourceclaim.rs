@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::requests;
-use crate::kind::{Kind, Strategy};
+use crate::kind::{ALL_METADATA, Kind, Strategy};
 use crate::kinds::access::{at, at_mut, has, list};
 use crate::kinds::builder::Builder;
 use crate::print::{self, AGE, Cell, NAME};
@@ -41,6 +41,10 @@ fn state(claim: &Value) -> Value {
 struct ResourceClaim;
 
 impl Strategy for ResourceClaim {
+    fn kept_by_status(&self) -> &'static [&'static str] {
+        ALL_METADATA
+    }
+
     fn default(&self, object: &mut Value) {
         if let Some(spec) = at_mut(object, "spec") {
             requests::defaults(spec);

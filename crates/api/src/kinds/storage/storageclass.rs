@@ -3,10 +3,11 @@
 use serde_json::Value;
 
 use crate::kind::{Kind, Strategy};
-use crate::kinds::access::{at, fill, flag, text};
+use crate::kinds::access::{at, fill, flag, list, text};
 use crate::kinds::builder::Builder;
+use crate::kinds::pods::warnings::deprecated;
 use crate::print::{self, AGE, Cell};
-use crate::validation::{Errors, names};
+use crate::validation::{Errors, Path, names};
 
 pub fn kind() -> Kind {
     Builder::new("storage.k8s.io", "v1", "StorageClass", "storageclasses")
@@ -59,6 +60,20 @@ impl Strategy for StorageClass {
             }
         }
         errors.immutable(old, new, "volumeBindingMode");
+    }
+
+    fn warnings(&self, _old: Option<&Value>, new: &Value) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let all = Path::new("allowedTopologies");
+        for (index, topology) in list(new, "allowedTopologies").iter().enumerate() {
+            let at_topology = all.index(index);
+            let expressions = at_topology.child("matchLabelExpressions");
+            for (index, expression) in list(topology, "matchLabelExpressions").iter().enumerate() {
+                let why = deprecated(text(expression, "key"));
+                warnings.extend(why.map(|why| format!("{}: {why}", expressions.index(index).child("key"))));
+            }
+        }
+        warnings
     }
 
     fn cells(&self, object: &Value, now: i64) -> Vec<Value> {

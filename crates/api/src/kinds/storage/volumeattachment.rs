@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::kind::{Kind, Strategy};
+use crate::kind::{ALL_METADATA, Kind, Strategy};
 use crate::kinds::access::{at, flag, has, text};
 use crate::kinds::builder::Builder;
 use crate::print::{self, AGE, Cell, NAME};
@@ -28,6 +28,10 @@ const COLUMNS: &[Cell] = &[
 struct VolumeAttachment;
 
 impl Strategy for VolumeAttachment {
+    fn kept_by_status(&self) -> &'static [&'static str] {
+        ALL_METADATA
+    }
+
     fn validate(&self, object: &Value, errors: &mut Errors) {
         for field in ["attacher", "nodeName"] {
             if text(at(object, "spec"), field).is_empty() {
