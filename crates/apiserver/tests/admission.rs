@@ -118,3 +118,71 @@ async fn a_scale_is_read_and_written_in_every_way_and_keeps_its_owners() {
     let negative = json!({"metadata": {"name": "r"}, "spec": {"replicas": -1}}).to_string();
     assert_eq!(send(&client, "PUT", &scale, JSON, &negative).await.0, 422);
 }
+
+#[tokio::test]
+async fn a_pod_takes_over_where_its_node_is_and_keeps_what_it_says_itself() {
+    let cluster = Cluster::start().await;
+    let client = cluster.admin();
+    post(&client, "/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
+    let places = json!({"topology.kubernetes.io/zone": "z", "topology.kubernetes.io/region": "r", "other": "o"});
+    post(&client, "/api/v1/nodes", json!({"metadata": {"name": "n", "labels": places}})).await;
+    let pod = |name: &str, labels: Value, node: &str| {
+        let mut spec = json!({"containers": [{"name": "c", "image": "i"}]});
+        if !node.is_empty() {
+            spec["nodeName"] = node.into();
+        }
+        json!({"metadata": {"name": name, "labels": labels}, "spec": spec})
+    };
+    let own = json!({"topology.kubernetes.io/zone": "mine"});
+    let expected = json!({"topology.kubernetes.io/zone": "mine", "topology.kubernetes.io/region": "r"});
+    let (code, made) = post(&client, PODS, pod("a", own.clone(), "n")).await;
+    assert_eq!((code, &made["metadata"]["labels"]), (201, &expected), "{made}");
+    post(&client, PODS, pod("b", own, "")).await;
+    let binding = json!({"metadata": {"name": "b"}, "target": {"kind": "Node", "name": "n"}});
+    let (code, bound) = post(&client, &format!("{PODS}/b/binding"), binding).await;
+    assert_eq!(code, 201, "{bound}");
+    let (_, made) = get(&client, &format!("{PODS}/b")).await;
+    let made: Value = serde_json::from_str(&made).expect("JSON");
+    assert_eq!(made["metadata"]["labels"], expected);
+}
+
+#[tokio::test]
+async fn quotas_and_limits_hold_for_claims_and_for_pods_that_are_resized() {
+    let cluster = Cluster::start().await;
+    let client = cluster.admin();
+    post(&client, "/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
+    let quotas = "/api/v1/namespaces/default/resourcequotas";
+    let selector =
+        json!({"matchExpressions": [{"scopeName": "VolumeAttributesClass", "operator": "In", "values": ["gold"]}]});
+    let hard = json!({"persistentvolumeclaims": "1"});
+    let (code, made) =
+        post(&client, quotas, json!({"metadata": {"name": "q"}, "spec": {"hard": hard, "scopeSelector": selector}}))
+            .await;
+    assert_eq!(code, 201, "{made}");
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let claim = |name: &str, class: &str| {
+        json!({"metadata": {"name": name}, "spec": {"accessModes": ["ReadWriteOnce"], "volumeAttributesClassName": class,
+            "resources": {"requests": {"storage": "1Gi"}}}})
+    };
+    for (name, class, code) in [("a", "gold", 201), ("b", "silver", 201), ("c", "gold", 403)] {
+        let (got, answer) = post(&client, claims, claim(name, class)).await;
+        assert_eq!(got, code, "{name}: {answer}");
+    }
+    let limits = json!([{"type": "Container", "max": {"cpu": "2"}}]);
+    post(
+        &client,
+        "/api/v1/namespaces/default/limitranges",
+        json!({"metadata": {"name": "l"}, "spec": {"limits": limits}}),
+    )
+    .await;
+    let resources = |cpu: &str| json!({"requests": {"cpu": cpu}, "limits": {"cpu": cpu}});
+    let body = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i", "resources": resources("1")}]}});
+    let (code, made) = post(&client, PODS, body).await;
+    assert_eq!(code, 201, "{made}");
+    for (cpu, code) in [("3", 403), ("2", 200)] {
+        let patch = json!({"spec": {"containers": [{"name": "c", "resources": resources(cpu)}]}}).to_string();
+        let strategic = "application/strategic-merge-patch+json";
+        let (got, answer) = send(&client, "PATCH", &format!("{PODS}/p/resize"), strategic, &patch).await;
+        assert_eq!(got, code, "{cpu}: {answer}");
+    }
+}

@@ -52,8 +52,16 @@ async fn the_default_objects_are_there_stay_there_and_nothing_is_written_while_n
     let merge = "application/merge-patch+json";
     let patch = json!({"spec": {"limited": {"nominalConcurrencyShares": 7}}});
     let path = format!("{LEVELS}/catch-all");
+    let (code, refused) = send(&client, "PATCH", &path, merge, &patch.to_string()).await;
+    assert_eq!(code, 422, "{refused}");
+    let path = format!("{LEVELS}/workload-high");
     assert_eq!(send(&client, "PATCH", &path, merge, &patch.to_string()).await.0, 200);
-    until(&client, &path, |o| o["spec"]["limited"]["nominalConcurrencyShares"] == 5).await;
+    until(&client, &path, |o| o["spec"]["limited"]["nominalConcurrencyShares"] == 40).await;
+    let lends = json!({
+        "metadata": {"annotations": {"apf.kubernetes.io/autoupdate-spec": "false"}},
+        "spec": {"exempt": {"lendablePercent": 20}},
+    });
+    assert_eq!(send(&client, "PATCH", &format!("{LEVELS}/exempt"), merge, &lends.to_string()).await.0, 200);
     let patch = json!({
         "metadata": {"annotations": {"apf.kubernetes.io/autoupdate-spec": "false"}},
         "spec": {"limited": {"nominalConcurrencyShares": 7}},
@@ -75,6 +83,7 @@ async fn the_default_objects_are_there_stay_there_and_nothing_is_written_while_n
         object(&client, &format!("{LEVELS}/workload-low")).await["spec"]["limited"]["nominalConcurrencyShares"],
         7
     );
+    assert_eq!(object(&client, &format!("{LEVELS}/exempt")).await["spec"]["exempt"]["lendablePercent"], 20);
     let before = cluster.store.revision();
     get(&client, SCHEMAS).await;
     assert_eq!(cluster.store.revision(), before);

@@ -1,8 +1,7 @@
 //! LimitRanger: a namespace's limit ranges give containers the requests and limits that they leave out, and refuse what lies
 //! outside.
 
-use std::collections::BTreeMap;
-
+use api::kinds::pods::resources::{quantity, totals};
 use api::quantity::Quantity;
 use api::{Status, Value};
 use async_trait::async_trait;
@@ -10,6 +9,7 @@ use serde_json::json;
 use store::List;
 
 use super::{Attributes, Operation, Plugin};
+use crate::rest::metadata::is_deleting;
 use crate::rest::{parse, store_error};
 
 /// Says which values the plugin has set.
@@ -20,12 +20,13 @@ pub struct LimitRanger;
 #[async_trait]
 impl Plugin for LimitRanger {
     fn handles(&self, attributes: &Attributes) -> bool {
-        let pod = attributes.is("", "pods") && attributes.operation == Operation::Create;
-        pod || attributes.is("", "persistentvolumeclaims") && attributes.operation != Operation::Delete
+        is_pod(attributes)
+            || attributes.is("", "persistentvolumeclaims")
+                && matches!(attributes.operation, Operation::Create | Operation::Update)
     }
 
     async fn mutate(&self, attributes: &Attributes<'_>, _: Option<&Value>, object: &mut Value) -> Result<(), Status> {
-        if !attributes.is("", "pods") {
+        if !is_pod(attributes) || is_deleting(object) {
             return Ok(());
         }
         let mut notes = Vec::new();
@@ -44,17 +45,20 @@ impl Plugin for LimitRanger {
     }
 
     async fn validate(&self, attributes: &Attributes<'_>, _: Option<&Value>, object: &Value) -> Result<(), Status> {
+        if is_deleting(object) {
+            return Ok(());
+        }
         let mut errors = Vec::new();
         for limit in limits(attributes)? {
             match limit["type"].as_str().unwrap_or("") {
-                "Container" if attributes.is("", "pods") => {
+                "Container" if is_pod(attributes) => {
                     for field in ["initContainers", "containers"] {
                         for container in object["spec"][field].as_array().into_iter().flatten() {
                             check(&limit, "Container", &container["resources"], &mut errors);
                         }
                     }
                 }
-                "Pod" if attributes.is("", "pods") => check(&limit, "Pod", &total(object), &mut errors),
+                "Pod" if is_pod(attributes) => check(&limit, "Pod", &total(object), &mut errors),
                 "PersistentVolumeClaim" if attributes.is("", "persistentvolumeclaims") => {
                     check(&limit, "PersistentVolumeClaim", &object["spec"]["resources"], &mut errors);
                 }
@@ -66,6 +70,15 @@ impl Plugin for LimitRanger {
             1 => Err(attributes.forbidden(object, &errors[0])),
             _ => Err(attributes.forbidden(object, format!("[{}]", errors.join(", ")))),
         }
+    }
+}
+
+/// Whether it is a pod whose resources are set: when it is made, and when it is resized.
+fn is_pod(attributes: &Attributes) -> bool {
+    match attributes.operation {
+        Operation::Create => attributes.is("", "pods"),
+        Operation::Update => attributes.is_of("", "pods", "resize"),
+        _ => false,
     }
 }
 
@@ -107,84 +120,76 @@ fn fill(container: &mut Value, limit: &Value, what: &str, notes: &mut Vec<String
     }
 }
 
-fn quantity(value: &Value) -> Option<Quantity> {
-    match value {
-        Value::String(text) => Quantity::parse(text).ok(),
-        Value::Number(number) => Quantity::parse(&number.to_string()).ok(),
-        _ => None,
-    }
-}
-
-/// What a pod needs of everything: its containers and sidecars together, or an init container beside the sidecars before it where that
-/// is more.
+/// What a pod needs of everything.
 fn total(pod: &Value) -> Value {
-    let spec = &pod["spec"];
-    let each = |list: &str| spec[list].as_array().into_iter().flatten();
     let mut total = json!({});
     for field in ["requests", "limits"] {
-        let of = |container: &Value| -> BTreeMap<String, Quantity> {
-            let all = container["resources"][field].as_object().into_iter().flatten();
-            all.filter_map(|(resource, value)| Some((resource.clone(), quantity(value)?))).collect()
-        };
-        let mut peak: BTreeMap<String, Quantity> = BTreeMap::new();
-        let mut running: BTreeMap<String, Quantity> = BTreeMap::new();
-        for container in each("initContainers") {
-            let stays = container["restartPolicy"] == "Always";
-            for (resource, amount) in of(container) {
-                let beside = running.get(&resource).map_or(amount, |sum| *sum + amount);
-                peak.entry(resource.clone()).and_modify(|most| *most = (*most).max(beside)).or_insert(beside);
-                if stays {
-                    running.insert(resource, beside);
-                }
-            }
-        }
-        for container in each("containers") {
-            for (resource, amount) in of(container) {
-                running.entry(resource).and_modify(|sum| *sum += amount).or_insert(amount);
-            }
-        }
-        for (resource, sum) in running {
-            peak.entry(resource).and_modify(|most| *most = (*most).max(sum)).or_insert(sum);
-        }
-        total[field] = peak.into_iter().map(|(resource, sum)| (resource, json!(sum.to_string()))).collect();
+        let sums = totals(&pod["spec"], field).into_iter();
+        total[field] = sums.map(|(resource, sum)| (resource, json!(sum.to_string()))).collect();
     }
     total
 }
 
-fn check(limit: &Value, what: &str, resources: &Value, errors: &mut Vec<String>) {
-    for (resource, bound) in limit["min"].as_object().into_iter().flatten() {
-        let Some(least) = quantity(bound) else { continue };
-        let request = quantity(&resources["requests"][resource]);
-        match request {
-            Some(request) if request < least => {
-                errors.push(format!("minimum {resource} usage per {what} is {least}, but request is {request}"));
-            }
-            None => errors.push(format!("minimum {resource} usage per {what} is {least}.  No request is specified")),
-            Some(_) => {}
+/// A bound of a limit, and what is given of its resource.
+struct Bound<'a> {
+    what: &'a str,
+    resource: &'a str,
+    bound: Quantity,
+    request: Option<Quantity>,
+    limit: Option<Quantity>,
+}
+
+impl Bound<'_> {
+    fn min(&self) -> Option<String> {
+        let Bound { what, resource, bound, .. } = self;
+        let about = format!("minimum {resource} usage per {what} is {bound}");
+        match (self.request, self.limit) {
+            (None, _) => Some(format!("{about}.  No request is specified")),
+            (Some(request), _) if request < *bound => Some(format!("{about}, but request is {request}")),
+            (_, Some(limit)) if limit < *bound => Some(format!("{about}, but limit is {limit}")),
+            _ => None,
         }
     }
-    for (resource, bound) in limit["max"].as_object().into_iter().flatten() {
-        let Some(most) = quantity(bound) else { continue };
-        let (field, name) = if what == "PersistentVolumeClaim" { ("requests", "request") } else { ("limits", "limit") };
-        match quantity(&resources[field][resource]) {
-            Some(given) if given > most => {
-                errors.push(format!("maximum {resource} usage per {what} is {most}, but {name} is {given}"));
-            }
-            None => errors.push(format!("maximum {resource} usage per {what} is {most}.  No {name} is specified")),
-            Some(_) => {}
+
+    fn max(&self) -> Option<String> {
+        let Bound { what, resource, bound, .. } = self;
+        let about = format!("maximum {resource} usage per {what} is {bound}");
+        // A claim has requests only.
+        let claim = *what == CLAIM;
+        match (self.request, self.limit) {
+            (None, _) if claim => Some(format!("{about}.  No request is specified")),
+            (_, None) if !claim => Some(format!("{about}.  No limit is specified")),
+            (_, Some(limit)) if limit > *bound && !claim => Some(format!("{about}, but limit is {limit}")),
+            (Some(request), _) if request > *bound => Some(format!("{about}, but request is {request}")),
+            _ => None,
         }
     }
-    for (resource, bound) in limit["maxLimitRequestRatio"].as_object().into_iter().flatten() {
-        let (Some(most), Some(request), Some(given)) =
-            (quantity(bound), quantity(&resources["requests"][resource]), quantity(&resources["limits"][resource]))
-        else {
-            continue;
+
+    fn ratio(&self) -> Option<String> {
+        let Bound { what, resource, bound, .. } = self;
+        let about = format!("{resource} max limit to request ratio per {what} is {bound}");
+        let Some(request) = self.request.filter(|request| !request.is_zero()) else {
+            return Some(format!("{about}, but no request is specified or request is 0"));
         };
-        let ratio = given.as_f64() / request.as_f64().max(f64::MIN_POSITIVE);
-        if ratio > most.as_f64() {
-            errors.push(format!(
-                "{resource} max limit to request ratio per {what} is {most}, but provided ratio is {ratio:.6}"
-            ));
+        let Some(limit) = self.limit.filter(|limit| !limit.is_zero()) else {
+            return Some(format!("{about}, but no limit is specified or limit is 0"));
+        };
+        let ratio = limit.as_f64() / request.as_f64();
+        (ratio > bound.as_f64()).then(|| format!("{about}, but provided ratio is {ratio:.6}"))
+    }
+}
+
+const CLAIM: &str = "PersistentVolumeClaim";
+
+fn check(limit: &Value, what: &str, resources: &Value, errors: &mut Vec<String>) {
+    let rules: [(&str, fn(&Bound) -> Option<String>); 3] =
+        [("min", |bound| bound.min()), ("max", |bound| bound.max()), ("maxLimitRequestRatio", |bound| bound.ratio())];
+    for (field, broken) in rules {
+        for (resource, bound) in limit[field].as_object().into_iter().flatten() {
+            let Some(bound) = quantity(bound) else { continue };
+            let given = |kind: &str| quantity(&resources[kind][resource]);
+            let (request, limit) = (given("requests"), given("limits"));
+            errors.extend(broken(&Bound { what, resource, bound, request, limit }));
         }
     }
 }
@@ -215,12 +220,50 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_needs_the_most_that_runs_at_once() {
-        let with = |cpu: &str| json!({"resources": {"requests": {"cpu": cpu}}});
-        let mut sidecar = with("1");
-        sidecar["restartPolicy"] = "Always".into();
-        let pod =
-            json!({"spec": {"initContainers": [with("2"), sidecar, with("5")], "containers": [with("3"), with("1")]}});
-        assert_eq!(total(&pod)["requests"]["cpu"], "6");
+    fn bounds_hold_for_requests_and_limits_alike() {
+        let table = [
+            (
+                json!({"min": {"cpu": "1"}}),
+                json!({"requests": {"cpu": "1"}, "limits": {"cpu": "500m"}}),
+                "minimum cpu usage per Pod is 1, but limit is 500m",
+            ),
+            (json!({"min": {"cpu": "1"}}), json!({}), "minimum cpu usage per Pod is 1.  No request is specified"),
+            (
+                json!({"max": {"cpu": "1"}}),
+                json!({"requests": {"cpu": "2"}}),
+                "maximum cpu usage per Pod is 1.  No limit is specified",
+            ),
+            (
+                json!({"max": {"cpu": "1"}}),
+                json!({"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}),
+                "maximum cpu usage per Pod is 1, but request is 2",
+            ),
+            (
+                json!({"maxLimitRequestRatio": {"cpu": "2"}}),
+                json!({"limits": {"cpu": "1"}}),
+                "cpu max limit to request ratio per Pod is 2, but no request is specified or request is 0",
+            ),
+            (
+                json!({"maxLimitRequestRatio": {"cpu": "2"}}),
+                json!({"requests": {"cpu": "1"}}),
+                "cpu max limit to request ratio per Pod is 2, but no limit is specified or limit is 0",
+            ),
+            (
+                json!({"maxLimitRequestRatio": {"cpu": "2"}}),
+                json!({"requests": {"cpu": "1"}, "limits": {"cpu": "3"}}),
+                "cpu max limit to request ratio per Pod is 2, but provided ratio is 3.000000",
+            ),
+        ];
+        for (limit, resources, expected) in table {
+            let mut errors = Vec::new();
+            check(&limit, "Pod", &resources, &mut errors);
+            assert_eq!(errors, [expected], "{limit} {resources}");
+        }
+        let mut errors = Vec::new();
+        let of = |size: &str| json!({"requests": {"storage": size}});
+        check(&json!({"max": {"storage": "1Gi"}}), CLAIM, &of("1Gi"), &mut errors);
+        assert_eq!(errors, Vec::<String>::new());
+        check(&json!({"max": {"storage": "1Gi"}}), CLAIM, &of("2Gi"), &mut errors);
+        assert_eq!(errors, ["maximum storage usage per PersistentVolumeClaim is 1Gi, but request is 2Gi"]);
     }
 }

@@ -7,7 +7,7 @@ mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod pod_security;
-pub mod pods;
+mod pods;
 mod priority;
 mod runtime_class;
 mod service_account;
@@ -61,6 +61,7 @@ impl Chain {
             Box::new(certificates::CertificateSigning),
             Box::new(certificates::CertificateSubjectRestriction),
             Box::new(storage::DefaultIngressClass),
+            Box::new(pods::PodTopologyLabels),
         ])
     }
 

@@ -66,8 +66,34 @@ impl Plugin for TaintNodesByCondition {
     }
 }
 
-/// PodTopologyLabels: what a pod that is bound to the node takes over of the node's labels.
-pub fn topology_labels(server: &Server, node: &str) -> Map<String, Value> {
+/// A pod that is bound to a node takes over where the node is, and so does one that is made for a node.
+pub struct PodTopologyLabels;
+
+#[async_trait]
+impl Plugin for PodTopologyLabels {
+    fn handles(&self, attributes: &Attributes) -> bool {
+        let binds = attributes.is_of("", "pods", "binding") || attributes.is("", "bindings");
+        attributes.operation == Operation::Create && (binds || attributes.is("", "pods"))
+    }
+
+    async fn mutate(&self, attributes: &Attributes<'_>, _: Option<&Value>, object: &mut Value) -> Result<(), Status> {
+        let node = match attributes.is("", "pods") {
+            true => &object["spec"]["nodeName"],
+            false => &object["target"]["name"],
+        };
+        let Some(node) = node.as_str().filter(|node| !node.is_empty()) else { return Ok(()) };
+        for (key, value) in topology_labels(&attributes.call.server, node) {
+            let labels = &mut object["metadata"]["labels"];
+            if labels.get(&key).is_none() {
+                labels[key] = value;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The node's labels that say where it is.
+fn topology_labels(server: &Server, node: &str) -> Map<String, Value> {
     let Some(entry) = server.store.get(&format!("/registry/minions/{node}")) else { return Map::new() };
     let mut node = parse(&entry.value).unwrap_or_default();
     let labels = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"].into_iter().filter_map(|key| {

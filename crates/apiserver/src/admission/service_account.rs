@@ -11,6 +11,8 @@ use crate::rest::{parse, prepare};
 
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Where it is `true`, an account's pods refer to the account's own secrets only.
+const ENFORCE: &str = "kubernetes.io/enforce-mountable-secrets";
 /// The default account of a new namespace is made by a controller: a first pod waits for it this many times.
 const ATTEMPTS: usize = 10;
 const PAUSE: Duration = Duration::from_millis(100);
@@ -20,10 +22,17 @@ pub struct ServiceAccount;
 #[async_trait]
 impl Plugin for ServiceAccount {
     fn handles(&self, attributes: &Attributes) -> bool {
-        attributes.operation == Operation::Create && attributes.is("", "pods")
+        match attributes.operation {
+            Operation::Create => attributes.is("", "pods"),
+            Operation::Update => attributes.is_of("", "pods", "ephemeralcontainers"),
+            _ => false,
+        }
     }
 
     async fn mutate(&self, attributes: &Attributes<'_>, _: Option<&Value>, pod: &mut Value) -> Result<(), Status> {
+        if attributes.operation != Operation::Create {
+            return Ok(());
+        }
         if pod["metadata"]["annotations"].get(MIRROR).is_some() {
             return mirror(attributes, pod);
         }
@@ -48,11 +57,74 @@ impl Plugin for ServiceAccount {
         }
         Ok(())
     }
+
+    async fn validate(&self, attributes: &Attributes<'_>, _: Option<&Value>, pod: &Value) -> Result<(), Status> {
+        if pod["metadata"]["annotations"].get(MIRROR).is_some() {
+            return mirror(attributes, pod);
+        }
+        let namespace = attributes.namespace();
+        let name = pod["spec"]["serviceAccountName"].as_str().unwrap_or("default");
+        let Some(entry) = attributes.call.server.store.get(&format!("/registry/serviceaccounts/{namespace}/{name}"))
+        else {
+            return Ok(());
+        };
+        let account = parse(&entry.value)?;
+        if account["metadata"]["annotations"][ENFORCE] != "true" {
+            return Ok(());
+        }
+        let created = attributes.operation == Operation::Create;
+        match unmountable(&account, pod, created) {
+            Some(why) => Err(attributes.forbidden(pod, why)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The first secret that the pod refers to and its account does not.
+fn unmountable(account: &Value, pod: &Value, created: bool) -> Option<String> {
+    let (spec, name) = (&pod["spec"], account["metadata"]["name"].as_str().unwrap_or(""));
+    let each = |value: &'_ Value, field: &str| value[field].as_array().cloned().unwrap_or_default();
+    let listed = |field: &str, secret: &Value| each(account, field).iter().any(|own| own["name"] == *secret);
+    let shown = |secret: &Value| secret.as_str().unwrap_or("").to_owned();
+    let because = format!("is not allowed because service account {name} does not reference that");
+    let mut lists = vec![("ephemeral container", "ephemeralContainers")];
+    if created {
+        for volume in each(spec, "volumes") {
+            let secret = &volume["secret"]["secretName"];
+            if volume["secret"].is_object() && !listed("secrets", secret) {
+                return Some(format!("volume with secret.secretName={:?} {because} secret", shown(secret)));
+            }
+        }
+        lists = vec![("init container", "initContainers"), ("container", "containers")];
+    }
+    for (what, field) in lists {
+        for container in each(spec, field) {
+            for variable in each(&container, "env") {
+                let reference = &variable["valueFrom"]["secretKeyRef"];
+                if reference.is_object() && !listed("secrets", &reference["name"]) {
+                    let (container, variable) = (shown(&container["name"]), shown(&variable["name"]));
+                    let secret = shown(&reference["name"]);
+                    return Some(format!(
+                        "{what} {container} with envVar {variable} referencing secret.secretName={secret:?} {because} secret"
+                    ));
+                }
+            }
+        }
+    }
+    let pulls = each(spec, "imagePullSecrets").into_iter().enumerate().filter(|_| created);
+    pulls.into_iter().find(|(_, secret)| !listed("imagePullSecrets", &secret["name"])).map(|(index, secret)| {
+        format!("imagePullSecrets[{index}].name={:?} {because} imagePullSecret", shown(&secret["name"]))
+    })
 }
 
 fn mirror(attributes: &Attributes<'_>, pod: &Value) -> Result<(), Status> {
     if pod["spec"]["serviceAccountName"].as_str().is_some_and(|name| !name.is_empty()) {
         return Err(attributes.forbidden(pod, "a mirror pod may not reference service accounts"));
+    }
+    let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+    let mut sources = volumes.flat_map(|volume| volume["projected"]["sources"].as_array().into_iter().flatten());
+    if sources.any(|source| source["serviceAccountToken"].is_object()) {
+        return Err(attributes.forbidden(pod, "a mirror pod may not use ServiceAccountToken volume projections"));
     }
     Ok(())
 }
@@ -123,5 +195,32 @@ mod tests {
         assert_eq!(pod["spec"]["volumes"].as_array().map(Vec::len), Some(1));
         assert_eq!(pod["spec"]["containers"][0]["volumeMounts"][0]["mountPath"], MOUNT_PATH);
         assert_eq!(pod["spec"]["containers"][1]["volumeMounts"].as_array().map(Vec::len), Some(1));
+    }
+
+    #[test]
+    fn an_accounts_pods_refer_to_its_own_secrets_where_it_says_so() {
+        let account =
+            json!({"metadata": {"name": "a"}, "secrets": [{"name": "own"}], "imagePullSecrets": [{"name": "pull"}]});
+        let env = |secret: &str| json!([{"name": "c", "env": [{"name": "E", "valueFrom": {"secretKeyRef": {"name": secret, "key": "k"}}}]}]);
+        let because = "is not allowed because service account a does not reference that";
+        let table = [
+            (json!({"containers": env("own"), "imagePullSecrets": [{"name": "pull"}]}), String::new()),
+            (
+                json!({"volumes": [{"secret": {"secretName": "x"}}]}),
+                format!("volume with secret.secretName=\"x\" {because} secret"),
+            ),
+            (
+                json!({"initContainers": env("x")}),
+                format!("init container c with envVar E referencing secret.secretName=\"x\" {because} secret"),
+            ),
+            (
+                json!({"imagePullSecrets": [{"name": "pull"}, {"name": "x"}]}),
+                format!("imagePullSecrets[1].name=\"x\" {because} imagePullSecret"),
+            ),
+        ];
+        for (spec, expected) in table {
+            let got = unmountable(&account, &json!({"spec": spec}), true).unwrap_or_default();
+            assert_eq!(got, expected, "{spec}");
+        }
     }
 }

@@ -248,7 +248,7 @@ mod tests {
             (&b""[..], "<empty>"),
             (b"{\"a\"", "{\"a\""),
             (b"xy", "7879"),
-            (b"{\"kind\":\"Deployment\",\"apiVersion\"", "{\"kind\":\"Deployment\",\"apiVer ..."),
+            (b"{\"kind\":\"Deployment\",\"apiVersion\"", "{\"kind\":\"Deployment\",\"apiVersi ..."),
         ];
         for (body, expected) in table {
             assert_eq!(summary(body), expected);

@@ -4,7 +4,6 @@ use api::{Status, Value};
 use http::StatusCode;
 use serde_json::json;
 
-use crate::admission::pods::topology_labels;
 use crate::admission::{Operation, admit};
 use crate::clock;
 use crate::rest::{Call, input, metadata, output, update};
@@ -28,7 +27,6 @@ pub async fn bind(call: &Call) -> Result<Response, Status> {
     let pods = call.server.catalog.load().get("", "v1", "pods").cloned().ok_or_else(crate::dispatch::no_such_path)?;
     let pod = call.of(pods, &call.info.namespace, name);
     let now = clock::now();
-    let topology = topology_labels(&call.server, node);
     update::rewrite(&pod, "binding", |pod| {
         let conflict = |why: String| Err(Status::conflict("", "pods/binding", name, &why));
         let (uid, own) = (metadata::text(&binding, "uid"), metadata::text(pod, "uid"));
@@ -45,14 +43,13 @@ pub async fn bind(call: &Call) -> Result<Response, Status> {
             return conflict(format!("pod {name} has non-empty .spec.schedulingGates"));
         }
         pod["spec"]["nodeName"] = Value::from(node);
-        for (key, value) in &topology {
-            pod["metadata"]["labels"][key] = value.clone();
+        for (key, value) in binding["metadata"]["annotations"].as_object().into_iter().flatten() {
+            pod["metadata"]["annotations"][key] = value.clone();
         }
-        for field in ["annotations", "labels"] {
-            if let Some(added) = binding["metadata"][field].as_object() {
-                for (key, value) in added {
-                    pod["metadata"][field][key] = value.clone();
-                }
+        // What the pod says of itself stays.
+        for (key, value) in binding["metadata"]["labels"].as_object().into_iter().flatten() {
+            if pod["metadata"]["labels"].get(key).is_none() {
+                pod["metadata"]["labels"][key] = value.clone();
             }
         }
         // Where it was to go is answered.

@@ -1,6 +1,7 @@
 //! Requests, limits and the quality of service that follows from them.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
@@ -54,6 +55,36 @@ pub fn qos_class(spec: &Value) -> &'static str {
         })
     });
     if guaranteed { "Guaranteed" } else { "Burstable" }
+}
+
+/// What a pod requests of everything, or is limited to (`requests` or `limits`): its containers and sidecars together, or an init
+/// container beside the sidecars before it where that is more; of what the pod itself says that. Without its overhead.
+pub fn totals(spec: &Value, field: &str) -> BTreeMap<String, Quantity> {
+    let of = |owner: &Value| -> Vec<(String, Quantity)> {
+        let all = entries(at(owner, "resources"), field);
+        all.filter_map(|(resource, value)| Some((resource.clone(), quantity(value)?))).collect()
+    };
+    let mut peak: BTreeMap<String, Quantity> = BTreeMap::new();
+    let mut running: BTreeMap<String, Quantity> = BTreeMap::new();
+    for container in list(spec, "initContainers") {
+        let stays = text(container, "restartPolicy") == "Always";
+        for (resource, amount) in of(container) {
+            let beside = running.get(&resource).map_or(amount, |sum| *sum + amount);
+            peak.entry(resource.clone()).and_modify(|most| *most = (*most).max(beside)).or_insert(beside);
+            if stays {
+                running.insert(resource, beside);
+            }
+        }
+    }
+    for (resource, amount) in list(spec, "containers").iter().flat_map(of) {
+        running.entry(resource).and_modify(|sum| *sum += amount).or_insert(amount);
+    }
+    for (resource, sum) in running {
+        peak.entry(resource).and_modify(|most| *most = (*most).max(sum)).or_insert(sum);
+    }
+    let of_pod = |resource: &str| matches!(resource, "cpu" | "memory") || resource.starts_with("hugepages-");
+    peak.extend(of(spec).into_iter().filter(|(resource, _)| of_pod(resource)));
+    peak
 }
 
 /// A pod's own limits, where it has any, give it requests: what its containers request together, else the limits.
@@ -198,5 +229,26 @@ pub fn amount(name: &str, value: &Value, path: &Path, errors: &mut Errors) {
     }
     if !is_native(name) && quantity(value).is_some_and(|q| q.milli_value() % 1000 != 0) {
         errors.invalid(path, shown(value).as_str(), "must be an integer");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_needs_the_most_that_runs_at_once() {
+        let with = |cpu: &str| json!({"resources": {"requests": {"cpu": cpu, "example.com/x": "1"}}});
+        let mut sidecar = with("1");
+        sidecar["restartPolicy"] = "Always".into();
+        let mut spec = json!({"initContainers": [with("2"), sidecar, with("5")], "containers": [with("3"), with("1")]});
+        let texts = |spec: &Value| -> Vec<String> {
+            totals(spec, "requests").into_iter().map(|(name, sum)| format!("{name}={sum}")).collect()
+        };
+        assert_eq!(texts(&spec), ["cpu=6", "example.com/x=3"]);
+        spec["resources"] = json!({"requests": {"cpu": "4", "example.com/x": "9"}});
+        assert_eq!(texts(&spec), ["cpu=4", "example.com/x=3"]);
     }
 }
