@@ -149,6 +149,7 @@ impl ApiServer {
         let stack = stack(&server);
         crate::bootstrap::run(&server).await.map_err(StartError::Bootstrap)?;
         crate::flow::keeper::start(&server).await.map_err(StartError::Bootstrap)?;
+        crate::special::repair::start(&server);
         server.ready.store(true, Ordering::Release);
         Ok(ApiServer { server, stack, tls, connections: TaskTracker::new() })
     }

@@ -100,7 +100,7 @@ pub fn managed_fields(object: &Value, errors: &mut Errors) {
         if !matches!(kind, "" | "FieldsV1") {
             errors.invalid(path.child("fieldsType"), kind, "must be `FieldsV1`");
         }
-        manager(text(entry, "manager"), &path.child("manager"), errors);
+        manager(text(entry, "manager"), path.child("manager"), errors);
         if text(entry, "subresource").len() > LONGEST_SUBRESOURCE {
             errors.too_long(path.child("subresource"), LONGEST_SUBRESOURCE);
         }

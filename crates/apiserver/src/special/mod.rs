@@ -9,6 +9,7 @@ pub mod forward;
 pub mod metrics;
 pub mod proxy;
 pub mod quota;
+pub mod repair;
 pub mod reserve;
 pub mod review;
 pub mod rewrite;

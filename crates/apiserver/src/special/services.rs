@@ -18,7 +18,10 @@ use crate::clock;
 use crate::rest::{self, Call, metadata};
 
 /// Where records of node ports are kept. They are no objects of the API.
-const PORTS: &str = "/registry/servicenodeports/";
+pub const PORTS: &str = "/registry/servicenodeports/";
+/// The label that says who has made an `IPAddress`, and what it says of those that are made here.
+pub const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
+pub const MANAGER: &str = "ipallocator.k8s.io";
 /// How many random addresses or ports are tried before the range is searched from its beginning.
 const GUESSES: usize = 32;
 
@@ -42,8 +45,8 @@ pub fn reserve(call: &Call, old: Option<&Value>, new: &mut Value, reservation: &
         reservation.push(Expect::Absent, Op::put(address_key(call, address), record(call, address, new)));
     }
     for port in needs.ports.difference(&had.ports) {
-        let owner = json!({"namespace": metadata::text(new, "namespace"), "name": metadata::text(new, "name")});
-        reservation.push(Expect::Absent, Op::put(port_key(*port), owner.to_string().into_bytes()));
+        let record = port_record(metadata::text(new, "namespace"), metadata::text(new, "name"));
+        reservation.push(Expect::Absent, Op::put(port_key(*port), record));
     }
     for address in had.addresses.difference(&needs.addresses) {
         let key = address_key(call, address);
@@ -63,13 +66,13 @@ pub fn reserve(call: &Call, old: Option<&Value>, new: &mut Value, reservation: &
 
 /// What a Service holds.
 #[derive(Default)]
-struct Needs {
-    addresses: BTreeSet<IpAddr>,
-    ports: BTreeSet<u16>,
+pub struct Needs {
+    pub addresses: BTreeSet<IpAddr>,
+    pub ports: BTreeSet<u16>,
 }
 
 impl Needs {
-    fn of(service: &Value) -> Self {
+    pub fn of(service: &Value) -> Self {
         let spec = &service["spec"];
         if spec["type"] == "ExternalName" {
             return Needs::default();
@@ -236,14 +239,19 @@ impl Taken<'_> {
     }
 }
 
-fn address_key(call: &Call, address: &IpAddr) -> String {
+pub fn address_key(call: &Call, address: &IpAddr) -> String {
     match addresses(call) {
         Some(kind) => rest::key(&kind, "", &address.to_string()),
         None => format!("/registry/ipaddresses/{address}"),
     }
 }
 
-fn port_key(port: u16) -> String {
+/// What is kept of a port: whose it is.
+pub fn port_record(namespace: &str, name: &str) -> Vec<u8> {
+    json!({"namespace": namespace, "name": name}).to_string().into_bytes()
+}
+
+pub fn port_key(port: u16) -> String {
     format!("{PORTS}{port}")
 }
 
@@ -252,14 +260,14 @@ fn addresses(call: &Call) -> Option<std::sync::Arc<Kind>> {
 }
 
 /// The `IPAddress` object that takes an address for a Service.
-fn record(call: &Call, address: &IpAddr, service: &Value) -> Vec<u8> {
+pub fn record(call: &Call, address: &IpAddr, service: &Value) -> Vec<u8> {
     api::codec::stored::encode(&json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
         "metadata": {
             "name": address.to_string(), "uid": uuid::Uuid::new_v4().to_string(), "creationTimestamp": clock::now(), "generation": 1,
             "labels": {
                 "ipaddress.kubernetes.io/ip-family": if address.is_ipv4() { "IPv4" } else { "IPv6" },
-                "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
+                MANAGED_BY: MANAGER,
             },
         },
         "spec": {"parentRef": {

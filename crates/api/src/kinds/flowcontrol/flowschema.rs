@@ -101,7 +101,7 @@ fn validate_rule(rule: &Value, path: &Path, errors: &mut Errors) {
     let subjects = list(rule, "subjects");
     let all = path.child("subjects");
     if subjects.is_empty() {
-        errors.required(&all, "subjects must contain at least one value");
+        errors.required(all, "subjects must contain at least one value");
     }
     for (index, subject) in subjects.iter().enumerate() {
         validate_subject(subject, &all.index(index), errors);

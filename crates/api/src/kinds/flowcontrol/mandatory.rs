@@ -70,7 +70,7 @@ pub fn conditions(object: &Value, errors: &mut Errors) {
         let (kind, at_condition) = (text(condition, "type"), all.index(index));
         let path = at_condition.child("type");
         if conditions[..index].iter().any(|other| text(other, "type") == kind) {
-            errors.duplicate(&path, kind);
+            errors.duplicate(path, kind);
         }
         if kind.is_empty() {
             errors.required(path, "must not be empty");

@@ -75,7 +75,7 @@ impl Strategy for PriorityLevelConfiguration {
         match kind {
             "Exempt" => {
                 if has(spec, "limited") {
-                    errors.forbidden(&at_limited, "must be nil if the type is not Limited");
+                    errors.forbidden(at_limited, "must be nil if the type is not Limited");
                 }
                 let exempt = at(spec, "exempt");
                 shares(exempt, &at_exempt, errors);
