@@ -179,10 +179,13 @@ impl Bound<'_> {
     }
 }
 
+/// What is said of a bound that is broken.
+type Rule = fn(&Bound) -> Option<String>;
+
 const CLAIM: &str = "PersistentVolumeClaim";
 
 fn check(limit: &Value, what: &str, resources: &Value, errors: &mut Vec<String>) {
-    let rules: [(&str, fn(&Bound) -> Option<String>); 3] =
+    let rules: [(&str, Rule); 3] =
         [("min", |bound| bound.min()), ("max", |bound| bound.max()), ("maxLimitRequestRatio", |bound| bound.ratio())];
     for (field, broken) in rules {
         for (resource, bound) in limit[field].as_object().into_iter().flatten() {

@@ -31,7 +31,10 @@ pub async fn evict(call: &Call) -> Result<Response, Status> {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
     let mut options = DeleteOptions::from_value(&eviction["deleteOptions"])?;
-    options.dry_run |= call.dry_run();
+    if call.dry_run() {
+        options.dry_run = true;
+        options.sent["dryRun"] = json!(["All"]);
+    }
     warnings.extend(admit(call, Operation::Create, &mut eviction).await?);
     let pod = call.of(call.kind.clone(), &call.info.namespace, &call.info.name);
     if !ignoring_budgets(&pod, &options).await? {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::kind::{ALL_METADATA, Context, Kind, Strategy, keep};
+use crate::kind::{Context, Kind, Strategy, keep};
 use crate::kinds::access::{at, at_mut, fill, fill_text, flag, has, list, section, text};
 use crate::kinds::admissionregistration::webhooks::client;
 use crate::kinds::builder::Builder;
@@ -34,10 +34,6 @@ fn remember_stored(object: &mut Value) {
 }
 
 impl Strategy for CustomResourceDefinition {
-    fn kept_by_status(&self) -> &'static [&'static str] {
-        ALL_METADATA
-    }
-
     fn default(&self, object: &mut Value) {
         let Some(spec) = object.get_mut("spec") else { return };
         let kind = text(spec, "names.kind").to_owned();

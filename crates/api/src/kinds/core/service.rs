@@ -218,7 +218,7 @@ impl Strategy for Service {
         let status = Path::new("status");
         let all = status.child("loadBalancer.ingress");
         if text(new, "spec.type") != "LoadBalancer" && !list(new, "status.loadBalancer.ingress").is_empty() {
-            errors.forbidden(&all, "may only be used when `spec.type` is \"LoadBalancer\"");
+            errors.forbidden(all, "may only be used when `spec.type` is \"LoadBalancer\"");
         }
         for (index, ingress) in list(new, "status.loadBalancer.ingress").iter().enumerate() {
             let path = all.index(index);
