@@ -2,7 +2,7 @@
 //! Service that has it and by none that has not.
 //!
 //! The API server takes addresses and node ports in the transaction that writes a Service, so that only somebody else's
-//! writes can part them: an IPAddress is an object that anybody may delete. Node ports are no objects, and need no repair.
+//! writes can part them: an IPAddress is an object that anybody may delete. Node ports are no objects; the server looks after them itself.
 
 pub(crate) mod addresses;
 pub(crate) mod ranges;

@@ -20,8 +20,8 @@ use crate::rest::{self, Call, metadata};
 /// Where records of node ports are kept. They are no objects of the API.
 pub const PORTS: &str = "/registry/servicenodeports/";
 /// The label that says who has made an `IPAddress`, and what it says of those that are made here.
-pub const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
-pub const MANAGER: &str = "ipallocator.k8s.io";
+const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
+const MANAGER: &str = "ipallocator.k8s.io";
 /// How many random addresses or ports are tried before the range is searched from its beginning.
 const GUESSES: usize = 32;
 
@@ -67,7 +67,7 @@ pub fn reserve(call: &Call, old: Option<&Value>, new: &mut Value, reservation: &
 /// What a Service holds.
 #[derive(Default)]
 pub struct Needs {
-    pub addresses: BTreeSet<IpAddr>,
+    addresses: BTreeSet<IpAddr>,
     pub ports: BTreeSet<u16>,
 }
 
@@ -239,7 +239,7 @@ impl Taken<'_> {
     }
 }
 
-pub fn address_key(call: &Call, address: &IpAddr) -> String {
+fn address_key(call: &Call, address: &IpAddr) -> String {
     match addresses(call) {
         Some(kind) => rest::key(&kind, "", &address.to_string()),
         None => format!("/registry/ipaddresses/{address}"),
@@ -260,7 +260,7 @@ fn addresses(call: &Call) -> Option<std::sync::Arc<Kind>> {
 }
 
 /// The `IPAddress` object that takes an address for a Service.
-pub fn record(call: &Call, address: &IpAddr, service: &Value) -> Vec<u8> {
+fn record(call: &Call, address: &IpAddr, service: &Value) -> Vec<u8> {
     api::codec::stored::encode(&json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
         "metadata": {
