@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::mount::MsFlags;
 use serde_json::{Value, json};
@@ -80,9 +80,11 @@ pub fn build(input: &Input<'_>) -> Result<Bundle> {
             "rootfsPropagation": if shared { Some("shared") } else { None },
         },
     });
-    let image_mounts = (0..)
-        .zip(input.volumes)
-        .map(|(at, image)| ImageMount { mount_point: volume_point(input, at), layers: image.layers.clone() });
+    let wanted = input.config.mounts.iter().filter(|mount| mount.image.is_some());
+    let image_mounts = (0..).zip(input.volumes).zip(wanted).map(|((at, image), wanted)| {
+        let sub_path = part_of(wanted)?.map(|sub_path| (sub_path, part_point(input, at)));
+        Ok(ImageMount { mount_point: volume_point(input, at), layers: layers(input, image), part: sub_path })
+    });
     let launch = Launch {
         version: 1,
         libcontainer: input.paths.libcontainer(),
@@ -92,7 +94,7 @@ pub fn build(input: &Input<'_>) -> Result<Bundle> {
             upper: input.paths.container(input.id).join("upper"),
             work: input.paths.container(input.id).join("work"),
         },
-        image_mounts: image_mounts.collect(),
+        image_mounts: image_mounts.collect::<Result<_>>()?,
         cgroups: input.cgroups.clone(),
         propagation,
         oom_score_adj: i32::try_from(input.config.linux.resources.oom_score_adj).ok(),
@@ -266,6 +268,11 @@ fn volume_point(input: &Input<'_>, at: usize) -> PathBuf {
     input.paths.bundle(input.id).join("volumes").join(at.to_string())
 }
 
+/// Where a part of an image is mounted once more, for a bind mount to take it from.
+fn part_point(input: &Input<'_>, at: usize) -> PathBuf {
+    input.paths.bundle(input.id).join("volumes").join(format!("{at}.part"))
+}
+
 type Propagation = Vec<(PathBuf, u64)>;
 
 /// The mounts of the configuration, outer ones first; their propagation; whether any is to be seen on the node.
@@ -282,7 +289,8 @@ fn volume_mounts(input: &Input<'_>) -> Result<(Vec<Value>, Propagation, bool)> {
             return Err(CriError::invalid(format!("mount path {:?} is not absolute", volume.container_path)));
         }
         let source = match &volume.image {
-            Some(_) => inside(&volume_point(input, image_index(volume)), &volume.image_sub_path)?,
+            Some(_) if part_of(volume)?.is_some() => part_point(input, image_index(volume)),
+            Some(_) => volume_point(input, image_index(volume)),
             None => {
                 let path = PathBuf::from(&volume.host_path);
                 fs::metadata(&path).map_err(|error| {
@@ -317,10 +325,15 @@ fn volume_mounts(input: &Input<'_>) -> Result<(Vec<Value>, Propagation, bool)> {
     Ok((mounts, propagation, shared))
 }
 
-/// A path below a directory that may not leave it by its own words; links are followed inside only by the mount itself.
-fn inside(directory: &Path, sub_path: &str) -> Result<PathBuf> {
-    let plain = Path::new(sub_path).components().all(|part| matches!(part, std::path::Component::Normal(_)));
-    if plain { Ok(directory.join(sub_path)) } else { Err(CriError::invalid(format!("invalid subpath {sub_path:?}"))) }
+/// The part of an image that is mounted, if it is not all of it. Where its links lead is seen when the image is mounted.
+fn part_of(volume: &Mount) -> Result<Option<PathBuf>> {
+    let part = Path::new(&volume.image_sub_path);
+    let plain = part.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    if !plain {
+        return Err(CriError::invalid(format!("invalid subpath {:?}", volume.image_sub_path)));
+    }
+    let whole = part.components().all(|part| part == Component::CurDir);
+    Ok((!whole).then(|| part.to_owned()))
 }
 
 /// What the mount that holds a path must be, for the propagation that is asked for.

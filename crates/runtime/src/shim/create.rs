@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::notify_socket::NotifySocket;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use oci_spec::runtime::Spec;
@@ -159,8 +160,28 @@ fn mount_images(launch: &Launch, bundle: &Path) -> Result<()> {
             layers => mount_overlay(&image.mount_point, layers, "", &links(at)),
         };
         result.context("mount image volume")?;
+        if let Some((path, at)) = &image.part {
+            mount_part(&image.mount_point, path, at).context(format_args!("subpath {:?} of an image volume", path))?;
+        }
     }
     Ok(())
+}
+
+/// Mounts what is at `path` in a mounted image. Its links, made by whoever made the image, lead nowhere else: for them the
+/// image is the root.
+fn mount_part(image: &Path, path: &Path, at: &Path) -> Result<()> {
+    let root = std::fs::File::open(image).context(image.display())?;
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let found = openat2(&root, path, how).map_err(sys::describe).context("open")?;
+    let found = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
+    if std::fs::metadata(&found).context("stat")?.is_dir() {
+        std::fs::create_dir_all(at).context(at.display())?;
+    } else {
+        std::fs::write(at, "").context(at.display())?;
+    }
+    mount(Some(&found), at, None::<&str>, MsFlags::MS_BIND, None::<&str>).context(at.display())
 }
 
 /// What `mount(2)` takes as options: a page, with the end's zero.

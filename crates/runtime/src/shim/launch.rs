@@ -43,6 +43,8 @@ pub struct ImageMount {
     pub mount_point: PathBuf,
     /// The lowest first.
     pub layers: Vec<PathBuf>,
+    /// A path in the image, and where it alone is mounted.
+    pub part: Option<(PathBuf, PathBuf)>,
 }
 
 impl Launch {

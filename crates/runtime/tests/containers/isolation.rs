@@ -229,6 +229,39 @@ async fn volumes_are_mounted_as_they_are_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn links_in_a_part_of_an_image_lead_nowhere_but_into_the_image() {
+    if !possible() {
+        return;
+    }
+    let world = World::new().await;
+    std::fs::write(world.path("secret"), "the node's").unwrap();
+    let outside = world.path("secret").display().to_string();
+    let part = |at: &str, path: &str| Mount {
+        container_path: at.into(),
+        image: Some(ImageSpec { image: "busybox".into(), ..ImageSpec::default() }),
+        image_sub_path: path.into(),
+        ..Mount::default()
+    };
+    let text = format!(
+        "ls /root/bin/busybox; cat /root{outside} 2>/dev/null; head -n1 /file; ls /tools/sh; \
+         touch /root/x 2>/dev/null || echo fixed"
+    );
+    let mut container = script(&text);
+    container.mounts = vec![part("/root", "tmp/root"), part("/file", "tmp/above"), part("/tools", "./bin")];
+    let (_, log) = world.finish("parts", container).await;
+    assert_eq!(log, "/root/bin/busybox\nroot:x:0:0:root:/root:/bin/sh\n/tools/sh\nfixed\n");
+    let pod = world.pod("refused");
+    let sandbox = world.runtime.run_pod_sandbox(pod.clone(), "").await.unwrap();
+    for (path, why) in [("../x", "invalid subpath"), ("not/there", "no such file")] {
+        let mut container = script("true");
+        container.mounts = vec![part("/part", path)];
+        let error = world.runtime.create_container(&sandbox, container, &pod).await.unwrap_err();
+        assert!(error.message.to_lowercase().contains(why), "{path}: {error}");
+    }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_mount_made_in_a_container_is_seen_on_the_node_only_with_bidirectional_propagation() {
     if !possible() {
         return;

@@ -85,6 +85,8 @@ pub fn image_archive(path: &Path, name: &str, further: usize) {
         ("etc/passwd", Regular, b"root:x:0:0:root:/root:/bin/sh\nweb:x:33:34::/var/www:/bin/sh\n"),
         ("etc/group", Regular, b"root:x:0:\nweb:x:34:\nlogs:x:50:web\n"),
     ];
+    // Where they lead depends on what is taken for the root.
+    entries.extend([("tmp/root", Symlink, &b"/"[..]), ("tmp/above", Symlink, &b"../../../../../etc/passwd"[..])]);
     entries.extend(links.iter().map(|link| (link.as_str(), Symlink, &b"busybox"[..])));
     let mut layers = vec![tar(&entries)];
     layers.extend((0..further).map(|number| tar(&[(&format!("layer-{number}"), Regular, b"x")])));
