@@ -72,10 +72,10 @@ impl Lines {
         }
     }
 
-    /// The stream ended: what has no line end is a line too.
+    /// The stream ended: what has no line end stays a part, so that readers add none.
     pub fn finish(&mut self, now: &str, out: &mut Vec<u8>) {
         if !self.pending.is_empty() {
-            self.emit('F', &[], now, out);
+            self.emit('P', &[], now, out);
         }
     }
 
@@ -125,7 +125,7 @@ mod tests {
     fn lines_are_put_together_from_any_chunks() {
         for (chunks, expected) in [
             (&[&b"a\nb\n"[..]][..], "T stdout F a\nT stdout F b\n"),
-            (&[b"a", b"b\n\n", b"c"], "T stdout F ab\nT stdout F \nT stdout F c\n"),
+            (&[b"a", b"b\n\n", b"c"], "T stdout F ab\nT stdout F \nT stdout P c\n"),
             (&[b"\n"], "T stdout F \n"),
             (&[], ""),
         ] {
