@@ -17,8 +17,8 @@ use super::sys::{self, Context, Result};
 /// Who waits for an answer: a connection and its call.
 pub type Waiter = (u64, u64);
 
-/// The most that is kept for somebody attached who does not read, before he is let go.
-const BACKLOG_MAX: usize = 1 << 20;
+/// What is kept for somebody attached who does not read, before the container has to wait for him.
+const BACKLOG_MAX: usize = 256 << 10;
 
 pub struct Container {
     pub info: ContainerInfo,
@@ -155,6 +155,21 @@ impl Container {
         }
     }
 
+    /// Whether an output is not to be read for now, since somebody attached has not taken what came before.
+    pub fn is_held(&self, at: usize) -> bool {
+        self.attached.iter().filter_map(|attached| attached.sinks[at].as_ref()).any(Sink::is_full)
+    }
+
+    /// Somebody attached can take more, or has left: which, says whether he was behind when he was asked.
+    pub fn served(&mut self, number: usize, at: usize, behind: bool) {
+        let over = self.outputs[at].is_none();
+        let Some(attached) = self.attached.get_mut(number) else { return };
+        let Some(sink) = &mut attached.sinks[at] else { return };
+        if !behind || !sink.flush() || (over && !sink.is_behind()) {
+            attached.sinks[at] = None;
+        }
+    }
+
     /// Forgets those attached who get nothing any more.
     pub fn drop_idle(&mut self) {
         self.attached.retain(|attached| attached.sinks.iter().any(Option::is_some));
@@ -219,11 +234,12 @@ impl Sink {
         !self.backlog.is_empty()
     }
 
+    fn is_full(&self) -> bool {
+        self.backlog.len() >= BACKLOG_MAX
+    }
+
     /// Gives `false` when nobody reads any more.
     fn push(&mut self, data: &[u8]) -> bool {
-        if self.backlog.len() + data.len() > BACKLOG_MAX {
-            return false;
-        }
         self.backlog.extend(data);
         self.flush()
     }

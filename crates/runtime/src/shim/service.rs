@@ -51,7 +51,7 @@ enum Source {
     Signals,
     Connection(u64),
     Output(String, usize),
-    Sink(String, usize, usize),
+    Sink { container: String, number: usize, at: usize, behind: bool },
     ContainerStatus(String),
     ExecStatus(u64),
     PauseStatus,
@@ -126,7 +126,7 @@ impl Service {
                 polls.add(Source::ContainerStatus(id.clone()), status, PollFlags::POLLIN);
             }
             for (at, output) in container.outputs.iter().enumerate() {
-                if let Some(output) = output {
+                if let Some(output) = output.as_ref().filter(|_| !container.is_held(at)) {
                     polls.add(Source::Output(id.clone(), at), &output.source, PollFlags::POLLIN);
                 }
             }
@@ -135,7 +135,8 @@ impl Service {
                     if let Some(sink) = sink {
                         // Without anything to write it is watched for its reader's leaving.
                         let flags = if sink.is_behind() { PollFlags::POLLOUT } else { PollFlags::empty() };
-                        polls.add(Source::Sink(id.clone(), number, at), &sink.fd, flags);
+                        let behind = sink.is_behind();
+                        polls.add(Source::Sink { container: id.clone(), number, at, behind }, &sink.fd, flags);
                     }
                 }
             }
@@ -153,12 +154,9 @@ impl Service {
                     container.pump(at, &mut self.buffers);
                 }
             }
-            Source::Sink(id, number, at) => {
-                let container = self.containers.get_mut(&id);
-                if let Some(attached) = container.and_then(|container| container.attached.get_mut(number))
-                    && attached.sinks[at].as_mut().is_some_and(|sink| !sink.is_behind() || !sink.flush())
-                {
-                    attached.sinks[at] = None;
+            Source::Sink { container, number, at, behind } => {
+                if let Some(container) = self.containers.get_mut(&container) {
+                    container.served(number, at, behind);
                 }
             }
             Source::ContainerStatus(id) => self.container_status(&id),

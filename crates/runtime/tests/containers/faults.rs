@@ -79,19 +79,31 @@ async fn a_closed_terminal_ends_its_command_and_not_the_container() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_attaches_and_does_not_read_holds_nobody_up() {
+async fn who_attaches_and_reads_late_loses_nothing_and_cannot_keep_a_container_alive() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     if !possible() {
         return;
     }
     let world = World::new().await;
-    let container = ContainerConfig { stdin: true, ..script("read go; seq 1 300000") };
-    let (_, id) = world.run("slow-reader", container).await;
-    let request = AttachRequest { container_id: id.clone(), stdin: true, tty: false, stdout: true, stderr: true };
-    let mut session = world.runtime.attach(request).await.unwrap();
-    let mut stdin = session.stdin.take().unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut stdin, b"go\n").await.unwrap();
-    let status = world.exited(&id).await;
-    assert_eq!(world.log(&status.log_path).lines().count(), 300_000);
+    for (name, reads) in [("late", true), ("never", false)] {
+        let container = ContainerConfig { stdin: true, ..script(&format!("read go; seq 1 300000; : {name}")) };
+        let (_, id) = world.run(name, container).await;
+        let request = AttachRequest { container_id: id.clone(), stdin: true, tty: false, stdout: true, stderr: true };
+        let mut session = world.runtime.attach(request).await.unwrap();
+        session.stdin.take().unwrap().write_all(b"go\n").await.unwrap();
+        let path = world.runtime.container_status(&id).await.unwrap().log_path;
+        world.until(|| std::fs::metadata(&path).is_ok_and(|log| log.len() > 300_000)).await;
+        if reads {
+            let mut text = String::new();
+            session.stdout.take().unwrap().read_to_string(&mut text).await.unwrap();
+            assert_eq!(text.lines().count(), 300_000);
+            world.exited(&id).await;
+            assert_eq!(world.log(&path).lines().count(), 300_000);
+        } else {
+            world.runtime.stop_container(&id, Duration::from_secs(1)).await.unwrap();
+            world.exited(&id).await;
+        }
+    }
     world.end().await;
 }
 
