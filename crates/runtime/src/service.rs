@@ -11,6 +11,7 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::cri::*;
 use crate::record::save;
 use crate::runtime::{Runtime, unblock};
+use crate::sandbox::HANDLER;
 use crate::shim::protocol::Request;
 
 /// Whether all that a selector says is among the labels.
@@ -42,9 +43,15 @@ impl RuntimeService for Runtime {
                 ..condition("NetworkReady")
             },
         };
+        let handler = |name: &str| RuntimeHandler {
+            name: name.into(),
+            recursive_read_only_mounts: true,
+            ..RuntimeHandler::default()
+        };
         Ok(StatusResponse {
             conditions: vec![condition("RuntimeReady"), network],
-            runtime_handlers: vec![RuntimeHandler { recursive_read_only_mounts: true, ..RuntimeHandler::default() }],
+            // The default one goes without a name, and by the name that clusters' runtime classes know it by.
+            runtime_handlers: ["", HANDLER].map(handler).into(),
             supplemental_groups_policy: true,
         })
     }

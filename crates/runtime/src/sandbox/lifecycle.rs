@@ -9,7 +9,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::CloneFlags;
 
 use super::namespaces::{self, Wanted, unmount};
-use super::{AttachRequest, Sandbox};
+use super::{AttachRequest, HANDLER, Sandbox};
 use crate::container::lifecycle::KILL_TIMEOUT;
 use crate::cri::{ContainerEventType, CriError, DNSConfig, NamespaceMode, PodSandboxConfig, Result};
 use crate::record::{SandboxRecord, VERSION, save};
@@ -19,7 +19,7 @@ use crate::shim_client;
 
 impl Runtime {
     pub(crate) async fn make_sandbox(&self, config: PodSandboxConfig, runtime_handler: &str) -> Result<String> {
-        if !runtime_handler.is_empty() {
+        if !matches!(runtime_handler, "" | HANDLER) {
             return Err(CriError::not_found(format!("no runtime for {runtime_handler:?} is configured")));
         }
         if config

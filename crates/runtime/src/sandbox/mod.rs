@@ -15,6 +15,9 @@ use crate::shim_client::ShimClient;
 pub use namespaces::raise_loopback;
 pub use network::{AttachRequest, Network, NoNetwork};
 
+/// The name of the only handler that there is.
+pub(crate) const HANDLER: &str = "runc";
+
 /// A sandbox as the server knows it.
 pub(crate) struct Sandbox {
     pub record: Mutex<SandboxRecord>,
