@@ -99,14 +99,19 @@ impl Hierarchies {
         self.v2
     }
 
-    /// How a group of version 1 is shown inside a container: its directories, and where they are mounted there.
+    /// How a group of version 1 is shown inside a container: its directories, and where they are mounted there. What
+    /// several controllers share (`cpu,cpuacct`) is found under the name of each, too.
     pub fn mounts_of(&self, path: &str) -> Vec<(PathBuf, PathBuf)> {
         let controlled = self.all.iter().filter(|hierarchy| !hierarchy.controllers.is_empty());
-        let pair = |hierarchy: &Hierarchy| {
-            let name = hierarchy.mount.file_name()?;
-            Some((hierarchy.mount.join(path.trim_matches('/')), Path::new("/sys/fs/cgroup").join(name)))
+        let pairs = |hierarchy: &Hierarchy| {
+            let directory = hierarchy.mount.join(path.trim_matches('/'));
+            let own = hierarchy.mount.file_name().map(|name| name.to_string_lossy().into_owned());
+            let mut names: Vec<String> = own.into_iter().collect();
+            names
+                .extend(hierarchy.controllers.iter().filter(|name| !names.contains(name)).cloned().collect::<Vec<_>>());
+            names.into_iter().map(move |name| (directory.clone(), Path::new("/sys/fs/cgroup").join(name)))
         };
-        controlled.filter_map(pair).collect()
+        controlled.flat_map(pairs).collect()
     }
 
     /// Removes groups of pods below a parent, but those given and what is in them. Where a process is, nothing is removed.
@@ -312,6 +317,23 @@ mod tests {
         let left: Vec<_> = groups.iter().filter(|group| top.path().join(group).exists()).collect();
         assert_eq!(left, [&groups[0], &groups[3], &groups[4]]);
         assert!(top.path().join("own/kubepods/burstable").exists());
+    }
+
+    #[test]
+    fn a_hierarchy_of_several_controllers_is_shown_under_the_name_of_each() {
+        let mounts = "30 23 0:26 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+                      31 23 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
+        let shown = Hierarchies::parse(mounts).unwrap().mounts_of("a/b");
+        let shown: Vec<_> = shown.iter().map(|(from, at)| format!("{} {}", from.display(), at.display())).collect();
+        assert_eq!(
+            shown,
+            [
+                "/sys/fs/cgroup/cpu,cpuacct/a/b /sys/fs/cgroup/cpu,cpuacct",
+                "/sys/fs/cgroup/cpu,cpuacct/a/b /sys/fs/cgroup/cpu",
+                "/sys/fs/cgroup/cpu,cpuacct/a/b /sys/fs/cgroup/cpuacct",
+                "/sys/fs/cgroup/memory/a/b /sys/fs/cgroup/memory",
+            ]
+        );
     }
 
     #[test]

@@ -18,6 +18,11 @@ impl PodCgroups {
         Ok(PodCgroups { hierarchies: Hierarchies::detect()?, parent: parent.to_owned() })
     }
 
+    /// A group below the parent.
+    pub fn below(&self, path: &str) -> String {
+        format!("{}/{}", self.parent.trim_matches('/'), path.trim_matches('/'))
+    }
+
     /// The pod's group, always below the parent.
     pub fn path(&self, config: &PodSandboxConfig) -> String {
         path(&self.parent, config)
