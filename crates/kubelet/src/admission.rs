@@ -1,6 +1,9 @@
 //! Whether a pod may run on this node: what it asks of the kernel, and whether it fits beside the pods that are here. The
 //! scheduler has asked before; this is for pods that were bound past it, or at the same time. Reasons and words are upstream's.
 
+mod kernel;
+pub mod sysctls;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1;
@@ -15,74 +18,25 @@ use crate::resources::{self, Amounts, Qos};
 /// A port of the node that a pod publishes: protocol, address, port.
 type Port = (String, String, i32);
 
-/// Sysctls that a pod may set, since they are its own, and the namespace that makes them so.
-const SYSCTLS: [(&str, Namespace); 12] = [
-    ("kernel.shm_rmid_forced", Namespace::Ipc),
-    ("net.ipv4.ip_local_port_range", Namespace::Net),
-    ("net.ipv4.tcp_syncookies", Namespace::Net),
-    ("net.ipv4.ping_group_range", Namespace::Net),
-    ("net.ipv4.ip_unprivileged_port_start", Namespace::Net),
-    ("net.ipv4.ip_local_reserved_ports", Namespace::Net),
-    ("net.ipv4.tcp_keepalive_time", Namespace::Net),
-    ("net.ipv4.tcp_fin_timeout", Namespace::Net),
-    ("net.ipv4.tcp_keepalive_intvl", Namespace::Net),
-    ("net.ipv4.tcp_keepalive_probes", Namespace::Net),
-    ("net.ipv4.tcp_rmem", Namespace::Net),
-    ("net.ipv4.tcp_wmem", Namespace::Net),
-];
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Namespace {
-    Ipc,
-    Net,
-}
-
 /// Takes the pod in, or says why not; gives the uids of the pods that must give way to it. One that `runs` is never refused.
 /// The node's labels are read anew before a pod is refused for them.
 pub async fn admit(context: &Context, pod: &Pod, runs: bool) -> Result<Vec<String>, Failure> {
     if !runs {
-        fits_kernel(pod)?;
+        kernel::fits(context, pod).await?;
     }
     let outcome = context.ledger.lock().admit(pod, runs);
-    if !outcome.as_ref().is_err_and(|failure| failure.reason == AFFINITY) {
+    if !outcome.as_ref().is_err_and(|failure| [AFFINITY, TAINTS].contains(&failure.reason.as_str())) {
         return outcome;
     }
     let nodes: Api<v1::Node> = Api::all(context.client.clone());
     let Ok(node) = nodes.get(&context.node_name).await else { return outcome };
     let mut ledger = context.ledger.lock();
-    ledger.labels = node.metadata.labels.unwrap_or_default();
+    ledger.see(&node);
     ledger.admit(pod, runs)
 }
 
-/// Whether the node's kernel and its rules allow what the pod asks for.
-fn fits_kernel(pod: &Pod) -> Result<(), Failure> {
-    let labels = pod.object.metadata.labels.as_ref();
-    if labels.and_then(|l| l.get("kubernetes.io/os")).is_some_and(|os| os != "linux") {
-        let message = "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label";
-        return Err(refusal("PodOSSelectorNodeLabelDoesNotMatch", message));
-    }
-    if pod.spec().os.as_ref().is_some_and(|os| os.name != "linux") {
-        return Err(refusal("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"));
-    }
-    let spec = pod.spec();
-    for sysctl in spec.security_context.iter().flat_map(|s| s.sysctls.iter().flatten()) {
-        let name = sysctl.name.replace('/', ".");
-        let forbidden = |why: String| Err(refusal("SysctlForbidden", &format!("forbidden sysctl: {why}")));
-        let Some((_, namespace)) = SYSCTLS.iter().find(|(safe, _)| *safe == name) else {
-            return forbidden(format!("{name:?} not allowlisted"));
-        };
-        let shared = match namespace {
-            Namespace::Ipc => spec.host_ipc.unwrap_or(false).then_some("ipc"),
-            Namespace::Net => pod.host_network().then_some("net"),
-        };
-        if let Some(shared) = shared {
-            return forbidden(format!("{name:?} not allowed with host {shared} enabled"));
-        }
-    }
-    Ok(())
-}
-
 const AFFINITY: &str = "NodeAffinity";
+const TAINTS: &str = "TaintToleration";
 
 #[derive(Debug)]
 struct Share {
@@ -99,6 +53,7 @@ pub struct Ledger {
     node: String,
     allocatable: Amounts,
     labels: BTreeMap<String, String>,
+    taints: Vec<v1::Taint>,
     shares: BTreeMap<String, Share>,
     pressures: Vec<&'static str>,
 }
@@ -121,7 +76,13 @@ impl Shortage {
 impl Ledger {
     /// A node of that name that has this to give and these labels.
     pub fn new(node: &str, allocatable: Amounts, labels: BTreeMap<String, String>) -> Ledger {
-        Ledger { node: node.to_owned(), allocatable, labels, shares: BTreeMap::new(), pressures: Vec::new() }
+        Ledger { node: node.to_owned(), allocatable, labels, ..Ledger::default() }
+    }
+
+    /// Takes over by what the node is chosen, and by what it keeps pods away.
+    pub fn see(&mut self, node: &v1::Node) {
+        self.labels = node.metadata.labels.clone().unwrap_or_default();
+        self.taints = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
     }
 
     /// Takes the pod in, or says why not. A pod that is in already stays; one that `runs` is never refused. Where a critical
@@ -234,6 +195,12 @@ impl Ledger {
             let message = "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
             return Err(refusal(AFFINITY, message));
         }
+        // Static pods run in spite of all taints.
+        let bars = |taint: &&v1::Taint| taint.effect == "NoExecute" && !share.is_static && !tolerated(pod, taint);
+        if self.taints.iter().any(|taint| bars(&taint)) {
+            let message = "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate";
+            return Err(refusal(TAINTS, message));
+        }
         let taken = |port: &Port| self.shares.values().flat_map(|s| &s.ports).any(|other| clash(port, other));
         if share.ports.iter().any(taken) {
             let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
@@ -294,6 +261,21 @@ impl Ledger {
         }
         Some(chosen)
     }
+}
+
+fn tolerated(pod: &Pod, taint: &v1::Taint) -> bool {
+    pod.spec().tolerations.iter().flatten().any(|toleration| {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let (key, effect) = (text(&toleration.key), text(&toleration.effect));
+        let value = || text(&toleration.value) == text(&taint.value);
+        (effect.is_empty() || effect == taint.effect)
+            && (key.is_empty() || key == taint.key)
+            && match toleration.operator.as_deref() {
+                Some("Exists") => true,
+                None | Some("" | "Equal") => !key.is_empty() && value(),
+                _ => false,
+            }
+    })
 }
 
 fn refusal(reason: &str, message: &str) -> Failure {
@@ -366,6 +348,33 @@ mod tests {
     }
 
     #[test]
+    fn a_taint_that_lets_nothing_run_keeps_all_but_static_pods_away() {
+        let taint = |effect: &str| serde_json::json!({"key": "k", "value": "v", "effect": effect});
+        let tolerates = |more: Value| serde_json::json!({ "tolerations": [more] });
+        for (effect, spec, expected) in [
+            ("NoExecute", Value::Null, Some("TaintToleration")),
+            ("NoSchedule", Value::Null, None),
+            ("NoExecute", tolerates(serde_json::json!({"operator": "Exists"})), None),
+            ("NoExecute", tolerates(serde_json::json!({"key": "k", "value": "v"})), None),
+            ("NoExecute", tolerates(serde_json::json!({"key": "k", "value": "w"})), Some("TaintToleration")),
+            (
+                "NoExecute",
+                tolerates(serde_json::json!({"key": "k", "operator": "Exists", "effect": "NoSchedule"})),
+                Some("TaintToleration"),
+            ),
+        ] {
+            let mut ledger = ledger(9);
+            let node = serde_json::json!({"metadata": {"name": "n"}, "spec": {"taints": [taint(effect)]}});
+            ledger.see(&serde_json::from_value(node).unwrap());
+            let outcome = ledger.admit(&pod("a", "1m", spec.clone()), false);
+            assert_eq!(outcome.err().map(|f| f.reason).as_deref(), expected, "{effect} {spec}");
+            let mut of_file = pod("b", "1m", spec);
+            of_file.object.metadata.annotations = Some([(crate::labels::SOURCE.to_owned(), "file".to_owned())].into());
+            assert!(ledger.admit(&of_file, false).is_ok());
+        }
+    }
+
+    #[test]
     fn a_critical_pod_takes_what_it_needs_from_the_fewest_of_lower_priority() {
         let mut ledger = ledger(9);
         for (name, cpu) in [("small", "100m"), ("middle", "300m"), ("large", "500m")] {
@@ -395,21 +404,6 @@ mod tests {
         assert_eq!(resize("600m"), None);
         assert_eq!(resize("700m").as_deref(), Some("Deferred"));
         assert_eq!(resize("1100m").as_deref(), Some("Infeasible"));
-    }
-
-    #[test]
-    fn only_sysctls_of_the_pods_own_namespaces_may_be_set() {
-        let with = |name: &str, more: Value| {
-            let mut spec = serde_json::json!({"securityContext": {"sysctls": [{"name": name, "value": "1"}]}});
-            spec.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
-            fits_kernel(&pod("a", "1m", spec)).err().map(|f| f.message)
-        };
-        assert_eq!(with("net.ipv4.tcp_syncookies", Value::Null), None);
-        assert_eq!(with("kernel/shm_rmid_forced", Value::Null), None);
-        let refused = with("kernel.msgmax", Value::Null);
-        assert_eq!(refused.as_deref(), Some("Pod was rejected: forbidden sysctl: \"kernel.msgmax\" not allowlisted"));
-        let refused = with("net.ipv4.tcp_syncookies", serde_json::json!({"hostNetwork": true})).unwrap();
-        assert!(refused.ends_with("not allowed with host net enabled"), "{refused}");
     }
 
     #[test]

@@ -1,17 +1,24 @@
-//! `KubeletConfiguration` of `kubelet.config.k8s.io/v1beta1`: the fields that are honoured, with upstream's defaults. A field that
-//! upstream knows and that is not honoured here is refused, as is one that nobody knows.
+//! `KubeletConfiguration` of `kubelet.config.k8s.io/v1beta1`: the fields that are honoured, with upstream's defaults. Of those
+//! that are not, `fields.rs` says which values are taken; all else is refused with its reason, as is what nobody knows.
 
 mod duration;
 mod fields;
+mod parts;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use k8s_openapi::api::core::v1::Taint;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use duration::Duration;
+pub use parts::{
+    CpuManagerPolicy, CrashLoopBackOff, MemoryManagerPolicy, MemoryReservation, MemorySwap, ShutdownByPriority,
+    SwapBehavior, TopologyManagerPolicy, TopologyManagerScope, UserNamespaces,
+};
 
+use crate::admission;
 use crate::eviction::{self, Thresholds};
 
 const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
@@ -69,6 +76,52 @@ pub struct Configuration {
     pub node_status_update_frequency: Duration,
     pub node_status_report_frequency: Duration,
     pub node_status_max_images: i32,
+    pub node_lease_duration_seconds: u32,
+    /// By default the command's directory of manifests.
+    pub static_pod_path: Option<PathBuf>,
+    /// Served where it is set.
+    pub healthz_port: Option<u16>,
+    pub healthz_bind_address: std::net::IpAddr,
+    /// By default the cluster's own.
+    #[serde(rename = "clusterDNS")]
+    pub cluster_dns: Vec<std::net::IpAddr>,
+    pub cluster_domain: Option<String>,
+    /// The node's resolver settings; empty for none.
+    pub resolv_conf: Option<PathBuf>,
+    pub container_log_max_size: String,
+    pub container_log_max_files: usize,
+    pub container_log_monitor_interval: Duration,
+    pub register_node: bool,
+    pub register_with_taints: Vec<Taint>,
+    #[serde(rename = "providerID")]
+    pub provider_id: String,
+    pub pods_per_core: u32,
+    /// Whether containers that name no seccomp profile have the runtime's.
+    pub seccomp_default: bool,
+    pub allowed_unsafe_sysctls: Vec<String>,
+    pub crash_loop_back_off: CrashLoopBackOff,
+    #[serde(rename = "cpuCFSQuota")]
+    pub cpu_cfs_quota: bool,
+    #[serde(rename = "cpuCFSQuotaPeriod")]
+    pub cpu_cfs_quota_period: Duration,
+    pub memory_swap: MemorySwap,
+    /// Whether a container goes on where one process of it is killed for want of memory.
+    #[serde(rename = "singleProcessOOMKill")]
+    pub single_process_oom_kill: Option<bool>,
+    pub enforce_node_allocatable: Vec<String>,
+    #[serde(rename = "reservedSystemCPUs")]
+    pub reserved_system_cpus: String,
+    pub cpu_manager_policy: CpuManagerPolicy,
+    pub cpu_manager_policy_options: Texts,
+    pub memory_manager_policy: MemoryManagerPolicy,
+    pub reserved_memory: Vec<MemoryReservation>,
+    pub topology_manager_policy: TopologyManagerPolicy,
+    pub topology_manager_scope: TopologyManagerScope,
+    pub topology_manager_policy_options: Texts,
+    pub shutdown_grace_period: Duration,
+    pub shutdown_grace_period_critical_pods: Duration,
+    pub shutdown_grace_period_by_pod_priority: Vec<ShutdownByPriority>,
+    pub user_namespaces: UserNamespaces,
 }
 
 impl Default for Configuration {
@@ -101,6 +154,40 @@ impl Default for Configuration {
             node_status_update_frequency: Duration::from_secs(10),
             node_status_report_frequency: Duration::from_secs(300),
             node_status_max_images: 50,
+            node_lease_duration_seconds: 40,
+            static_pod_path: None,
+            healthz_port: None,
+            healthz_bind_address: std::net::Ipv4Addr::LOCALHOST.into(),
+            cluster_dns: Vec::new(),
+            cluster_domain: None,
+            resolv_conf: None,
+            container_log_max_size: "10Mi".to_owned(),
+            container_log_max_files: 5,
+            container_log_monitor_interval: Duration::from_secs(10),
+            register_node: true,
+            register_with_taints: Vec::new(),
+            provider_id: String::new(),
+            pods_per_core: 0,
+            seccomp_default: false,
+            allowed_unsafe_sysctls: Vec::new(),
+            crash_loop_back_off: CrashLoopBackOff::default(),
+            cpu_cfs_quota: true,
+            cpu_cfs_quota_period: Duration(std::time::Duration::from_millis(100)),
+            memory_swap: MemorySwap::default(),
+            single_process_oom_kill: None,
+            enforce_node_allocatable: vec!["pods".to_owned()],
+            reserved_system_cpus: String::new(),
+            cpu_manager_policy: CpuManagerPolicy::None,
+            cpu_manager_policy_options: Texts::new(),
+            memory_manager_policy: MemoryManagerPolicy::None,
+            reserved_memory: Vec::new(),
+            topology_manager_policy: TopologyManagerPolicy::None,
+            topology_manager_scope: TopologyManagerScope::Container,
+            topology_manager_policy_options: Texts::new(),
+            shutdown_grace_period: Duration::from_secs(0),
+            shutdown_grace_period_critical_pods: Duration::from_secs(0),
+            shutdown_grace_period_by_pod_priority: Vec::new(),
+            user_namespaces: UserNamespaces::default(),
         }
     }
 }
@@ -212,6 +299,18 @@ impl Configuration {
         if self.serialize_image_pulls { Some(1) } else { self.max_parallel_image_pulls }
     }
 
+    /// The size at which a container's log is rotated; zero where it is no size.
+    pub fn log_max_bytes(&self) -> u64 {
+        let quantity = api::quantity::Quantity::parse(&self.container_log_max_size);
+        quantity.map_or(0, |size| u64::try_from(size.value()).unwrap_or(0))
+    }
+
+    /// The pods that the node takes.
+    pub fn pods_on(&self, cpus: usize) -> u32 {
+        let by_core = self.pods_per_core.saturating_mul(u32::try_from(cpus).unwrap_or(u32::MAX));
+        if self.pods_per_core == 0 { self.max_pods } else { self.max_pods.min(by_core) }
+    }
+
     fn validate(&self) -> Result<(), ConfigError> {
         let (high, low) = (self.image_gc_high_threshold_percent, self.image_gc_low_threshold_percent);
         let pulls = self.max_parallel_image_pulls;
@@ -228,11 +327,41 @@ impl Configuration {
                 "maxParallelImagePulls cannot be larger than 1 unless SerializeImagePulls (--serialize-image-pulls) set to false".to_owned(),
             ),
             (self.node_status_max_images < -1, "nodeStatusMaxImages (--node-status-max-images) must be -1 or greater".to_owned()),
+            (self.node_lease_duration_seconds == 0, "nodeLeaseDurationSeconds must be greater than 0".to_owned()),
+            (self.container_log_max_files < 2, "containerLogMaxFiles must be greater than 1".to_owned()),
+            (self.log_max_bytes() == 0, format!("containerLogMaxSize {:?} must be a positive quantity", self.container_log_max_size)),
+            (
+                self.crash_loop_back_off.max_container_restart_period.is_some_and(|period| {
+                    !(Duration::from_secs(1)..=Duration::from_secs(300)).contains(&period)
+                }),
+                "crashLoopBackOff.maxContainerRestartPeriod must be between 1s and 300s".to_owned(),
+            ),
+            (
+                !(Duration(std::time::Duration::from_millis(1))..=Duration::from_secs(1)).contains(&self.cpu_cfs_quota_period),
+                "cpuCFSQuotaPeriod (--cpu-cfs-quota-period) must be between 1ms and 1sec, inclusive".to_owned(),
+            ),
+            (
+                self.shutdown_grace_period < self.shutdown_grace_period_critical_pods,
+                "shutdownGracePeriodCriticalPods must be <= shutdownGracePeriod".to_owned(),
+            ),
+            (
+                !self.shutdown_grace_period_by_pod_priority.is_empty() && self.shutdown_grace_period > Duration::from_secs(0),
+                "cannot specify both shutdownGracePeriodByPodPriority and shutdownGracePeriod at the same time".to_owned(),
+            ),
+            (
+                self.enforce_node_allocatable.iter().any(|part| !matches!(part.as_str(), "pods" | "none" | "")),
+                "enforceNodeAllocatable takes \"pods\" and \"none\": the groups of the system and of the kubelet are not this kubelet's".to_owned(),
+            ),
+            (
+                self.user_namespaces.ids_per_pod <= 0 || self.user_namespaces.ids_per_pod % 65_536 != 0,
+                "userNamespaces.idsPerPod must be a multiple of 65536".to_owned(),
+            ),
         ];
         let wrong: Vec<_> = checks.into_iter().filter(|(wrong, _)| *wrong).map(|(_, why)| why).collect();
         if !wrong.is_empty() {
             return Err(invalid(wrong.join("; ")));
         }
+        admission::sysctls::patterns(&self.allowed_unsafe_sysctls).map_err(invalid)?;
         for reserved in [&self.system_reserved, &self.kube_reserved] {
             eviction::reserved(reserved).map_err(invalid)?;
         }
@@ -256,11 +385,15 @@ fn read(text: &str) -> Result<Value, ConfigError> {
         }
     }
     let known = serde_json::to_value(Configuration::default()).unwrap_or_default();
-    if let Some(name) = object.keys().find(|name| known.get(name.as_str()).is_none()) {
-        let why = if fields::UNSUPPORTED.contains(&name.as_str()) { "is not supported" } else { "is unknown" };
-        return Err(ConfigError(format!("the field {name:?} {why}")));
+    for (name, value) in object.iter().filter(|(name, _)| known.get(name.as_str()).is_none()) {
+        let Some(taken) = fields::taken(name) else {
+            return Err(ConfigError(format!("the field {name:?} is unknown")));
+        };
+        if let Err(why) = taken.check(value) {
+            return Err(ConfigError(format!("the field {name:?} is not supported with the value {value}: {why}")));
+        }
     }
-    object.retain(|_, value| !value.is_null());
+    object.retain(|name, value| !value.is_null() && known.get(name.as_str()).is_some());
     Ok(Value::Object(object))
 }
 
@@ -306,12 +439,27 @@ mod tests {
             ("evictionSoft: {memory.available: 5%}", "grace period must be specified"),
             ("serializeImagePulls: true\nmaxParallelImagePulls: 3", "cannot be larger than 1"),
             ("systemReserved: {cpu: x}", "quantities"),
-            ("enforceNodeAllocatable: [pods]", "is not supported"),
+            ("enforceNodeAllocatable: [system-reserved]", "enforceNodeAllocatable takes"),
+            ("readOnlyPort: 10255", "\"readOnlyPort\" is not supported with the value 10255: there is no server"),
+            ("allowedUnsafeSysctls: [vm.*]", "not known to be namespaced"),
+            ("crashLoopBackOff: {maxContainerRestartPeriod: 10m}", "between 1s and 300s"),
+            ("containerLogMaxSize: many", "positive quantity"),
+            ("topologyManagerPolicy: best", "unknown variant"),
         ] {
             let error = parse(fields).err().unwrap_or_default();
             assert!(error.contains(part), "{fields}: {error}");
         }
         assert!(Configuration::parse("kind: Pod\napiVersion: v1").unwrap_err().0.contains("apiVersion must be"));
+    }
+
+    #[test]
+    fn what_changes_nothing_is_taken() {
+        let read = parse(
+            "readOnlyPort: 0\ncgroupDriver: cgroupfs\nsyncFrequency: 1m\nfeatureGates: {X: true}\nlogging: {format: json}\n\
+             enforceNodeAllocatable: [pods]\ncpuManagerPolicy: none\nclusterDNS: [10.0.0.10]\npodsPerCore: 10",
+        );
+        let read = read.unwrap();
+        assert_eq!((read.pods_on(4), read.pods_on(64), read.cluster_dns.len()), (40, 110, 1));
     }
 
     #[test]

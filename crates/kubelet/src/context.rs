@@ -9,12 +9,13 @@ use client::events::EventType;
 use k8s_openapi::api::core::v1;
 use parking_lot::Mutex;
 use runtime::cri::{ImageService, RuntimeService};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Ledger;
 use crate::collect::Records;
 use crate::config::Configuration;
+use crate::containers::security::Seccomp;
 use crate::devices::Devices;
 use crate::dns::ClusterDns;
 use crate::eviction::Eviction;
@@ -22,6 +23,7 @@ use crate::images::Pulls;
 use crate::objects::Objects;
 use crate::pods::pod::Pod;
 use crate::pods::status::Host;
+use crate::resources::Rules;
 use crate::stats::{Rates, Readings};
 use crate::volumes::Volumes;
 
@@ -41,7 +43,10 @@ pub struct Context {
     pub seccomp_profiles: PathBuf,
     /// `<data>/logs/pods`.
     pub logs: PathBuf,
-    pub node_memory: i64,
+    /// What the settings of cgroups depend on.
+    pub rules: Rules,
+    /// Told when a pod comes or goes.
+    pub pods_changed: Notify,
     pub ledger: Mutex<Ledger>,
     /// Changes when a pod has given back what it held.
     pub room: watch::Sender<()>,
@@ -70,6 +75,10 @@ impl Context {
     /// Runs a task until it is done or the kubelet ends.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         tokio::spawn(self.stopping.clone().run_until_cancelled_owned(work));
+    }
+
+    pub fn seccomp(&self) -> Seccomp<'_> {
+        Seccomp { profiles: &self.seccomp_profiles, confines: self.configuration.seccomp_default }
     }
 
     /// What the node holds for the pod is free again.

@@ -1,6 +1,7 @@
 //! What a pod's names are: its host name, its `/etc/hosts` and its `/etc/resolv.conf`.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use runtime::cri::DNSConfig;
 
@@ -16,6 +17,15 @@ pub struct ClusterDns {
 
 /// Longest host name the kernel takes.
 const HOST_NAME_MAX: usize = 63;
+/// Longest name that the kernel takes for the whole of host and domain.
+const FULL_NAME_MAX: usize = 64;
+/// What resolvers read of their settings: servers, domains to search, the length of each and of all.
+const SERVERS_MAX: usize = 3;
+const SEARCHES_MAX: usize = 32;
+const DOMAIN_MAX: usize = 253;
+const SEARCH_LINE_MAX: usize = 2048;
+/// Where a node whose resolver is systemd's has the settings that others can use.
+const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 
 /// The pod's host name, and its domain below the cluster's where it has a subdomain.
 pub fn host_name(pod: &Pod, cluster: &ClusterDns) -> (String, String) {
@@ -39,7 +49,7 @@ pub fn kernel_name(pod: &Pod, cluster: &ClusterDns) -> Result<String, String> {
         return Ok(name);
     }
     let whole = format!("{name}.{domain}");
-    if whole.len() > HOST_NAME_MAX {
+    if whole.len() > FULL_NAME_MAX {
         return Err(format!(
             "failed to construct FQDN from pod hostname and cluster domain, FQDN {whole} is too long (64 characters is the max, {} characters requested)",
             whole.len()
@@ -80,6 +90,43 @@ pub fn hosts_file(pod: &Pod, ips: &[String], cluster: &ClusterDns, node: &str) -
     out
 }
 
+/// The node's resolver settings for pods; none where the file is none. A resolver on the node's own loopback is nobody else's.
+pub fn of_node(file: &Path) -> Option<String> {
+    if file.as_os_str().is_empty() {
+        return None;
+    }
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let servers = parse(&text).servers;
+    let local = !servers.is_empty() && servers.iter().all(|s| s.starts_with("127.") || s == "::1");
+    let better = if local { std::fs::read_to_string(RESOLVED).ok() } else { None };
+    Some(better.unwrap_or(text))
+}
+
+/// Cuts settings down to what resolvers read, and gives what there is to say about it.
+pub fn fit(config: &mut DNSConfig) -> Vec<String> {
+    let mut told = Vec::new();
+    if config.servers.len() > SERVERS_MAX {
+        config.servers.truncate(SERVERS_MAX);
+        told.push(format!(
+            "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: {}",
+            config.servers.join(" ")
+        ));
+    }
+    let before = config.searches.len();
+    config.searches.truncate(SEARCHES_MAX);
+    config.searches.retain(|domain| domain.len() <= DOMAIN_MAX);
+    while config.searches.join(" ").len() > SEARCH_LINE_MAX {
+        config.searches.pop();
+    }
+    if config.searches.len() < before {
+        told.push(format!(
+            "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {}",
+            config.searches.join(" ")
+        ));
+    }
+    told
+}
+
 /// The pod's resolver settings; `node` is the text of the node's own `resolv.conf`.
 pub fn resolver(pod: &Pod, cluster: &ClusterDns, node: &str) -> DNSConfig {
     let spec = pod.spec();
@@ -95,6 +142,10 @@ pub fn resolver(pod: &Pod, cluster: &ClusterDns, node: &str) -> DNSConfig {
         }
         _ => parse(node),
     };
+    if policy != "None" && config.servers.is_empty() && node.is_empty() {
+        // What a resolver takes without a word is the loopback; said aloud, nobody fills it in.
+        (config.servers, config.searches) = (vec!["127.0.0.1".to_owned()], vec![".".to_owned()]);
+    }
     if let Some(own) = &spec.dns_config {
         merge(&mut config.servers, own.nameservers.as_deref().unwrap_or_default());
         merge(&mut config.searches, own.searches.as_deref().unwrap_or_default());
@@ -172,6 +223,24 @@ mod tests {
             let got = resolver(&pod(spec.clone()), &cluster(), node);
             let got = [got.servers, got.searches, got.options].map(|l| l.join(" ")).join("|");
             assert_eq!(got, expected, "{spec}");
+        }
+    }
+
+    #[test]
+    fn settings_are_cut_to_what_resolvers_read() {
+        let list = |count: usize, length: usize| -> Vec<String> {
+            (0..count).map(|number| format!("{number:0length$}")).collect()
+        };
+        for (servers, searches, expected) in [
+            (list(3, 1), list(32, 63), (3, 32, 0)),
+            (list(4, 1), list(33, 10), (3, 32, 2)),
+            (list(1, 1), list(32, 64), (1, 31, 1)),
+            (list(1, 1), list(2, 254), (1, 0, 1)),
+        ] {
+            let mut config = DNSConfig { servers, searches, ..DNSConfig::default() };
+            let told = fit(&mut config);
+            assert_eq!((config.servers.len(), config.searches.len(), told.len()), expected);
+            assert!(told.iter().all(|text| text.contains("limits were exceeded")), "{told:?}");
         }
     }
 

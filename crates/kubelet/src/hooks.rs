@@ -5,14 +5,17 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1;
 
 use crate::context::Context;
+use crate::pods::pod::Pod;
 use crate::probes::{self, Call};
 
 /// The longest that an HTTP hook may take.
 const HTTP_LIMIT: Duration = Duration::from_secs(30);
+const AGENT: &str = "kube-lifecycle/1.36";
 
 /// Runs the handler in the container; the error says why it failed.
 pub async fn run(
     context: &Context,
+    pod: &Pod,
     handler: &v1::LifecycleHandler,
     container: &v1::Container,
     id: &str,
@@ -32,9 +35,24 @@ pub async fn run(
         };
     }
     if let Some(action) = &handler.http_get {
-        let call = Call::of(action, container, pod_ip)?;
-        let status = probes::get(&call, "kube-lifecycle/1.36", HTTP_LIMIT).await?.status;
-        return if status < 400 { Ok(()) } else { Err(format!("HTTP hook failed with statuscode: {status}")) };
+        let mut call = Call::of(action, container, pod_ip)?;
+        // Any answer will do.
+        let answer = probes::get(&call, AGENT, HTTP_LIMIT).await;
+        if !call.tls || !answer.as_ref().is_err_and(|error| error.ends_with(probes::PLAIN_ANSWER)) {
+            return answer.map(drop);
+        }
+        // Hooks were once called without TLS whatever they asked for, and some still expect it. Credentials stay here.
+        call.tls = false;
+        call.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("authorization"));
+        probes::get(&call, AGENT, HTTP_LIMIT).await?;
+        let about = format!("request to HTTPS lifecycle hook {}:{} got HTTP response", call.host, call.port);
+        context.warn(
+            pod,
+            Some(&container.name),
+            "LifecycleHTTPFallback",
+            format!("{about}, retry with HTTP succeeded"),
+        );
+        return Ok(());
     }
     if let Some(sleep) = &handler.sleep {
         tokio::time::sleep(Duration::from_secs(sleep.seconds.max(0) as u64)).await;

@@ -4,6 +4,7 @@ mod credentials;
 mod providers;
 mod pulled;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -46,9 +47,29 @@ impl Pulls {
     }
 }
 
-/// The image by its container's pull policy. The error is the container's waiting reason.
+/// The container's image by its pull policy, and those of its image volumes by theirs. The error is the container's waiting
+/// reason.
 pub async fn ensure(context: &Context, pod: &Pod, member: &Member) -> Result<Present, Reason> {
-    let image = member.spec.image.as_deref().unwrap_or_default();
+    let own = Wanted { image: member.spec.image.as_deref(), policy: member.spec.image_pull_policy.as_deref() };
+    let mut present = ensure_one(context, pod, member, own).await?;
+    let mounted = |name: &str| member.spec.volume_mounts.iter().flatten().any(|mount| mount.name == name);
+    for volume in pod.spec().volumes.iter().flatten().filter(|volume| mounted(&volume.name)) {
+        if let Some(source) = &volume.image {
+            let wanted = Wanted { image: source.reference.as_deref(), policy: source.pull_policy.as_deref() };
+            let image = ensure_one(context, pod, member, wanted).await?;
+            present.volumes.insert(volume.name.clone(), image.id);
+        }
+    }
+    Ok(present)
+}
+
+struct Wanted<'a> {
+    image: Option<&'a str>,
+    policy: Option<&'a str>,
+}
+
+async fn ensure_one(context: &Context, pod: &Pod, member: &Member, wanted: Wanted<'_>) -> Result<Present, Reason> {
+    let image = wanted.image.unwrap_or_default();
     let tell = |reason: &str, message: String| context.tell(pod, Some(&member.spec.name), reason, message);
     let warn = |reason: &str, message: String| context.warn(pod, Some(&member.spec.name), reason, message);
     if !credentials::well_formed(image) {
@@ -58,7 +79,7 @@ pub async fn ensure(context: &Context, pod: &Pod, member: &Member) -> Result<Pre
         warn("InspectFailed", message.clone());
         return Err(Reason::new("InvalidImageName", message));
     }
-    let policy = member.spec.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
+    let policy = wanted.policy.unwrap_or("IfNotPresent");
     let here = status(context, image).await.map_err(|message| {
         let message = format!("Failed to inspect image {image:?}: {message}");
         warn("InspectFailed", message.clone());
@@ -110,7 +131,7 @@ fn whole_milliseconds(took: std::time::Duration) -> Duration {
 }
 
 fn present(image: Image) -> Present {
-    Present { id: image.id, uid: image.uid, username: image.username }
+    Present { id: image.id, uid: image.uid, username: image.username, volumes: BTreeMap::new() }
 }
 
 fn spec(image: &str) -> ImageSpec {

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use client::{Cache, Caches, Recorder};
 use k8s_openapi::api::core::v1;
 use parking_lot::Mutex;
+use runtime::PodCgroups;
 use runtime::cri::{ImageService, RuntimeService};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::admission::Ledger;
+use crate::cgroups;
 use crate::collect;
 use crate::config::Configuration;
 use crate::context::Context;
@@ -26,8 +28,8 @@ use crate::node::{self, Node, facts};
 use crate::objects::Objects;
 use crate::pods::manager::Pods;
 use crate::pods::status::Host;
-use crate::resources;
-use crate::server::Server;
+use crate::resources::{self, Rules};
+use crate::server::{Server, health};
 use crate::stats::Rates;
 use crate::volumes::{Made, Tokens, Volumes, csi, local_path};
 
@@ -56,6 +58,8 @@ pub struct Config {
     pub cluster_domain: String,
     pub configuration: Configuration,
     pub credential_providers: CredentialProviders,
+    /// The cluster's cgroups, where the kubelet is to limit all pods together.
+    pub pod_cgroups: Option<PodCgroups>,
     /// The port of the HTTPS server, if the binary serves one.
     pub port: Option<u16>,
 }
@@ -98,13 +102,25 @@ impl Kubelet {
         let ips: Vec<_> = config.node_ips.iter().map(ToString::to_string).collect();
         let thresholds = config.configuration.thresholds().map_err(std::io::Error::other)?;
         let machine = Machine::measure(&config.data_dir);
-        let max_pods = config.configuration.max_pods;
+        let max_pods = config.configuration.pods_on(machine.cpus);
         let kept = kept_back(&config.configuration, &thresholds, &machine.capacity(max_pods));
+        let mut taints = config.taints;
+        taints.extend(config.configuration.register_with_taints.clone());
+        let pods_limit = {
+            let mut whole = resources::amounts(Some(&machine.capacity(max_pods)));
+            whole.extend(
+                facts::processes().and_then(|(_, most)| i64::try_from(most).ok()).map(|n| ("pid".to_owned(), n)),
+            );
+            let reserved = [&config.configuration.system_reserved, &config.configuration.kube_reserved];
+            let reserved = reserved.map(|texts| eviction::reserved(texts).unwrap_or_default());
+            let enforced = config.configuration.enforce_node_allocatable.iter().any(|part| part == "pods");
+            cgroups::pods_limit(&whole, &reserved, enforced)
+        };
         let node = Node {
             name: config.node_name.clone(),
             ips: ips.clone(),
             labels: config.labels,
-            taints: config.taints,
+            taints,
             machine,
             max_pods,
             kept,
@@ -114,6 +130,17 @@ impl Kubelet {
         let allocatable = resources::amounts(Some(&node.allocatable()));
         let ledger = Ledger::new(&config.node_name, allocatable.clone(), node.all_labels());
         let runtime_name = config.runtime.version().await.map_or_else(|_| "regatta".to_owned(), |v| v.runtime_name);
+        let (dns, domain) = (&config.configuration.cluster_dns, &config.configuration.cluster_domain);
+        let dns = if dns.is_empty() { config.cluster_dns } else { dns.clone() };
+        let cluster_dns = ClusterDns {
+            servers: dns.iter().map(ToString::to_string).collect(),
+            domain: domain.clone().filter(|domain| !domain.is_empty()).unwrap_or(config.cluster_domain),
+        };
+        let resolv_conf = config.configuration.resolv_conf.clone();
+        let manifests = config.configuration.static_pod_path.clone().filter(|path| !path.as_os_str().is_empty());
+        let handlers = config.runtime.status().await.map(|status| status.runtime_handlers).unwrap_or_default();
+        let recursive_read_only =
+            handlers.iter().any(|handler| handler.name.is_empty() && handler.recursive_read_only_mounts);
         let stopping = CancellationToken::new();
         let changed = Arc::new(Notify::new());
         let devices = Arc::new(Devices::open(devices::directory(&config.data_dir), changed.clone())?);
@@ -125,7 +152,6 @@ impl Kubelet {
                 client: config.client.clone(),
                 objects: objects.clone(),
                 tokens: Tokens::default(),
-                images: config.images.clone(),
                 root: pods_dir,
                 allocatable,
                 made: Made::default(),
@@ -136,21 +162,19 @@ impl Kubelet {
             runtime: config.runtime,
             images: config.images,
             objects,
-            host: Host { ips, runtime: runtime_name },
-            cluster_dns: ClusterDns {
-                servers: config.cluster_dns.iter().map(ToString::to_string).collect(),
-                domain: config.cluster_domain,
-            },
-            resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            host: Host { ips, runtime: runtime_name, recursive_read_only },
+            cluster_dns,
+            resolv_conf: resolv_conf.unwrap_or_else(|| PathBuf::from("/etc/resolv.conf")),
             seccomp_profiles: config.data_dir.join("seccomp"),
             logs: logs_dir,
-            node_memory: facts::memory(),
+            rules: Rules::of(&config.configuration),
+            pods_changed: Notify::new(),
             ledger: Mutex::new(ledger),
             devices: devices.clone(),
             room: watch::channel(()).0,
             evicting,
             evicted: Mutex::new(Some(evicted)),
-            manifests: config.manifests,
+            manifests: manifests.or(config.manifests),
             pulls: Pulls::new(
                 config.configuration.parallel_pulls(),
                 config.credential_providers,
@@ -168,7 +192,8 @@ impl Kubelet {
         });
         let (ready_sender, ready) = watch::channel(false);
         context.spawn(devices.serve());
-        context.spawn(node::renew(context.client.clone(), context.node_name.clone()));
+        context.spawn(node::renew(context.clone()));
+        context.spawn(node::oom::watch(context.clone()));
         context.spawn(node.run(context.clone(), ready_sender, changed.clone()));
         let (root, persistent) = (context.volumes.root.clone(), config.caches.get());
         let (drivers, pods) = (context.volumes.drivers.clone(), root.clone());
@@ -182,7 +207,7 @@ impl Kubelet {
             volumes: config.caches.get(),
         }));
         context.spawn(local_path::serve(context.client.clone(), context.node_name.clone(), root, persistent));
-        context.spawn(logs::rotate(context.runtime.clone()));
+        context.spawn(logs::rotate(context.clone()));
         context.spawn(collect::images(context.clone()));
         let (pods, source) = tokio::sync::oneshot::channel();
         let serving = context.clone();
@@ -190,8 +215,15 @@ impl Kubelet {
             let _ = pods.send(started);
         }));
         let pods = source.await.map_err(std::io::Error::other)?;
+        if let Some(groups) = config.pod_cgroups {
+            context.spawn(cgroups::keep(context.clone(), pods.clone(), groups, pods_limit));
+        }
         let manager = eviction::Manager::new(context.clone(), pods.clone(), thresholds, changed.clone());
         context.spawn(manager.run());
+        if let Some(port) = context.configuration.healthz_port.filter(|port| *port > 0) {
+            let address = (context.configuration.healthz_bind_address, port).into();
+            context.spawn(health::serve(health::listen(address).await?));
+        }
         let server = Server::new(context, pods);
         Ok(Handle { ready, server, changed, _running: Arc::new(stopping.drop_guard()) })
     }

@@ -7,6 +7,7 @@
 //! timer that the pod asks for, or a job's end.
 
 mod admission;
+mod cgroups;
 mod collect;
 mod config;
 mod containers;

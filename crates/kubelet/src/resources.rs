@@ -1,20 +1,20 @@
 //! Requests and limits: what a pod asks for in sum, its quality of service, and its cgroup settings.
 
+mod oom;
+mod settings;
+
 use std::collections::BTreeMap;
 
 pub use api::quantity::Quantity;
 use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
-use runtime::cri::LinuxContainerResources;
 
 use crate::pods::pod::{Pod, Role};
 
+pub use settings::{Rules, container, page_size_of, pod_resources, shares};
+
 /// Amounts by resource: thousandths for `cpu`, whole units for all else.
 pub type Amounts = BTreeMap<String, i64>;
-
-const CPU_PERIOD: i64 = 100_000;
-const MIN_SHARES: i64 = 2;
-const MIN_QUOTA: i64 = 1000;
 
 /// A quantity that the API has validated; one that it has not counts nothing.
 pub fn parse(text: &Text) -> Quantity {
@@ -128,7 +128,7 @@ impl Qos {
         if pairs.iter().all(fixed) { Qos::Guaranteed } else { Qos::Burstable }
     }
 
-    fn cgroup(self) -> &'static str {
+    pub fn cgroup(self) -> &'static str {
         match self {
             Qos::Guaranteed => "/kubepods",
             Qos::Burstable => "/kubepods/burstable",
@@ -140,78 +140,6 @@ impl Qos {
 /// The cgroup of a pod, below the runtime's own.
 pub fn pod_cgroup(pod: &Pod) -> String {
     format!("{}/pod{}", Qos::of(pod).cgroup(), pod.uid)
-}
-
-fn shares(milli: i64) -> i64 {
-    (milli * 1024 / 1000).clamp(MIN_SHARES, 262_144)
-}
-
-fn quota(milli: i64) -> i64 {
-    (milli * CPU_PERIOD / 1000).max(MIN_QUOTA)
-}
-
-/// The settings of one container's cgroup. A limit without a request stands for both.
-pub fn container(pod: &Pod, resources: Option<&v1::ResourceRequirements>, node_memory: i64) -> LinuxContainerResources {
-    let (requests, limits) = (requests(resources), limits(resources));
-    let cpu = requests.get("cpu").or(limits.get("cpu")).copied().unwrap_or(0);
-    let memory = requests.get("memory").or(limits.get("memory")).copied().unwrap_or(0);
-    let hugepages = limits.iter().filter_map(|(name, limit)| {
-        let page_size = huge_page_size(name.strip_prefix("hugepages-")?)?;
-        Some(runtime::cri::HugepageLimit { page_size, limit: *limit as u64 })
-    });
-    LinuxContainerResources {
-        cpu_shares: shares(cpu),
-        cpu_period: CPU_PERIOD,
-        cpu_quota: limits.get("cpu").filter(|milli| **milli > 0).map_or(0, |milli| quota(*milli)),
-        memory_limit_in_bytes: limits.get("memory").copied().unwrap_or(0),
-        oom_score_adj: oom_score(pod, memory, node_memory),
-        hugepage_limits: hugepages.collect(),
-        ..Default::default()
-    }
-}
-
-fn huge_page_size(suffix: &str) -> Option<String> {
-    Some(match Quantity::parse(suffix).ok()?.value() {
-        bytes if bytes >= 1 << 30 => format!("{}GB", bytes >> 30),
-        bytes if bytes >= 1 << 20 => format!("{}MB", bytes >> 20),
-        bytes => format!("{}KB", bytes >> 10),
-    })
-}
-
-/// How willingly the kernel kills it: the more memory it was promised, the less.
-fn oom_score(pod: &Pod, memory: i64, node_memory: i64) -> i64 {
-    if pod.is_critical() {
-        return -997;
-    }
-    match Qos::of(pod) {
-        Qos::Guaranteed => -997,
-        Qos::BestEffort => 1000,
-        Qos::Burstable => (1000 - 1000 * memory / node_memory.max(1)).clamp(3, 999),
-    }
-}
-
-/// The settings of the pod's cgroup: limits only where every container has one.
-pub fn pod_resources(pod: &Pod) -> LinuxContainerResources {
-    let requests = pod_requests(pod);
-    let mut limit = effective(pod, limits);
-    add(&mut limit, &amounts(pod.spec().overhead.as_ref()));
-    let whole = limits(pod.spec().resources.as_ref());
-    let everywhere = |name: &str| {
-        whole.contains_key(name)
-            || pod
-                .members
-                .iter()
-                .filter(|m| m.role != Role::Ephemeral)
-                .all(|m| limits(m.spec.resources.as_ref()).get(name).is_some_and(|amount| *amount > 0))
-    };
-    let limit = |name: &str| limit.get(name).copied().filter(|_| everywhere(name));
-    LinuxContainerResources {
-        cpu_shares: shares(requests.get("cpu").copied().unwrap_or(0)),
-        cpu_period: CPU_PERIOD,
-        cpu_quota: limit("cpu").map_or(0, quota),
-        memory_limit_in_bytes: limit("memory").unwrap_or(0),
-        ..Default::default()
-    }
 }
 
 /// What a `resourceFieldRef` gives: the container's value, the node's where no limit is set, rounded up to the divisor.

@@ -3,8 +3,8 @@
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::Api;
 use runtime::cri::{
-    LinuxContainerResources, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, PodSandboxConfig, PodSandboxMetadata,
-    PortMapping, Protocol,
+    DNSConfig, LinuxContainerResources, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, PodSandboxConfig,
+    PodSandboxMetadata, PortMapping, Protocol,
 };
 
 use crate::containers::security;
@@ -15,7 +15,6 @@ use crate::{dns, resources};
 
 /// The sandbox of a pod; the same at every attempt but for the number.
 pub fn config(context: &Context, pod: &Pod, attempt: u32) -> Result<PodSandboxConfig, String> {
-    let node_resolver = std::fs::read_to_string(&context.resolv_conf).unwrap_or_default();
     let whole = pod.spec().security_context.as_ref();
     let security_context = LinuxSandboxSecurityContext {
         namespace_options: security::namespaces(pod),
@@ -26,7 +25,7 @@ pub fn config(context: &Context, pod: &Pod, attempt: u32) -> Result<PodSandboxCo
         supplemental_groups: security::groups(whole),
         supplemental_groups_policy: security::groups_policy(whole),
         privileged: pod.members.iter().any(|m| security::privileged(&m.spec)),
-        seccomp: security::seccomp(whole.and_then(|w| w.seccomp_profile.as_ref()), &context.seccomp_profiles),
+        seccomp: security::seccomp(whole.and_then(|w| w.seccomp_profile.as_ref()), &context.seccomp()),
         apparmor: security::apparmor(whole.and_then(|w| w.app_armor_profile.as_ref())),
     };
     let sysctls = whole.and_then(|w| w.sysctls.as_ref()).into_iter().flatten();
@@ -40,7 +39,7 @@ pub fn config(context: &Context, pod: &Pod, attempt: u32) -> Result<PodSandboxCo
         },
         hostname,
         log_directory: context.log_dir(pod).to_string_lossy().into_owned(),
-        dns_config: Some(dns::resolver(pod, &context.cluster_dns, &node_resolver)),
+        dns_config: Some(resolver(context, pod).0),
         port_mappings: ports(pod),
         labels: labels::sandbox(pod),
         annotations: pod.object.metadata.annotations.clone().unwrap_or_default(),
@@ -51,10 +50,18 @@ pub fn config(context: &Context, pod: &Pod, attempt: u32) -> Result<PodSandboxCo
             overhead: None,
             resources: Some(LinuxContainerResources {
                 pids_limit: context.configuration.pod_pids_limit.max(0),
-                ..resources::pod_resources(pod)
+                ..resources::pod_resources(pod, &context.rules)
             }),
         },
     })
+}
+
+/// The pod's resolver settings, and what there is to say about them.
+pub fn resolver(context: &Context, pod: &Pod) -> (DNSConfig, Vec<String>) {
+    let node = dns::of_node(&context.resolv_conf).unwrap_or_default();
+    let mut config = dns::resolver(pod, &context.cluster_dns, &node);
+    let told = dns::fit(&mut config);
+    (config, told)
 }
 
 /// The runtime's handler that the pod's class names; empty for the default one.
@@ -68,6 +75,19 @@ pub async fn handler(context: &Context, pod: &Pod) -> Result<String, String> {
         Ok(None) => Err(format!("failed to get runtime class: runtimeclass.node.k8s.io {name:?} not found")),
         Err(error) => Err(format!("failed to get runtime class {name:?}: {error}")),
     }
+}
+
+/// A pod that is to have users of its own runs so or not at all.
+pub async fn check_user_namespace(context: &Context, pod: &Pod, handler: &str) -> Result<(), String> {
+    if pod.spec().host_users.unwrap_or(true) {
+        return Ok(());
+    }
+    let status = context.runtime.status().await.map_err(|error| error.message)?;
+    let named = status.runtime_handlers.iter().find(|known| known.name == handler);
+    if named.is_some_and(|known| known.user_namespaces) {
+        return Ok(());
+    }
+    Err(format!("can't set user namespaces: RuntimeClass handler {handler:?} does not support user namespaces"))
 }
 
 /// The ports that the pod's containers publish on the node; none on the node's own network.

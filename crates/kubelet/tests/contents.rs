@@ -80,8 +80,10 @@ async fn what_is_missing_is_said_and_waited_for() {
     assert_eq!(waiting(&pod)["message"], "configmap \"late\" not found");
     node.create(
         "volume",
-        json!({"containers": [{"name": "b", "image": "app", "command": ["run"]}],
-        "volumes": [{"name": "v", "configMap": {"name": "late"}}]}),
+        json!({"containers": [{"name": "b", "image": "app", "command": ["run"],
+            "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+        // What no container mounts is not waited for.
+        "volumes": [{"name": "v", "configMap": {"name": "late"}}, {"name": "w", "configMap": {"name": "never"}}]}),
     )
     .await;
     let began = Instant::now();

@@ -249,7 +249,9 @@ async fn a_drivers_volume_is_attached_staged_published_and_taken_back_also_after
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_carries_a_volume_of_a_driver_that_makes_such_and_is_told_of_one_that_does_not() {
     let node = Node::start().await;
-    let inline = json!({"terminationGracePeriodSeconds": 0, "volumes": [{"name": "own", "csi":
+    let container = json!({"name": "a", "image": "app", "command": ["run"],
+        "volumeMounts": [{"name": "own", "mountPath": "/own"}]});
+    let inline = json!({"terminationGracePeriodSeconds": 0, "containers": [container], "volumes": [{"name": "own", "csi":
         {"driver": "csi.test", "volumeAttributes": {"size": "1"}}}]});
     node.create("early", inline.clone()).await;
     let told = |events: Vec<String>, part: &str| events.iter().any(|event| event.contains(part));

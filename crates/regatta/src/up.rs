@@ -299,6 +299,8 @@ async fn compose(
         cluster_domain: CLUSTER_DOMAIN.to_owned(),
         configuration: own.configuration,
         credential_providers: own.credential_providers,
+        // A machine without control groups runs pods all the same.
+        pod_cgroups: runtime::PodCgroups::new(&format!("regatta-{}", data.id)).ok(),
         manifests: Some(own.manifests),
         port: Some(kubelet_listener.local_addr()?.port()),
     })

@@ -107,7 +107,9 @@ async fn log(
     let path = format!("/containerLogs/{}/{}/{container}", info.namespace, info.name);
     let path = with_parameters(path, query, &names, &[]);
     let response = forward(dial(server, node).await?, &path, request).await?;
-    if response.status().is_success() { Ok(response) } else { Err(refused(info, response).await) }
+    // A WebSocket brings a log, too.
+    let brings = response.status().is_success() || response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if brings { Ok(response) } else { Err(refused(info, response).await) }
 }
 
 /// The kubelet's refusal of a log, which is text, as clients want to read it.

@@ -2,6 +2,7 @@
 
 pub mod env;
 pub mod expansion;
+mod last_words;
 mod mounts;
 pub mod observe;
 pub mod security;
@@ -50,7 +51,7 @@ impl Makings<'_> {
         let expanded = |list: &Option<Vec<String>>| {
             list.iter().flatten().map(|text| expansion::expand(text, lookup)).collect::<Vec<_>>()
         };
-        let security_context = security::container(pod, spec, self.image, &context.seccomp_profiles, self.target)?;
+        let security_context = security::container(pod, spec, self.image, &context.seccomp(), self.target)?;
         let mut mounts = mounts::resolve(self, &envs)?;
         let granted = context.devices.allocate(pod, self.member).await?;
         let (mut devices, mut annotations) =
@@ -82,7 +83,7 @@ impl Makings<'_> {
             stdin_once: spec.stdin_once.unwrap_or(false),
             tty: spec.tty.unwrap_or(false),
             linux: LinuxContainerConfig {
-                resources: resources::container(pod, spec.resources.as_ref(), context.node_memory),
+                resources: resources::container(pod, self.member, spec.resources.as_ref(), &context.rules),
                 security_context,
             },
             stop_signal: spec.lifecycle.as_ref().and_then(|l| l.stop_signal.clone()).unwrap_or_default(),

@@ -1,6 +1,7 @@
 //! A container's mounts: its volumes with their sub-paths, `/etc/hosts` and the termination message's file.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -15,6 +16,7 @@ use super::env::Environment;
 use super::expansion::expand;
 use crate::devices::Needs;
 use crate::dns;
+use crate::pods::status::private;
 use crate::volumes::{self, Source};
 
 pub fn resolve(makings: &Makings<'_>, env: &Environment) -> Result<Vec<Mount>, String> {
@@ -47,9 +49,17 @@ fn volume(makings: &Makings<'_>, env: &Environment, index: usize, mount: &v1::Vo
     let source = source.ok_or_else(|| format!("cannot find volume {:?} to mount into container", mount.name))?;
     let sub = match (&mount.sub_path, &mount.sub_path_expr) {
         (_, Some(text)) if !text.is_empty() => {
-            let sub = expand(text, |name| env.get(name));
-            if sub.contains("$(") {
-                return Err(format!("missing value for {text:?}"));
+            let missing = RefCell::new(BTreeSet::new());
+            let sub = expand(text, |name| {
+                let value = env.get(name).filter(|value| !value.is_empty());
+                if value.is_none() {
+                    missing.borrow_mut().insert(name.to_owned());
+                }
+                value
+            });
+            let missing = missing.into_inner();
+            if !missing.is_empty() {
+                return Err(format!("missing value for {}", Vec::from_iter(missing).join(", ")));
             }
             sub
         }
@@ -64,6 +74,11 @@ fn volume(makings: &Makings<'_>, env: &Environment, index: usize, mount: &v1::Vo
     }
     let read_only = mount.read_only.unwrap_or(false);
     let recursive = mount.recursive_read_only.as_deref();
+    let able = makings.context.host.recursive_read_only;
+    let possible = able && private(mount);
+    if recursive == Some("Enabled") && !able {
+        return Err(format!("recursive read-only mount {:?} is not supported by the runtime", mount.mount_path));
+    }
     let mut out = Mount {
         container_path: if mount.mount_path.starts_with('/') {
             mount.mount_path.clone()
@@ -71,7 +86,8 @@ fn volume(makings: &Makings<'_>, env: &Environment, index: usize, mount: &v1::Vo
             format!("/{}", mount.mount_path)
         },
         readonly: read_only,
-        recursive_read_only: read_only && matches!(recursive, Some("Enabled" | "IfPossible")),
+        recursive_read_only: read_only
+            && (recursive == Some("Enabled") || (recursive == Some("IfPossible") && possible)),
         propagation: match mount.mount_propagation.as_deref() {
             Some("HostToContainer") => MountPropagation::HostToContainer,
             Some("Bidirectional") => MountPropagation::Bidirectional,
@@ -81,7 +97,8 @@ fn volume(makings: &Makings<'_>, env: &Environment, index: usize, mount: &v1::Vo
     };
     match source {
         Source::Image { reference } => {
-            out.image = Some(ImageSpec { image: reference.clone(), ..Default::default() });
+            let image = makings.image.volumes.get(&mount.name).unwrap_or(reference).clone();
+            out.image = Some(ImageSpec { image, user_specified_image: reference.clone(), ..Default::default() });
             out.image_sub_path = sub;
             out.readonly = true;
         }

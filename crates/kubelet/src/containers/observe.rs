@@ -1,8 +1,6 @@
 //! What the runtime tells of a pod, brought into the kubelet's own form.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
 
 use futures::future::try_join_all;
 use jiff::Timestamp;
@@ -10,13 +8,9 @@ use runtime::cri::{
     self, ContainerFilter, ContainerState, ContainerStatus, PodSandboxFilter, PodSandboxState, RuntimeService,
 };
 
+use super::last_words;
 use crate::labels;
 use crate::pods::observed::{Container, Observed, Sandbox, State};
-
-/// A termination message's longest, and that of one taken from the log.
-const MESSAGE_MAX: usize = 4096;
-const LOG_MESSAGE_MAX: u64 = 2048;
-const LOG_MESSAGE_LINES: usize = 80;
 
 /// Reads one pod's sandboxes and containers. What ended before is taken over from `known`.
 pub async fn pod(runtime: &dyn RuntimeService, uid: &str, known: &Observed) -> cri::Result<Observed> {
@@ -38,7 +32,14 @@ pub async fn pod(runtime: &dyn RuntimeService, uid: &str, known: &Observed) -> c
         }
         match runtime.container_status(&c.id).await {
             Err(error) if error.is_not_found() => Ok(None),
-            status => status.map(|status| Some(container(&status))),
+            Ok(status) => {
+                let mut container = container(&status);
+                if container.state == State::Exited {
+                    container.message = last_words::of(status).await;
+                }
+                Ok(Some(container))
+            }
+            Err(error) => Err(error),
         }
     }));
     let (sandboxes, containers) = futures::future::try_join(sandboxes, containers).await?;
@@ -81,57 +82,16 @@ fn container(status: &ContainerStatus) -> Container {
         finished_at: time(status.finished_at),
         exit_code: status.exit_code,
         reason: status.reason.clone(),
-        message: if state == State::Exited { last_words(status) } else { status.message.clone() },
+        message: status.message.clone(),
         hash: annotation(labels::HASH).to_owned(),
         log_path: status.log_path.clone(),
         resources: status.resources.clone(),
         user: status.user.clone(),
         stop_signal: status.stop_signal.clone(),
+        mounted_images: status
+            .mounts
+            .iter()
+            .filter_map(|m| Some((m.container_path.clone(), m.image.as_ref()?.image.clone())))
+            .collect(),
     }
-}
-
-/// The termination message: the file that the container wrote, or the end of its log where its policy says so.
-fn last_words(status: &ContainerStatus) -> String {
-    let path = status.annotations.get(labels::MESSAGE_PATH);
-    let mount = path.and_then(|path| status.mounts.iter().find(|m| m.container_path == *path));
-    let mut written = Vec::new();
-    if let Some(file) = mount.and_then(|m| std::fs::File::open(&m.host_path).ok()) {
-        let _ = file.take(MESSAGE_MAX as u64).read_to_end(&mut written);
-    }
-    if !written.is_empty() {
-        return String::from_utf8_lossy(&written).into_owned();
-    }
-    let policy = status.annotations.get(labels::MESSAGE_POLICY).map(String::as_str);
-    if policy == Some("FallbackToLogsOnError") && status.exit_code != 0 {
-        let tail = log_tail(Path::new(&status.log_path)).unwrap_or_default();
-        if !tail.is_empty() {
-            return tail;
-        }
-    }
-    status.message.clone()
-}
-
-/// The last lines of a log in the CRI's format, without its prefixes.
-fn log_tail(path: &Path) -> std::io::Result<String> {
-    let mut file = std::fs::File::open(path)?;
-    let length = file.metadata()?.len();
-    // Prefixes take room too, so more is read than is shown.
-    file.seek(SeekFrom::Start(length.saturating_sub(8 * LOG_MESSAGE_MAX)))?;
-    let mut raw = Vec::new();
-    file.read_to_end(&mut raw)?;
-    let text = String::from_utf8_lossy(&raw);
-    let mut shown = String::new();
-    let lines: Vec<_> = text.lines().collect();
-    for line in &lines[lines.len().saturating_sub(LOG_MESSAGE_LINES)..] {
-        let mut parts = line.splitn(4, ' ').skip(2);
-        if let (Some(tag), Some(content)) = (parts.next(), parts.next()) {
-            shown.push_str(content);
-            if tag.starts_with('F') {
-                shown.push('\n');
-            }
-        }
-    }
-    let over = shown.len().saturating_sub(LOG_MESSAGE_MAX as usize);
-    let start = (over..=shown.len()).find(|at| shown.is_char_boundary(*at)).unwrap_or(0);
-    Ok(shown[start..].to_owned())
 }

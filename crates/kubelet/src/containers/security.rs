@@ -68,13 +68,23 @@ pub fn selinux(options: Option<&v1::SELinuxOptions>) -> Option<SELinuxOption> {
     })
 }
 
-/// The seccomp profile; without one, containers are unconfined as upstream's default is.
-pub fn seccomp(profile: Option<&v1::SeccompProfile>, profiles: &Path) -> Option<SecurityProfile> {
-    let profile = profile?;
+/// Seccomp profiles of the node.
+pub struct Seccomp<'a> {
+    pub profiles: &'a Path,
+    /// What has no profile has the runtime's, and is not unconfined.
+    pub confines: bool,
+}
+
+/// The seccomp profile, or what stands for none.
+pub fn seccomp(profile: Option<&v1::SeccompProfile>, node: &Seccomp<'_>) -> Option<SecurityProfile> {
+    let Some(profile) = profile else {
+        let default = SecurityProfile { profile_type: ProfileType::RuntimeDefault, localhost_ref: String::new() };
+        return node.confines.then_some(default);
+    };
     let (profile_type, localhost_ref) = match profile.type_.as_str() {
         "RuntimeDefault" => (ProfileType::RuntimeDefault, String::new()),
         "Localhost" => {
-            let path = profiles.join(profile.localhost_profile.as_deref().unwrap_or_default());
+            let path = node.profiles.join(profile.localhost_profile.as_deref().unwrap_or_default());
             (ProfileType::Localhost, path.to_string_lossy().into_owned())
         }
         _ => (ProfileType::Unconfined, String::new()),
@@ -97,7 +107,7 @@ pub fn container(
     pod: &Pod,
     container: &v1::Container,
     image: &Present,
-    profiles: &Path,
+    node: &Seccomp<'_>,
     target: Option<&str>,
 ) -> Result<LinuxContainerSecurityContext, String> {
     let whole = pod.spec().security_context.as_ref();
@@ -138,7 +148,7 @@ pub fn container(
         no_new_privs: own.and_then(|o| o.allow_privilege_escalation) == Some(false),
         masked_paths: paths(&MASKED),
         readonly_paths: paths(&READONLY),
-        seccomp: if privileged { None } else { seccomp(setting!(seccomp_profile).as_ref(), profiles) },
+        seccomp: if privileged { None } else { seccomp(setting!(seccomp_profile).as_ref(), node) },
         apparmor: apparmor(setting!(app_armor_profile).as_ref()),
     })
 }

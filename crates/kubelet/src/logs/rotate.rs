@@ -4,29 +4,27 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use jiff::Timestamp;
 use runtime::cri::{ContainerFilter, ContainerState, RuntimeService};
 
-const SIZE_MAX: u64 = 10 * 1024 * 1024;
-/// Files a container, the one that is written included.
-const FILES_MAX: usize = 5;
-const EVERY: Duration = Duration::from_secs(10);
+use crate::context::Context;
 
 /// Looks at the sizes of running containers' logs, for ever.
-pub async fn rotate(runtime: Arc<dyn RuntimeService>) {
+pub async fn rotate(context: Arc<Context>) {
+    let (runtime, configuration) = (&context.runtime, &context.configuration);
+    let (largest, files) = (configuration.log_max_bytes(), configuration.container_log_max_files);
     loop {
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(configuration.container_log_monitor_interval.0).await;
         let running = ContainerFilter { state: Some(ContainerState::Running), ..Default::default() };
         let Ok(containers) = runtime.list_containers(&running).await else { continue };
         for container in containers {
             let Ok(status) = runtime.container_status(&container.id).await else { continue };
             let path = PathBuf::from(status.log_path);
-            if fs::metadata(&path).is_ok_and(|meta| meta.len() >= SIZE_MAX)
-                && let Err(error) = turn(&*runtime, &container.id, &path).await
+            if fs::metadata(&path).is_ok_and(|meta| meta.len() >= largest)
+                && let Err(error) = turn(&**runtime, &container.id, &path, files).await
             {
                 tracing::warn!(path = %path.display(), %error, "a log cannot be rotated");
             }
@@ -34,14 +32,14 @@ pub async fn rotate(runtime: Arc<dyn RuntimeService>) {
     }
 }
 
-async fn turn(runtime: &dyn RuntimeService, id: &str, path: &Path) -> io::Result<()> {
+async fn turn(runtime: &dyn RuntimeService, id: &str, path: &Path, files: usize) -> io::Result<()> {
     let aside = path.with_file_name(format!(
         "{}.{}",
         path.file_name().unwrap_or_default().to_string_lossy(),
         Timestamp::now().strftime("%Y%m%d-%H%M%S")
     ));
     let old = path.to_owned();
-    tokio::task::spawn_blocking(move || tidy(&old)).await.map_err(io::Error::other)??;
+    tokio::task::spawn_blocking(move || tidy(&old, files)).await.map_err(io::Error::other)??;
     fs::rename(path, &aside)?;
     if let Err(error) = runtime.reopen_container_log(id).await {
         // The container goes on writing to where it did.
@@ -63,8 +61,9 @@ fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Compresses what was rotated before, and removes the oldest to make room for one more.
-fn tidy(path: &Path) -> io::Result<()> {
+/// Compresses what was rotated before, and removes the oldest to make room for one more. `most` counts the file that is
+/// written too.
+fn tidy(path: &Path, most: usize) -> io::Result<()> {
     for file in rotated(path)? {
         let name = file.to_string_lossy().into_owned();
         if name.ends_with(".tmp") {
@@ -79,7 +78,7 @@ fn tidy(path: &Path) -> io::Result<()> {
         }
     }
     let files = rotated(path)?;
-    for file in files.iter().take((files.len() + 2).saturating_sub(FILES_MAX)) {
+    for file in files.iter().take((files.len() + 2).saturating_sub(most)) {
         fs::remove_file(file)?;
     }
     Ok(())
@@ -96,7 +95,7 @@ mod tests {
         for name in ["0.log", "0.log.1", "0.log.2", "0.log.3", "0.log.4", "0.log.5", "1.log.1"] {
             fs::write(dir.path().join(name), name).unwrap();
         }
-        tidy(&log).unwrap();
+        tidy(&log, 5).unwrap();
         let kept: Vec<_> = rotated(&log).unwrap();
         let kept: Vec<_> = kept.iter().map(|p| p.file_name().unwrap().to_string_lossy()).collect();
         assert_eq!(kept, ["0.log.3.gz", "0.log.4.gz", "0.log.5.gz"]);

@@ -1,5 +1,6 @@
 //! The node's lease: the heartbeat by which others see that it lives.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,23 +11,28 @@ use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 
+use crate::context::Context;
+
 const NAMESPACE: &str = "kube-node-lease";
-const SECONDS: i32 = 40;
-const EVERY: Duration = Duration::from_secs(10);
+/// How often it is renewed while it lasts.
+const TIMES: u32 = 4;
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// Renews the lease every ten seconds, for ever.
-pub async fn renew(client: kube::Client, node: String) {
+/// Renews the lease four times while it lasts, for ever.
+pub async fn renew(context: Arc<Context>) {
+    let (client, node) = (context.client.clone(), context.node_name.clone());
+    let seconds = context.configuration.node_lease_duration_seconds;
+    let every = Duration::from_secs(u64::from(seconds)) / TIMES;
     let leases: Api<Lease> = Api::namespaced(client.clone(), NAMESPACE);
     let mut exists = false;
     loop {
-        let done = if exists { touch(&leases, &node).await } else { make(&client, &leases, &node).await };
+        let done = if exists { touch(&leases, &node).await } else { make(&client, &leases, &node, seconds).await };
         match done {
             Ok(()) => exists = true,
             Err(kube::Error::Api(status)) if status.code == 404 => exists = false,
             Err(error) => tracing::debug!(%error, "the node's lease cannot be renewed"),
         }
-        tokio::time::sleep(if exists { EVERY } else { AGAIN }).await;
+        tokio::time::sleep(if exists { every } else { AGAIN }).await;
     }
 }
 
@@ -35,7 +41,7 @@ async fn touch(leases: &Api<Lease>, node: &str) -> kube::Result<()> {
     leases.patch(node, &PatchParams::default(), &Patch::Merge(patch)).await.map(|_| ())
 }
 
-async fn make(client: &kube::Client, leases: &Api<Lease>, node: &str) -> kube::Result<()> {
+async fn make(client: &kube::Client, leases: &Api<Lease>, node: &str, seconds: u32) -> kube::Result<()> {
     let nodes: Api<Node> = Api::all(client.clone());
     let owner = nodes.get(node).await?;
     let owner = OwnerReference {
@@ -47,7 +53,7 @@ async fn make(client: &kube::Client, leases: &Api<Lease>, node: &str) -> kube::R
     };
     let spec = LeaseSpec {
         holder_identity: Some(node.to_owned()),
-        lease_duration_seconds: Some(SECONDS),
+        lease_duration_seconds: i32::try_from(seconds).ok(),
         renew_time: Some(MicroTime(Timestamp::now())),
         ..Default::default()
     };

@@ -3,6 +3,7 @@
 mod conditions;
 pub mod facts;
 mod lease;
+pub mod oom;
 pub mod resources;
 
 use std::collections::BTreeMap;
@@ -92,7 +93,7 @@ impl Node {
         self.tell(&context, &v1::NodeStatus::default(), &known);
         let mut written: Option<tokio::time::Instant> = None;
         loop {
-            let told = self.told(&known).await;
+            let told = self.told(&context, &known).await;
             let status = self.status(&context, &told).await;
             context.ledger.lock().set_allocatable(crate::resources::amounts(status.allocatable.as_ref()));
             let is_ready = conditions::find(&status, "Ready").is_some_and(|c| c.status == "True");
@@ -118,14 +119,24 @@ impl Node {
     }
 
     /// What the API shows, or what it was last told where it does not answer. A node that is gone is registered again.
-    async fn told(&self, known: &v1::NodeStatus) -> v1::NodeStatus {
+    async fn told(&self, context: &Context, known: &v1::NodeStatus) -> v1::NodeStatus {
         match self.api().get_opt(&self.name).await {
-            Ok(Some(node)) => node.status.unwrap_or_default(),
+            Ok(Some(node)) => {
+                context.ledger.lock().see(&node);
+                node.status.unwrap_or_default()
+            }
             Ok(None) | Err(_) => known.clone(),
         }
     }
 
     fn tell(&self, context: &Context, before: &v1::NodeStatus, after: &v1::NodeStatus) {
+        let boot = |status: &v1::NodeStatus| status.node_info.as_ref().map(|info| info.boot_id.clone());
+        if let (Some(old), Some(new)) = (boot(before).filter(|id| !id.is_empty()), boot(after))
+            && old != new
+        {
+            let message = format!("Node {} has been rebooted, boot id: {new}", self.name);
+            context.tell_of_node(EventType::Warning, "Rebooted", message);
+        }
         for reason in conditions::events(before, after) {
             let message = format!("Node {} status is now: {reason}", self.name);
             context.tell_of_node(EventType::Normal, reason, message);
@@ -152,11 +163,16 @@ impl Node {
                 ..Default::default()
             },
             spec: Some(v1::NodeSpec {
+                provider_id: Some(context.configuration.provider_id.clone()).filter(|id| !id.is_empty()),
                 taints: (!self.taints.is_empty()).then(|| self.taints.clone()),
                 ..Default::default()
             }),
             status: Some(self.status(context, &v1::NodeStatus::default()).await),
         };
+        if !context.configuration.register_node {
+            let missing = kube::core::Status::failure("the node is to be registered by somebody else", "NotFound");
+            return Err(kube::Error::Api(Box::new(missing.with_code(404))));
+        }
         api.create(&PostParams::default(), &node).await
     }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 const INITIAL: Duration = Duration::from_secs(10);
-const MAXIMUM: Duration = Duration::from_secs(300);
+/// The longest delay that upstream has without being told otherwise.
+pub const MAXIMUM: Duration = Duration::from_secs(300);
 /// A failure later than this after the last one starts anew.
 const FORGET: SignedDuration = SignedDuration::from_secs(600);
 
@@ -22,11 +23,11 @@ impl Backoff {
         (event.duration_since(updated) <= FORGET).then(|| event + delay)
     }
 
-    /// Counts one more failure.
-    pub fn next(&mut self, now: Timestamp) {
+    /// Counts one more failure, after which nobody waits longer than `maximum`.
+    pub fn next(&mut self, now: Timestamp, maximum: Duration) {
         let delay = match self.last {
-            Some((delay, updated)) if now.duration_since(updated) <= FORGET => (delay * 2).min(MAXIMUM),
-            _ => INITIAL,
+            Some((delay, updated)) if now.duration_since(updated) <= FORGET => (delay * 2).min(maximum),
+            _ => INITIAL.min(maximum),
         };
         self.last = Some((delay, now));
     }
@@ -57,14 +58,14 @@ mod tests {
         assert_eq!(backoff.until(now), None);
         let mut seen = Vec::new();
         for _ in 0..7 {
-            backoff.next(now);
+            backoff.next(now, MAXIMUM);
             let until = backoff.until(now).unwrap();
             seen.push(until.duration_since(now).as_secs());
             now = until;
         }
         assert_eq!(seen, [10, 20, 40, 80, 160, 300, 300]);
         assert_eq!(backoff.until(now + SignedDuration::from_secs(601)), None);
-        backoff.next(now + SignedDuration::from_secs(601));
+        backoff.next(now + SignedDuration::from_secs(601), MAXIMUM);
         assert_eq!(backoff.delay(), INITIAL);
     }
 

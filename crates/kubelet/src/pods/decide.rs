@@ -296,6 +296,16 @@ fn replace_unfit(pod: &Pod, seen: &Observed, memory: &Memory, decision: &mut Dec
         };
         let failed = memory.findings(name, &container.id).and_then(|f| f.failed.clone());
         let changed = container.hash != crate::containers::hash(&member.spec);
+        // The new image is brought first, so that the container is away for a moment only; where there is none, it goes too.
+        match &memory.of(name).image {
+            _ if failed.is_some() || !changed => {}
+            ImageStep::Todo => {
+                decision.actions.push(Action::EnsureImage { container: name.clone() });
+                continue;
+            }
+            ImageStep::Busy => continue,
+            ImageStep::Present(_) | ImageStep::Failed { .. } => {}
+        }
         let (why, grace) = match failed {
             Some((why, grace)) if pod.restarts_failed(member) => {
                 (format!("Container {name} failed {why}, will be restarted"), grace)

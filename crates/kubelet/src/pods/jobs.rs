@@ -1,13 +1,15 @@
 //! The doing: each function is one action of a decision, done to its end.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use runtime::cri::{ContainerState, CriError, LinuxContainerResources};
 use serde_json::Value;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::memory::{Present, Reason};
@@ -31,7 +33,11 @@ pub async fn create_sandbox(context: Arc<Context>, pod: Arc<Pod>, attempt: u32) 
         let config = sandbox::config(&context, &pod, attempt)?;
         let logs = context.log_dir(&pod);
         std::fs::create_dir_all(&logs).map_err(|e| format!("create log directory {}: {e}", logs.display()))?;
+        for message in sandbox::resolver(&context, &pod).1 {
+            context.warn(&pod, None, "DNSConfigForming", message);
+        }
         let handler = sandbox::handler(&context, &pod).await?;
+        sandbox::check_user_namespace(&context, &pod, &handler).await?;
         context.runtime.run_pod_sandbox(config, &handler).await.map_err(|e| rpc(&e))
     };
     match made.await {
@@ -114,7 +120,7 @@ async fn post_start(
 ) -> Result<(), Failed> {
     let Some(handler) = member.spec.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return Ok(()) };
     let ip = addresses.pod_ips.first().map(String::as_str).unwrap_or_default();
-    let Err(error) = hooks::run(context, handler, &member.spec, id, ip).await else { return Ok(()) };
+    let Err(error) = hooks::run(context, pod, handler, &member.spec, id, ip).await else { return Ok(()) };
     let name = Some(member.spec.name.as_str());
     let message = format!("PostStartHook failed: {error}");
     context.warn(pod, name, "FailedPostStartHook", message.clone());
@@ -130,35 +136,75 @@ pub async fn pre_stop(context: &Context, pod: &Pod, id: &str, name: &str, grace:
     let hook = member.and_then(|m| m.spec.lifecycle.as_ref()?.pre_stop.as_ref().map(|handler| (m, handler)));
     let Some((member, handler)) = hook.filter(|_| grace > 0) else { return false };
     let ip = pod.status().and_then(|s| s.pod_ip.clone()).unwrap_or_default();
-    let run = hooks::run(context, handler, &member.spec, id, &ip);
+    let run = hooks::run(context, pod, handler, &member.spec, id, &ip);
     if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(grace as u64), run).await {
         context.warn(pod, Some(name), "FailedPreStopHook", format!("PreStopHook failed: {error}"));
     }
     true
 }
 
-/// Stops a container within its grace, of which its preStop hook takes its part unless it has run before.
-pub async fn stop(
-    context: Arc<Context>,
-    pod: Arc<Pod>,
-    id: String,
-    name: String,
-    why: Option<String>,
-    grace: i64,
-    hooked: bool,
-) {
-    let message = why.unwrap_or_else(|| format!("Stopping container {name}"));
-    context.tell(&pod, Some(&name), "Killing", message);
-    let began = Instant::now();
-    let mut left = Duration::from_secs(grace.max(0) as u64);
-    if !hooked && pre_stop(&context, &pod, &id, &name, grace).await {
-        left = left.saturating_sub(began.elapsed()).max(AFTER_HOOK);
+/// What a stop needs besides the pod.
+pub struct Stop {
+    pub id: String,
+    pub container: String,
+    /// The event's words.
+    pub why: Option<String>,
+    /// The preStop hook has run or is running elsewhere.
+    pub hooked: bool,
+    /// When it is killed; it may move while the container stops.
+    pub deadline: watch::Receiver<Instant>,
+}
+
+/// Stops a container within its grace, of which its preStop hook takes its part unless it has run before. Gives its id.
+pub async fn stop(context: Arc<Context>, pod: Arc<Pod>, stop: Stop) -> String {
+    let Stop { id, container, why, hooked, mut deadline } = stop;
+    let message = why.unwrap_or_else(|| format!("Stopping container {container}"));
+    context.tell(&pod, Some(&container), "Killing", message);
+    let until = |deadline: &watch::Receiver<Instant>| deadline.borrow().saturating_duration_since(Instant::now());
+    let mut left = until(&deadline);
+    // A clock that has gone on by a moment takes no second away.
+    let grace = (left + Duration::from_millis(100)).as_secs() as i64;
+    if !hooked {
+        let hook = pre_stop(&context, &pod, &id, &container, grace);
+        let ran = tokio::select! {
+            ran = hook => ran,
+            () = passed(&mut deadline) => true,
+        };
+        if ran {
+            left = until(&deadline).max(AFTER_HOOK);
+        }
     }
-    if let Err(error) = context.runtime.stop_container(&id, left).await
+    let hurried = async {
+        // As long as nothing changes, the runtime itself keeps the time.
+        if deadline.changed().await.is_ok() {
+            passed(&mut deadline).await;
+            return context.runtime.stop_container(&id, Duration::ZERO).await;
+        }
+        std::future::pending().await
+    };
+    let stopped = tokio::select! {
+        stopped = context.runtime.stop_container(&id, left) => stopped,
+        stopped = hurried => stopped,
+    };
+    if let Err(error) = stopped
         && !error.is_not_found()
     {
-        tracing::warn!(pod = pod.display(), container = name, %error, "stopping a container failed");
+        tracing::warn!(pod = pod.display(), container, %error, "stopping a container failed");
         tokio::time::sleep(AGAIN).await;
+    }
+    id
+}
+
+/// Waits for the deadline, wherever it moves.
+async fn passed(deadline: &mut watch::Receiver<Instant>) {
+    loop {
+        let at = *deadline.borrow_and_update();
+        tokio::select! {
+            () = tokio::time::sleep_until(at) => return,
+            changed = deadline.changed() => if changed.is_err() {
+                return tokio::time::sleep_until(at).await;
+            },
+        }
     }
 }
 
@@ -202,7 +248,7 @@ pub async fn resize(
         }
         runtime.update_container_resources(id, resize::lowered(now, wanted)).await.map_err(told)?;
     }
-    let whole = resources::pod_resources(&pod);
+    let whole = resources::pod_resources(&pod, &context.rules);
     runtime.update_pod_sandbox_resources(&sandbox, None, Some(whole)).await.map_err(told)?;
     for (id, _, wanted) in &changes {
         runtime.update_container_resources(id, resize::update(wanted)).await.map_err(told)?;

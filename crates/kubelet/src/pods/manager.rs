@@ -25,6 +25,9 @@ struct Entry {
     sender: mpsc::UnboundedSender<Input>,
 }
 
+/// How often all pods are compared with what the runtime has, whatever it tells.
+const LOOK: std::time::Duration = std::time::Duration::from_secs(300);
+
 /// Pods by namespace and name.
 type Successors = HashMap<(String, String), Arc<Pod>>;
 
@@ -111,6 +114,7 @@ impl Pods {
     /// A worker has done its work.
     fn end(&self, uid: &str) {
         let ended = self.entries.lock().remove(uid);
+        self.context.pods_changed.notify_one();
         let next = ended.and_then(|e| self.next.lock().remove(&(e.pod.namespace.clone(), e.pod.name.clone())));
         if let Some(pod) = next {
             self.put(pod, false);
@@ -200,6 +204,7 @@ impl Pods {
             let _ = ended.send(uid);
         });
         entries.insert(pod.uid.clone(), Entry { references: references(&pod), pod, sender });
+        self.context.pods_changed.notify_one();
     }
 
     fn send(&self, uid: &str, input: Input) {
@@ -219,12 +224,23 @@ impl Pods {
                 }
             };
             self.wake_all();
-            while let Some(event) = events.next().await {
-                match event.as_ref().map(owner) {
-                    Ok(Some(uid)) => self.send(uid, Input::Runtime),
-                    Ok(None) => {}
+            let mut looked = tokio::time::Instant::now();
+            loop {
+                match tokio::time::timeout(LOOK, events.next()).await {
+                    Ok(Some(Ok(event))) => {
+                        if let Some(uid) = owner(&event) {
+                            self.send(uid, Input::Runtime);
+                        }
+                    }
                     // Some were missed.
-                    Err(_) => self.wake_all(),
+                    Ok(Some(Err(_))) => self.wake_all(),
+                    Ok(None) => break,
+                    Err(_) => {}
+                }
+                // Who says nothing may have lost what there was to say.
+                if looked.elapsed() >= LOOK {
+                    looked = tokio::time::Instant::now();
+                    self.wake_all();
                 }
             }
         }

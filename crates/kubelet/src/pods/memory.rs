@@ -59,6 +59,8 @@ pub struct Present {
     pub id: String,
     pub uid: Option<i64>,
     pub username: String,
+    /// The images of the container's image volumes, by the volumes' names.
+    pub volumes: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -6,6 +6,7 @@
 pub mod backoff;
 mod conditions;
 pub mod decide;
+mod ending;
 mod jobs;
 pub mod manager;
 pub mod memory;

@@ -39,6 +39,8 @@ pub struct Container {
     pub user: Option<LinuxContainerUser>,
     /// As `SIGTERM`; empty where the runtime does not tell.
     pub stop_signal: String,
+    /// The images that are mounted as volumes, by their mount points.
+    pub mounted_images: std::collections::BTreeMap<String, String>,
 }
 
 impl Container {

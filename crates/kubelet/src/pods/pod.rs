@@ -1,6 +1,6 @@
 //! A pod as the kubelet works with it: the API object, its containers in start order, and what follows from them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
@@ -104,6 +104,18 @@ impl Pod {
 
     pub fn member(&self, name: &str) -> Option<&Member> {
         self.members.iter().find(|m| m.spec.name == name)
+    }
+
+    /// The volumes that a container mounts or reads its environment from; the kubelet has nothing to do with others.
+    pub fn used_volumes(&self) -> BTreeSet<&str> {
+        let mut used = BTreeSet::new();
+        for Member { spec, .. } in &self.members {
+            used.extend(spec.volume_mounts.iter().flatten().map(|mount| mount.name.as_str()));
+            used.extend(spec.volume_devices.iter().flatten().map(|device| device.name.as_str()));
+            let sources = spec.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref());
+            used.extend(sources.filter_map(|from| from.file_key_ref.as_ref()).map(|file| file.volume_name.as_str()));
+        }
+        used
     }
 
     pub fn restart_policy(&self) -> &str {

@@ -18,7 +18,7 @@ pub type Allocation = BTreeMap<String, v1::ResourceRequirements>;
 
 /// Whether a container's resources can change while it runs.
 fn resizable(member: &Member) -> bool {
-    matches!(member.role, Role::Main | Role::Sidecar)
+    member.role != Role::Ephemeral
 }
 
 /// What the pod asks for.

@@ -7,6 +7,7 @@ use runtime::cri::LinuxContainerUser;
 
 use super::conditions;
 use super::decide;
+use super::ending;
 use super::memory::Memory;
 use super::observed::{Container, Observed, State};
 use super::pod::{Member, Pod, Role};
@@ -19,6 +20,8 @@ pub struct Host {
     pub ips: Vec<String>,
     /// The runtime's name, the scheme of container ids.
     pub runtime: String,
+    /// Whether it can mount volumes read-only with all that is mounted below them.
+    pub recursive_read_only: bool,
 }
 
 impl Host {
@@ -65,6 +68,10 @@ pub fn compute(
         ephemeral_container_statuses: statuses(&[Role::Ephemeral]),
         ..last.clone()
     };
+    if memory.torn_down && decide::stops(pod, seen, memory) && !memory.rejected {
+        ending::end(pod, &mut status);
+    }
+    ending::shorten_messages(&mut status);
     status.conditions = Some(conditions::compute(pod, seen, memory, &status, last, now));
     status
 }
@@ -124,17 +131,19 @@ fn container(
     last: &v1::PodStatus,
 ) -> v1::ContainerStatus {
     let name = &member.spec.name;
-    let mut mine = seen.containers.iter().filter(|c| c.name == *name);
-    let newest = mine.next();
     let lists = [&last.init_container_statuses, &last.container_statuses, &last.ephemeral_container_statuses];
     let told = lists.into_iter().flatten().flatten().find(|s| s.name == *name);
     let starts = memory.of(name);
+    // A run counts, and shows, from when its process and its postStart hook have begun.
+    let begins = |c: &&Container| c.state == State::Created || (c.state == State::Running && starts.starting);
+    let mut mine = seen.containers.iter().filter(|c| c.name == *name).filter(|c| !begins(c));
+    let newest = mine.next();
     let spec_image = member.spec.image.clone().unwrap_or_default();
     let mut status = v1::ContainerStatus {
         name: name.clone(),
         image: spec_image,
         started: Some(false),
-        volume_mounts: volume_mounts(member),
+        volume_mounts: volume_mounts(member, newest, host),
         ..Default::default()
     };
     let Some(c) = newest else {
@@ -157,13 +166,9 @@ fn container(
     status.stop_signal = Some(c.stop_signal.clone()).filter(|signal| !signal.is_empty());
     let ends = decide::stops(pod, seen, memory);
     match c.state {
-        // Its postStart hook has not passed yet.
-        State::Running if starts.starting => {
-            status.state = Some(waiting(starts.waiting.as_ref(), default_reason(pod, member, seen, memory)));
-        }
         State::Running => {
             let found = memory.findings(name, &c.id);
-            let started = found.map_or(member.spec.startup_probe.is_none() && !starts.starting, |f| f.started);
+            let started = found.map_or(member.spec.startup_probe.is_none(), |f| f.started);
             status.started = Some(started);
             status.ready = started
                 && !matches!(member.role, Role::Ephemeral | Role::Init)
@@ -185,7 +190,6 @@ fn container(
             status.state = Some(terminated(c, host));
         }
         State::Created | State::Unknown => {
-            status.container_id = host.full_id(&c.id).filter(|_| c.state == State::Unknown);
             status.state = Some(waiting(starts.waiting.as_ref(), default_reason(pod, member, seen, memory)));
         }
     }
@@ -289,16 +293,24 @@ fn terminated(c: &Container, host: &Host) -> v1::ContainerState {
     v1::ContainerState { terminated: Some(terminated), ..Default::default() }
 }
 
-fn volume_mounts(member: &Member) -> Option<Vec<v1::VolumeMountStatus>> {
+fn volume_mounts(member: &Member, run: Option<&Container>, host: &Host) -> Option<Vec<v1::VolumeMountStatus>> {
     let mounts = member.spec.volume_mounts.as_ref()?.iter().map(|m| v1::VolumeMountStatus {
         name: m.name.clone(),
         mount_path: m.mount_path.clone(),
         read_only: m.read_only,
-        recursive_read_only: m
-            .read_only
-            .filter(|ro| *ro)
-            .map(|_| m.recursive_read_only.clone().filter(|r| r != "IfPossible").unwrap_or_else(|| "Disabled".into())),
-        ..Default::default()
+        recursive_read_only: m.read_only.filter(|ro| *ro).map(|_| match m.recursive_read_only.as_deref() {
+            Some("Enabled") => "Enabled".to_owned(),
+            Some("IfPossible") if host.recursive_read_only && private(m) => "Enabled".to_owned(),
+            _ => "Disabled".to_owned(),
+        }),
+        volume_status: run
+            .and_then(|run| run.mounted_images.get(&m.mount_path))
+            .map(|image| v1::VolumeStatus { image: Some(v1::ImageVolumeStatus { image_ref: image.clone() }) }),
     });
     Some(mounts.collect())
+}
+
+/// Whether what is mounted on the node later does not show in the mount.
+pub fn private(mount: &v1::VolumeMount) -> bool {
+    matches!(mount.mount_propagation.as_deref(), None | Some("" | "None"))
 }

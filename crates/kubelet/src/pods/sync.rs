@@ -42,6 +42,18 @@ pub fn patch(uid: &str, told: &Value, wanted: &Value) -> Option<Value> {
     (!changes.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": changes}))
 }
 
+/// Whether all that a change says is which generation of the spec the status is about.
+pub fn only_generation(told: &Value, wanted: &Value) -> bool {
+    let without = |status: &Value| {
+        let mut status = status.clone();
+        let conditions = status["conditions"].as_array_mut().into_iter().flatten();
+        conditions.filter_map(Value::as_object_mut).for_each(|c| drop(c.remove("observedGeneration")));
+        status["observedGeneration"] = Value::Null;
+        status
+    };
+    patch("", &without(told), &without(wanted)).is_none()
+}
+
 fn empty(list: &Value) -> bool {
     list.as_array().is_none_or(Vec::is_empty)
 }
@@ -80,6 +92,16 @@ fn conditions(old: &Value, new: &Value) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_change_of_nothing_but_the_generation_is_known() {
+        let status = |generation: i64, ready: &str| {
+            let condition = json!({"type": "Ready", "status": ready, "observedGeneration": generation});
+            json!({"observedGeneration": generation, "conditions": [condition]})
+        };
+        assert!(only_generation(&status(1, "True"), &status(2, "True")));
+        assert!(!only_generation(&status(1, "True"), &status(2, "False")));
+    }
 
     #[test]
     fn only_what_changed_is_sent() {

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1;
 use runtime::cri::LinuxContainerResources;
 use serde_json::{Value, json};
 
+use super::backoff::MAXIMUM;
 use super::decide::{Action, decide};
 use super::memory::{Findings, ImageStep, Memory, Present, Step};
 use super::observed::{Container, Observed, Sandbox, State};
@@ -61,6 +62,7 @@ fn seen(text: &str) -> Observed {
             resources: None,
             user: None,
             stop_signal: String::new(),
+            mounted_images: Default::default(),
         }
     });
     let containers = containers.collect();
@@ -138,6 +140,28 @@ fn containers_start_and_restart_in_order_and_by_policy() {
 }
 
 #[test]
+fn another_image_is_brought_before_the_container_of_the_old_one_is_stopped() {
+    let pod = pod(json!({"containers": [{"name": "a", "image": "j"}]}));
+    let mut memory = prepared(&pod);
+    let failed = ImageStep::Failed { turn_at: now(), retry_at: now() };
+    for (image, expected) in [(ImageStep::Todo, "image:a"), (ImageStep::Busy, ""), (failed, "stop:a0/30")] {
+        memory.starts("a").image = image;
+        assert_eq!(actions(&pod, &seen("a=r"), &memory), expected);
+    }
+}
+
+#[test]
+fn only_volumes_of_containers_are_used() {
+    let file = json!({"valueFrom": {"fileKeyRef": {"volumeName": "file", "path": "p", "key": "k"}}, "name": "N"});
+    let pod = pod(json!({
+        "containers": [{"name": "a", "volumeMounts": [{"name": "map", "mountPath": "/m"}], "env": [file]}],
+        "initContainers": [{"name": "x", "volumeDevices": [{"name": "disk", "devicePath": "/d"}]}],
+        "volumes": [{"name": "nobody"}],
+    }));
+    assert_eq!(Vec::from_iter(pod.used_volumes()), ["disk", "file", "map"]);
+}
+
+#[test]
 fn a_started_sidecar_lets_the_next_container_start() {
     let pod = pod(json!({"initContainers": [{"name": "x", "image": "i", "restartPolicy": "Always"}]}));
     let mut memory = prepared(&pod);
@@ -159,7 +183,7 @@ fn a_failed_liveness_probe_restarts_the_container_within_the_probes_grace() {
 fn a_crashing_container_waits_longer_each_time() {
     let pod = pod(json!({}));
     let mut memory = prepared(&pod);
-    memory.starts("a").crash.next(now());
+    memory.starts("a").crash.next(now(), MAXIMUM);
     assert_eq!(actions(&pod, &seen("a=1@4"), &memory), "wait:a:CrashLoopBackOff");
     let decision = decide(&pod, &seen("a=1@4"), &memory, now());
     assert_eq!(decision.wake, Some(now() + SignedDuration::from_secs(6)));
@@ -233,7 +257,7 @@ fn a_rule_begins_all_containers_again() {
     let one = pod(spec("Restart"));
     assert_eq!(actions(&one, &seen("x=0@9 a=42@5 b=r@8"), &prepared(&one)), "start:a#1");
     let mut memory = prepared(&all);
-    memory.starts("a").crash.next(now() - SignedDuration::from_secs(5));
+    memory.starts("a").crash.next(now() - SignedDuration::from_secs(5), MAXIMUM);
     let mut again = seen("x=0@9 a=42@5 b=137@8 x=0@3");
     again.since = all.began_again(&again);
     assert_eq!(
@@ -322,7 +346,7 @@ fn a_deadline_fails_the_pod() {
 
 /// `phase conditions-that-are-true | name:state...` of a status.
 fn shown(pod: &Pod, seen: &Observed, memory: &Memory) -> String {
-    let host = Host { ips: vec!["192.0.2.1".into()], runtime: "regatta".into() };
+    let host = Host { ips: vec!["192.0.2.1".into()], runtime: "regatta".into(), recursive_read_only: true };
     let status = compute(pod, seen, memory, &host, &v1::PodStatus::default(), now());
     let yes: Vec<_> =
         status.conditions.iter().flatten().filter(|c| c.status == "True").map(|c| c.type_.as_str()).collect();
@@ -358,6 +382,8 @@ fn the_status_says_how_the_pod_is() {
             "a=1 a=r",
             "Running PodReadyToStartContainers Initialized Ready ContainersReady PodScheduled | a:running+<1#1",
         ),
+        // A run counts when it runs.
+        (json!({}), "a=1 a=c", "Running PodReadyToStartContainers Initialized PodScheduled | a:Error(1)#0"),
         (json!({}), "a=1", "Running PodReadyToStartContainers Initialized PodScheduled | a:Error(1)#0"),
         (
             json!({"restartPolicy": "Never"}),
@@ -398,6 +424,41 @@ fn a_pod_that_the_node_refuses_fails_without_containers() {
     let mut none = seen("");
     none.sandboxes.clear();
     assert_eq!(shown(&pod, &none, &memory), "Failed Initialized PodScheduled | ");
+}
+
+#[test]
+fn a_pod_that_is_deleted_before_it_runs_fails_when_nothing_of_it_is_left() {
+    let deleted = json!({"deletionTimestamp": "2024-05-01T12:00:00Z", "deletionGracePeriodSeconds": 20});
+    let init = json!({"initContainers": [{"name": "x", "image": "i"}, {"name": "y", "image": "i"}]});
+    let gone = "ContainerStatusUnknown(137)";
+    for (spec, have, expected) in [
+        (json!({}), "", format!("Failed Initialized PodScheduled | a:{gone}#0")),
+        (json!({}), "a=0", "Succeeded Initialized PodScheduled | a:Completed(0)#0".into()),
+        (init.clone(), "", format!("Failed PodScheduled | x:{gone}#0 y:PodInitializing#0 a:PodInitializing#0")),
+        (init.clone(), "x=0", "Failed PodScheduled | x:Completed(0)+#0 y:PodInitializing#0 a:PodInitializing#0".into()),
+        (init, "x=0 y=0", format!("Failed Initialized PodScheduled | x:Completed(0)+#0 y:Completed(0)+#0 a:{gone}#0")),
+    ] {
+        let pod = pod_with(deleted.clone(), spec);
+        let mut memory = prepared(&pod);
+        let mut seen = seen(have);
+        seen.sandboxes[0].ready = false;
+        assert!(shown(&pod, &seen, &memory).starts_with(if have == "a=0" { "Succeeded" } else { "Pending" }));
+        memory.torn_down = true;
+        assert_eq!(shown(&pod, &seen, &memory), expected, "{have}");
+    }
+}
+
+#[test]
+fn termination_messages_of_a_pod_fit_into_its_status() {
+    let pod = pod(json!({"restartPolicy": "Never", "containers": [
+        {"name": "a", "image": "i"}, {"name": "b", "image": "i"}, {"name": "c", "image": "i"}, {"name": "d", "image": "i"}]}));
+    let mut have = seen("a=1 b=1 c=1 d=1");
+    have.containers.iter_mut().for_each(|c| c.message = "x".repeat(4096));
+    let host = Host::default();
+    let status = compute(&pod, &have, &prepared(&pod), &host, &v1::PodStatus::default(), now());
+    for container in status.container_statuses.unwrap() {
+        assert_eq!(container.state.unwrap().terminated.unwrap().message.unwrap().len(), 3072);
+    }
 }
 
 #[test]

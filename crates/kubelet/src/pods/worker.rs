@@ -3,19 +3,23 @@
 
 mod mirror;
 mod news;
+mod patience;
 mod probing;
 mod resize;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::backoff::MAXIMUM;
 use super::decide::{Action, crashed, decide, stops};
 use super::jobs::{self, Failed, Start};
 use super::memory::{Failure, ImageStep, Memory, Present, Reason, Step};
@@ -63,8 +67,16 @@ pub enum Input {
 enum Done {
     Volumes(Result<Prepared, String>),
     Sandbox(Result<(), String>),
-    Image { container: String, outcome: Result<Present, Reason> },
-    Started { container: String, outcome: Result<(), Failed> },
+    /// Of the image that was asked for; none where the pod is to stop.
+    Image {
+        container: String,
+        image: Option<String>,
+        outcome: Option<Result<Present, Reason>>,
+    },
+    Started {
+        container: String,
+        outcome: Result<(), Failed>,
+    },
     Stopped(String),
     Hooked(String),
     Resized(Result<(), String>),
@@ -72,7 +84,10 @@ enum Done {
     SandboxStopped,
     TornDown(bool),
     Finished(bool),
-    Patched { told: Value, outcome: Result<u64, bool> },
+    Patched {
+        told: Value,
+        outcome: Result<u64, bool>,
+    },
     Pruned,
 }
 
@@ -89,6 +104,12 @@ pub struct Worker {
     stale: bool,
     jobs: JoinSet<Done>,
     probing: HashMap<String, Probing>,
+    /// Ends what is waited for when the pod is to stop.
+    waits: CancellationToken,
+    /// When containers that are being stopped are killed, by id.
+    deadlines: HashMap<String, watch::Sender<Instant>>,
+    /// Since when a change of the status waits for others to go with it, and until when.
+    held: Option<(Timestamp, Timestamp)>,
     /// Ends the postStart hooks of containers that are stopped meanwhile.
     starting: HashMap<String, CancellationToken>,
     /// Changes when room becomes free on the node.
@@ -120,6 +141,9 @@ impl Worker {
         let status = pod.status().cloned().unwrap_or_default();
         let mut worker = Worker {
             room: context.room.subscribe(),
+            waits: CancellationToken::new(),
+            deadlines: HashMap::new(),
+            held: None,
             starting: HashMap::new(),
             mirror: Mirror::default(),
             desired: pod.clone(),
@@ -238,6 +262,7 @@ impl Worker {
         let now = Timestamp::now();
         if self.memory.stop_began.is_none() && stops(&self.pod, &self.seen, &self.memory) {
             self.memory.stop_began = Some(now);
+            self.waits.cancel();
         }
         self.track_resize();
         self.report(now);
@@ -254,7 +279,8 @@ impl Worker {
         }
         let refresh_at = self.volumes.refresh_at.filter(|_| !self.refreshing && self.memory.stop_began.is_none());
         let again = changes.then_some(now);
-        [decision.wake, refresh_at, again].into_iter().flatten().min()
+        let held = self.held.map(|(_, until)| until);
+        [decision.wake, refresh_at, again, held].into_iter().flatten().min()
     }
 
     fn addresses(&self) -> Addresses {
@@ -290,12 +316,15 @@ impl Worker {
             }
             Action::EnsureImage { container } => {
                 self.memory.starts(&container).image = ImageStep::Busy;
+                let waits = self.waits.clone();
                 self.jobs.spawn(async move {
-                    let outcome = match pod.member(&container) {
-                        Some(member) => images::ensure(&context, &pod, member).await,
-                        None => Ok(Present::default()),
+                    let member = pod.member(&container);
+                    let outcome = match member {
+                        Some(member) => waits.run_until_cancelled(images::ensure(&context, &pod, member)).await,
+                        None => Some(Ok(Present::default())),
                     };
-                    Done::Image { container, outcome }
+                    let image = member.and_then(|m| m.spec.image.clone());
+                    Done::Image { container, image, outcome }
                 });
             }
             Action::Start { container, attempt, sandbox } => self.start(container, attempt, sandbox, now),
@@ -310,11 +339,16 @@ impl Worker {
                 if !stops(&self.pod, &self.seen, &self.memory) {
                     self.memory.replaced.insert(id.clone());
                 }
-                let hooked = self.memory.hooked.contains(&id);
-                self.jobs.spawn(async move {
-                    jobs::stop(context, pod, id.clone(), container, why, grace, hooked).await;
-                    Done::Stopped(id)
-                });
+                let end = Instant::now() + Duration::from_secs(grace.max(0) as u64);
+                if let Some(deadline) = self.deadlines.get(&id) {
+                    deadline.send_replace(end);
+                    return;
+                }
+                let (sender, deadline) = watch::channel(end);
+                self.deadlines.insert(id.clone(), sender);
+                let hooked = !self.memory.hooked.insert(id.clone());
+                let stop = jobs::Stop { id, container, why, hooked, deadline };
+                self.jobs.spawn(async move { Done::Stopped(jobs::stop(context, pod, stop).await) });
             }
             Action::PreStop { id, container, grace } => {
                 self.memory.hooked.insert(id.clone());
@@ -380,7 +414,8 @@ impl Worker {
         let starts = self.memory.starts(&container);
         let ImageStep::Present(image) = starts.image.clone() else { return };
         if again {
-            starts.crash.next(now);
+            let longest = self.context.configuration.crash_loop_back_off.max_container_restart_period;
+            starts.crash.next(now, longest.map_or(MAXIMUM, |longest| longest.0));
         }
         starts.starting = true;
         let cancelled = CancellationToken::new();
@@ -412,7 +447,8 @@ impl Worker {
 
     fn prepare_volumes(&mut self) {
         let (context, pod, addresses) = (self.context.clone(), self.pod.clone(), self.addresses());
-        self.jobs.spawn(async move { Done::Volumes(context.volumes.prepare(&pod, &addresses).await) });
+        let waits = self.waits.clone();
+        self.jobs.spawn(async move { Done::Volumes(context.volumes.prepare(&pod, &addresses, &waits).await) });
     }
 
     /// Brings the volumes of a running pod up to date.
@@ -449,8 +485,12 @@ impl Worker {
         let quiet = self.memory.torn_down;
         self.memory.status_settled = patch.is_none() && !self.patching && quiet;
         let Some(patch) = patch.filter(|_| !self.patching && !self.memory.vanished && !self.memory.removing) else {
+            self.held = None;
             return;
         };
+        if self.holds(&wanted, now) {
+            return;
+        }
         self.patching = true;
         let (context, pod) = (self.context.clone(), self.pod.clone());
         self.jobs.spawn(async move {

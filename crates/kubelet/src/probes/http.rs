@@ -17,6 +17,9 @@ use tokio::time::timeout;
 
 use super::check::port_of;
 
+/// What Go's client says of a server that answers a handshake in plain HTTP.
+pub const PLAIN_ANSWER: &str = "http: server gave HTTP response to HTTPS client";
+
 const BODY_MAX: usize = 10 * 1024;
 const REDIRECTS_MAX: usize = 10;
 
@@ -117,10 +120,16 @@ async fn exchange(call: &Call, agent: &str) -> Result<Reply, String> {
     if call.tls {
         let name = ServerName::try_from(call.host.clone()).map_err(|e| e.to_string())?;
         let stream = tokio_rustls::TlsConnector::from(ANY.clone()).connect(name, stream).await;
-        send(call, agent, stream.map_err(|e| e.to_string())?).await
+        send(call, agent, stream.map_err(|e| if is_plain(&e) { PLAIN_ANSWER.to_owned() } else { e.to_string() })?).await
     } else {
         send(call, agent, stream).await
     }
+}
+
+/// Whether a handshake failed because the other side does not speak TLS.
+fn is_plain(error: &std::io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)))
 }
 
 async fn send<S>(call: &Call, agent: &str, stream: S) -> Result<Reply, String>
@@ -199,8 +208,9 @@ async fn health(host: &str, port: u16, service: &str) -> Result<u8, String> {
     // HealthCheckRequest{service = 1}, in one uncompressed gRPC message.
     let mut message = Vec::new();
     if !service.is_empty() {
-        message.extend([0x0a, u8::try_from(service.len()).unwrap_or(u8::MAX)]);
-        message.extend(service.bytes().take(usize::from(u8::MAX)));
+        message.push(0x0a);
+        prost::encode_length_delimiter(service.len(), &mut message).map_err(|e| e.to_string())?;
+        message.extend(service.bytes());
     }
     let mut body = vec![0];
     body.extend((message.len() as u32).to_be_bytes());

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::context::Context;
 use crate::pods::pod::Pod;
 pub use check::{Answer, Target};
-pub use http::{Call, get};
+pub use http::{Call, PLAIN_ANSWER, get};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

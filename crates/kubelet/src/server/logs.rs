@@ -1,14 +1,21 @@
-//! `/containerLogs`: a container's log, whole or followed.
+//! `/containerLogs`: a container's log, whole or followed, as a body or in the frames of a WebSocket.
 
 use std::path::PathBuf;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::Response;
+use futures::{SinkExt, StreamExt};
+use http::{Request, Response};
 use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
+use hyper::body::{Frame, Incoming};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
+use super::upgrade::{self, Socket, Upgrade};
 use super::{Body, Query, Refusal};
 use crate::containers::observe;
 use crate::context::Context;
@@ -19,7 +26,18 @@ use crate::pods::pod::Pod;
 /// Pieces on their way to a slow reader.
 const PIECES: usize = 4;
 
-pub async fn answer(context: &Context, pod: &Pod, container: &str, query: &Query) -> Result<Response<Body>, Refusal> {
+/// The protocols of a WebSocket that is only read from.
+const PROTOCOLS: [&str; 3] = ["binary.k8s.io", "base64.binary.k8s.io", ""];
+
+type Pieces = mpsc::Receiver<std::io::Result<Bytes>>;
+
+pub async fn answer(
+    context: &Context,
+    pod: &Pod,
+    container: &str,
+    query: &Query,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Refusal> {
     let options = Options::parse(query, Timestamp::now()).map_err(Refusal::bad_request)?;
     if pod.member(container).is_none() {
         return Err(Refusal::not_found(format!("container \"{container}\" not found in pod \"{}\"", pod.name)));
@@ -44,8 +62,20 @@ pub async fn answer(context: &Context, pod: &Pod, container: &str, query: &Query
     if let Err(error) = std::fs::metadata(&path) {
         return Err(Refusal::internal(format!("failed to try resolving symlinks in path {path:?}: {error}")));
     }
-    let (sender, receiver) = mpsc::channel::<std::io::Result<Bytes>>(PIECES);
+    let switched = match upgrade::is_websocket(&request) {
+        true => Some(upgrade::websocket(request, &PROTOCOLS)?),
+        false => None,
+    };
+    let (sender, receiver) = mpsc::channel(PIECES);
     tokio::spawn(stream(context.runtime.clone(), found.id.clone(), path, options, sender));
+    if let Some(Upgrade { protocol, response, socket }) = switched {
+        tokio::spawn(async move {
+            if let Ok(socket) = socket.await {
+                in_frames(socket, protocol.contains("base64"), receiver).await;
+            }
+        });
+        return Ok(response);
+    }
     let pieces = futures::stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|piece| (piece.map(Frame::data), receiver))
     });
@@ -53,6 +83,27 @@ pub async fn answer(context: &Context, pod: &Pod, container: &str, query: &Query
     let kind = http::HeaderValue::from_static("text/plain");
     response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
     Ok(response)
+}
+
+/// Brings the pieces to a client until they end or it leaves.
+async fn in_frames(socket: Socket, textual: bool, mut pieces: Pieces) {
+    let (mut sink, mut source) = socket.split();
+    let write = async {
+        while let Some(Ok(piece)) = pieces.recv().await {
+            let frame = if textual { Message::Text(STANDARD.encode(&piece).into()) } else { Message::Binary(piece) };
+            if sink.send(frame).await.is_err() {
+                return;
+            }
+        }
+        let end = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+        let _ = sink.send(Message::Close(Some(end))).await;
+    };
+    // What the client says is of no interest, but that it leaves is.
+    let read = async { while let Some(Ok(_)) = source.next().await {} };
+    tokio::select! {
+        () = write => {}
+        () = read => {}
+    }
 }
 
 /// Whether it is the last run of its name: then it is no previous one.

@@ -4,6 +4,7 @@
 mod access;
 mod channels;
 mod forward;
+pub(crate) mod health;
 mod https;
 mod logs;
 mod metrics;
@@ -124,7 +125,7 @@ impl Server {
                     .await
             }
             ["containerLogs", namespace, pod, container] => {
-                logs::answer(&self.context, &*self.pod(namespace, pod)?, container, &query).await
+                logs::answer(&self.context, &*self.pod(namespace, pod)?, container, &query, request).await
             }
             // A uid between pod and container is told by some clients.
             ["exec", namespace, pod, .., container] if parts.len() <= 5 => {

@@ -27,7 +27,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use parking_lot::Mutex;
-use runtime::cri::{ImageService, ImageSpec};
+use tokio_util::sync::CancellationToken;
 
 pub use mounts::{bind, unmount_below};
 pub use ownership::Ownership;
@@ -64,7 +64,6 @@ pub struct Volumes {
     pub client: kube::Client,
     pub objects: Objects,
     pub tokens: Tokens,
-    pub images: Arc<dyn ImageService>,
     /// `<data>/pods`.
     pub root: PathBuf,
     pub allocatable: Amounts,
@@ -81,6 +80,7 @@ struct Makings<'a> {
     pod: &'a Pod,
     volume: &'a v1::Volume,
     ownership: Ownership,
+    stopping: &'a CancellationToken,
 }
 
 /// The directory of all that a pod has on disk.
@@ -89,12 +89,19 @@ pub fn pod_dir(root: &Path, uid: &str) -> PathBuf {
 }
 
 impl Volumes {
-    /// Makes all volumes of the pod at once. The error names the volume, as the event `FailedMount` does.
-    pub async fn prepare(&self, pod: &Pod, addresses: &Addresses) -> Result<Prepared, String> {
+    /// Makes all volumes at once that containers of the pod use. The error names the volume, as the event `FailedMount`
+    /// does. What is waited for, is so until the pod is to stop.
+    pub async fn prepare(
+        &self,
+        pod: &Pod,
+        addresses: &Addresses,
+        stopping: &CancellationToken,
+    ) -> Result<Prepared, String> {
         let ownership = Ownership::of(pod);
-        let volumes = pod.spec().volumes.iter().flatten();
+        let used = pod.used_volumes();
+        let volumes = pod.spec().volumes.iter().flatten().filter(|volume| used.contains(volume.name.as_str()));
         let done = futures::future::try_join_all(volumes.map(|volume| async move {
-            let makings = Makings { volumes: self, pod, volume, ownership };
+            let makings = Makings { volumes: self, pod, volume, ownership, stopping };
             let (source, refresh_at) = makings.make(addresses).await?;
             Ok::<_, String>((volume.name.clone(), source, refresh_at))
         }));
@@ -189,8 +196,8 @@ impl Makings<'_> {
             return self.csi_inline(source).await.map(Some).map_err(failed);
         }
         if let Some(source) = &volume.image {
+            // The image is brought with that of the container that mounts it.
             let reference = source.reference.clone().unwrap_or_default();
-            self.image(&reference, source.pull_policy.as_deref()).await.map_err(failed)?;
             return Ok(Some(Source::Image { reference }));
         }
         if volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
@@ -199,17 +206,9 @@ impl Makings<'_> {
         Ok(None)
     }
 
-    /// Sees that the image of an image volume is present.
-    async fn image(&self, reference: &str, policy: Option<&str>) -> Result<(), String> {
-        let images = &self.volumes.images;
-        let spec = ImageSpec { image: reference.to_owned(), ..Default::default() };
-        let present = images.image_status(&spec).await.map_err(|e| e.message)?.is_some();
-        match policy {
-            Some("Never") if !present => Err(format!("image {reference:?} is not present with pull policy of Never")),
-            Some("Always") => images.pull_image(spec, None, None).await.map(|_| ()).map_err(|e| e.message),
-            _ if present => Ok(()),
-            _ => images.pull_image(spec, None, None).await.map(|_| ()).map_err(|e| e.message),
-        }
+    /// Waits for something unless the pod is to stop before.
+    async fn awaited<T>(&self, what: impl Future<Output = T>) -> Result<T, String> {
+        self.stopping.run_until_cancelled(what).await.ok_or_else(|| "context canceled".to_owned())
     }
 
     /// The files of a volume that shows API objects.

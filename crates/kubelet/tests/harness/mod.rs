@@ -97,6 +97,7 @@ impl Node {
             configuration: kubelet::Configuration::default(),
             manifests: None,
             credential_providers: kubelet::CredentialProviders::default(),
+            pod_cgroups: None,
             port: None,
         })
         .await

@@ -98,7 +98,10 @@ spec:
       image: IMAGE
       command: [sleep, '1000000']
       env: [{name: LATE, valueFrom: {configMapKeyRef: {name: late, key: word}}}]
-  volumes: [{name: late, secret: {secretName: late}}]
+      volumeMounts: [{name: late, mountPath: /late}]
+  volumes:
+    - {name: late, secret: {secretName: late}}
+    - {name: of-no-container, secret: {secretName: never}}
 ";
 
 /// What commands in the pod print.

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::{Done, Input, RETRY, RETRY_VOLUMES, SHOW_PULL_ERROR, Worker, as_value};
+use crate::pods::backoff::MAXIMUM;
 use crate::pods::memory::{ImageStep, Present, Reason, Step};
 use crate::pods::pod::Pod;
 use crate::probes::{self, Finding};
@@ -85,7 +86,12 @@ impl Worker {
                 self.memory.sandbox = Step::Failed { message, retry_at: now + RETRY };
                 return true;
             }
-            Done::Image { container, outcome } => self.image_done(&container, outcome, now),
+            Done::Image { container, image, outcome } => {
+                // The answer about an image that is not asked for any more says nothing.
+                if image == self.pod.member(&container).and_then(|m| m.spec.image.clone()) {
+                    self.image_done(&container, outcome, now);
+                }
+            }
             Done::Started { container, outcome } => {
                 self.starting.remove(&container);
                 let starts = self.memory.starts(&container);
@@ -102,6 +108,7 @@ impl Worker {
             }
             Done::Stopped(id) => {
                 self.memory.stopping.remove(&id);
+                self.deadlines.remove(&id);
                 return true;
             }
             Done::Hooked(id) => {
@@ -149,6 +156,7 @@ impl Worker {
                 self.volumes = prepared;
                 self.memory.volumes = Step::Done;
             }
+            Err(_) if self.memory.stop_began.is_some() => self.memory.volumes = Step::Todo,
             Err(message) => {
                 self.context.warn(&self.pod, None, "FailedMount", message.clone());
                 if refreshed {
@@ -164,17 +172,18 @@ impl Worker {
         }
     }
 
-    fn image_done(&mut self, container: &str, outcome: Result<Present, Reason>, now: Timestamp) {
+    fn image_done(&mut self, container: &str, outcome: Option<Result<Present, Reason>>, now: Timestamp) {
         let starts = self.memory.starts(container);
         match outcome {
-            Ok(present) => {
+            None => starts.image = ImageStep::Todo,
+            Some(Ok(present)) => {
                 starts.image = ImageStep::Present(present);
                 if starts.waiting.as_ref().is_some_and(|w| w.reason.contains("Image")) {
                     starts.waiting = None;
                 }
             }
-            Err(why) => {
-                starts.image_backoff.next(now);
+            Some(Err(why)) => {
+                starts.image_backoff.next(now, MAXIMUM);
                 let retry_at = now + starts.image_backoff.delay();
                 starts.image = ImageStep::Failed { turn_at: now + SHOW_PULL_ERROR, retry_at };
                 starts.waiting = Some(why);

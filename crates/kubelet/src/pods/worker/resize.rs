@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::{Done, RETRY, Worker};
-use crate::pods::memory::{Reason, Resize};
+use crate::containers::hash;
+use crate::pods::memory::{Reason, Resize, Starts, Step};
 use crate::pods::resize::{self, Allocation};
 use crate::pods::{jobs, pod::Pod};
 use crate::resources;
@@ -14,14 +15,14 @@ use crate::resources;
 impl Worker {
     /// Takes an allocation over; from now on the pod is seen with it.
     pub(super) fn allocate(&mut self, allocation: Allocation) {
-        let node_memory = self.context.node_memory;
+        let rules = &self.context.rules;
         let pod = match resize::same(&allocation, &resize::asked(&self.desired)) {
             true => self.desired.clone(),
             false => Arc::new(resize::granted(&self.desired, &allocation)),
         };
-        let wanted = allocation
-            .iter()
-            .map(|(name, resources)| (name.clone(), resources::container(&pod, Some(resources), node_memory)));
+        let wanted = allocation.iter().filter_map(|(name, given)| {
+            Some((name.clone(), resources::container(&pod, pod.member(name)?, Some(given), rules)))
+        });
         self.memory.wanted = wanted.collect();
         self.memory.allocated = allocation;
         self.pod = pod;
@@ -29,12 +30,30 @@ impl Worker {
 
     /// Takes a new revision of the pod over: what it asks for is allocated if the node can give it.
     pub(super) fn desire(&mut self, pod: Arc<Pod>) {
+        self.forget_replaced(&pod);
         self.desired = pod;
         let asked = resize::asked(&self.desired);
         // Containers are neither added nor removed, but a static pod's image may be another.
         self.memory.allocated.retain(|name, _| asked.contains_key(name));
         self.allocate(self.memory.allocated.clone());
         self.consider_resize();
+        let made = |name: &&str| self.volumes.sources.contains_key(*name);
+        if self.memory.volumes == Step::Done && !self.refreshing && !self.pod.used_volumes().iter().all(made) {
+            // A container was added that uses more of them.
+            self.memory.volumes = Step::Todo;
+        }
+    }
+
+    /// What was tried with another image says nothing about this one.
+    fn forget_replaced(&mut self, new: &Pod) {
+        for member in &self.desired.members {
+            let name = &member.spec.name;
+            if new.member(name).is_some_and(|m| hash(&m.spec) != hash(&member.spec)) {
+                let starts = self.memory.starts(name);
+                let (starting, findings) = (starts.starting, std::mem::take(&mut starts.findings));
+                *starts = Starts { starting, findings, ..Default::default() };
+            }
+        }
     }
 
     /// Asks whether the node can give what the pod asks for, and remembers why not.

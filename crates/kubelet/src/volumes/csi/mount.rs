@@ -280,7 +280,7 @@ impl Makings<'_> {
             Ok::<_, kube::Error>(None)
         };
         let (driver, handle) = (&work.driver_name, &work.handle);
-        match tokio::time::timeout(ATTACH, wait).await {
+        match self.awaited(tokio::time::timeout(ATTACH, wait)).await? {
             Ok(Ok(Some(context))) => Ok(context),
             Ok(Err(error)) => Err(error.to_string()),
             _ => {
