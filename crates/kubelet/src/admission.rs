@@ -5,6 +5,7 @@ mod kernel;
 pub mod sysctls;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use k8s_openapi::api::core::v1;
 use kube::Api;
@@ -22,8 +23,20 @@ type Port = (String, String, i32);
 /// The node's labels are read anew before a pod is refused for them.
 pub async fn admit(context: &Context, pod: &Pod, runs: bool) -> Result<Vec<String>, Failure> {
     if !runs {
+        if context.shutting_down.load(Ordering::Relaxed) {
+            return Err(refusal("NodeShutdown", "Pod was rejected as the node is shutting down."));
+        }
         kernel::fits(context, pod).await?;
     }
+    let victims = fit_beside_others(context, pod, runs).await?;
+    if !runs && let Err(why) = context.placement.admit(pod, &context.devices).await {
+        context.release(&pod.uid);
+        return Err(refusal(why.reason, &why.message));
+    }
+    Ok(victims)
+}
+
+async fn fit_beside_others(context: &Context, pod: &Pod, runs: bool) -> Result<Vec<String>, Failure> {
     let outcome = context.ledger.lock().admit(pod, runs);
     if !outcome.as_ref().is_err_and(|failure| [AFFINITY, TAINTS].contains(&failure.reason.as_str())) {
         return outcome;

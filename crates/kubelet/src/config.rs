@@ -20,6 +20,7 @@ pub use parts::{
 
 use crate::admission;
 use crate::eviction::{self, Thresholds};
+use crate::placement;
 
 const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 const KIND: &str = "KubeletConfiguration";
@@ -361,6 +362,7 @@ impl Configuration {
         if !wrong.is_empty() {
             return Err(invalid(wrong.join("; ")));
         }
+        placement::check(self).map_err(invalid)?;
         admission::sysctls::patterns(&self.allowed_unsafe_sysctls).map_err(invalid)?;
         for reserved in [&self.system_reserved, &self.kube_reserved] {
             eviction::reserved(reserved).map_err(invalid)?;
@@ -445,6 +447,9 @@ mod tests {
             ("crashLoopBackOff: {maxContainerRestartPeriod: 10m}", "between 1s and 300s"),
             ("containerLogMaxSize: many", "positive quantity"),
             ("topologyManagerPolicy: best", "unknown variant"),
+            ("cpuManagerPolicy: static", "the static policy requires"),
+            ("cpuManagerPolicyOptions: {x: '1'}", "unsupported cpumanager option"),
+            ("topologyManagerPolicyOptions: {max-allowable-numa-nodes: '2'}", "should not be less than 8"),
         ] {
             let error = parse(fields).err().unwrap_or_default();
             assert!(error.contains(part), "{fields}: {error}");

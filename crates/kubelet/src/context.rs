@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use client::Recorder;
 use client::events::EventType;
@@ -21,6 +22,7 @@ use crate::dns::ClusterDns;
 use crate::eviction::Eviction;
 use crate::images::Pulls;
 use crate::objects::Objects;
+use crate::placement::Placement;
 use crate::pods::pod::Pod;
 use crate::pods::status::Host;
 use crate::resources::Rules;
@@ -62,11 +64,14 @@ pub struct Context {
     pub image_records: Mutex<Records>,
     pub pulls: Pulls,
     pub devices: Arc<Devices>,
+    pub placement: Placement,
     pub rates: Rates,
     /// Pods that were evicted, by signal.
     pub evictions: Mutex<BTreeMap<&'static str, u64>>,
     /// Probes by container, kind and result.
     pub probed: Mutex<BTreeMap<ProbeKey, u64>>,
+    /// The node is about to go down.
+    pub shutting_down: AtomicBool,
     /// Cancelled when the kubelet ends.
     pub stopping: CancellationToken,
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use client::{Cache, Caches, Recorder};
 use k8s_openapi::api::core::v1;
@@ -26,12 +27,14 @@ use crate::logs;
 use crate::node::resources::{Machine, kept_back};
 use crate::node::{self, Node, facts};
 use crate::objects::Objects;
+use crate::placement::{self, Placement};
 use crate::pods::manager::Pods;
 use crate::pods::status::Host;
 use crate::resources::{self, Rules};
 use crate::server::{Server, health};
+use crate::shutdown;
 use crate::stats::Rates;
-use crate::volumes::{Made, Tokens, Volumes, csi, local_path};
+use crate::volumes::{Made, Republished, Tokens, Volumes, csi, local_path};
 
 /// What a kubelet is made of.
 pub struct Config {
@@ -155,6 +158,7 @@ impl Kubelet {
                 root: pods_dir,
                 allocatable,
                 made: Made::default(),
+                republished: Republished::default(),
                 drivers: csi::Drivers::new(&config.node_name),
             },
             node_name: config.node_name,
@@ -171,6 +175,7 @@ impl Kubelet {
             pods_changed: Notify::new(),
             ledger: Mutex::new(ledger),
             devices: devices.clone(),
+            placement: Placement::open(&config.configuration, &config.data_dir)?,
             room: watch::channel(()).0,
             evicting,
             evicted: Mutex::new(Some(evicted)),
@@ -188,10 +193,12 @@ impl Kubelet {
             rates: Rates::default(),
             evictions: Mutex::default(),
             probed: Mutex::default(),
+            shutting_down: AtomicBool::new(false),
             stopping: stopping.clone(),
         });
         let (ready_sender, ready) = watch::channel(false);
         context.spawn(devices.serve());
+        context.spawn(placement::keep(context.clone()));
         context.spawn(node::renew(context.clone()));
         context.spawn(node::oom::watch(context.clone()));
         context.spawn(node.run(context.clone(), ready_sender, changed.clone()));
@@ -218,6 +225,7 @@ impl Kubelet {
         if let Some(groups) = config.pod_cgroups {
             context.spawn(cgroups::keep(context.clone(), pods.clone(), groups, pods_limit));
         }
+        context.spawn(shutdown::watch(context.clone(), pods.clone(), changed.clone()));
         let manager = eviction::Manager::new(context.clone(), pods.clone(), thresholds, changed.clone());
         context.spawn(manager.run());
         if let Some(port) = context.configuration.healthz_port.filter(|port| *port > 0) {

@@ -23,11 +23,13 @@ mod labels;
 mod logs;
 mod node;
 mod objects;
+mod placement;
 mod pods;
 mod probes;
 mod resources;
 mod sandbox;
 mod server;
+mod shutdown;
 mod stats;
 mod volumes;
 

@@ -139,6 +139,7 @@ fn listed(
         let one = |(id, well): (&str, bool)| Device {
             id: id.to_owned(),
             health: if well { "Healthy" } else { "Unhealthy" }.to_owned(),
+            topology: None,
         };
         Some((Listed { devices: list.into_iter().map(one).collect() }, (devices, false)))
     });

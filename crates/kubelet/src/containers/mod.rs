@@ -61,6 +61,8 @@ impl Makings<'_> {
         for needs in granted {
             mounts::grant(needs, &mut mounts, &mut devices, &mut envs, &mut annotations);
         }
+        let mut resources = resources::container(pod, self.member, spec.resources.as_ref(), &context.rules);
+        (resources.cpuset_cpus, resources.cpuset_mems) = context.placement.of(&pod.uid, &spec.name);
         let log_path = format!("{}/{}.log", spec.name, self.attempt);
         let logs = context.log_dir(pod).join(&spec.name);
         std::fs::create_dir_all(&logs).map_err(|e| format!("create log directory {}: {e}", logs.display()))?;
@@ -82,10 +84,7 @@ impl Makings<'_> {
             stdin: spec.stdin.unwrap_or(false),
             stdin_once: spec.stdin_once.unwrap_or(false),
             tty: spec.tty.unwrap_or(false),
-            linux: LinuxContainerConfig {
-                resources: resources::container(pod, self.member, spec.resources.as_ref(), &context.rules),
-                security_context,
-            },
+            linux: LinuxContainerConfig { resources, security_context },
             stop_signal: spec.lifecycle.as_ref().and_then(|l| l.stop_signal.clone()).unwrap_or_default(),
             envs,
         })

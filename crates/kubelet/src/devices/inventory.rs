@@ -44,6 +44,8 @@ pub struct Grant {
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
     pub resources: BTreeMap<String, BTreeMap<String, bool>>,
+    /// The NUMA nodes that devices are near to.
+    pub near: BTreeMap<String, BTreeMap<String, Vec<usize>>>,
     pub grants: Vec<Grant>,
 }
 

@@ -30,6 +30,8 @@ use wire::{
     PreferredRequest, RegisterRequest, Socket,
 };
 
+use crate::placement;
+use crate::placement::hints::{Hint, Mask};
 use crate::pods::pod::{Member, Pod, Role};
 use crate::resources::{self, Amounts};
 
@@ -193,6 +195,12 @@ impl Devices {
         let ended = async {
             let mut lists = socket.list_and_watch().await?;
             while let Some(list) = lists.message().await? {
+                let near = |device: &wire::Device| {
+                    let nodes = device.topology.iter().flat_map(|topology| &topology.nodes);
+                    (device.id.clone(), nodes.filter_map(|node| usize::try_from(node.id).ok()).collect())
+                };
+                let near = list.devices.iter().map(near).collect();
+                self.state.lock().inventory.near.insert(name.clone(), near);
                 let devices = list.devices.into_iter().map(|device| (device.id, device.health == "Healthy")).collect();
                 self.put(&name, number, Some(devices));
             }
@@ -236,16 +244,43 @@ impl Devices {
         std::fs::rename(temporary, path)
     }
 
+    /// The devices that a container asks for and that plugins have.
+    fn wanted(&self, member: &Member) -> Vec<(String, usize)> {
+        let state = self.state.lock();
+        let limits = resources::limits(member.spec.resources.as_ref()).into_iter();
+        let limits = limits.filter(|(name, count)| *count > 0 && state.inventory.resources.contains_key(name));
+        limits.map(|(name, count)| (name, usize::try_from(count).unwrap_or(usize::MAX))).collect()
+    }
+
+    /// Where the devices of the containers together could come from, resource by resource.
+    pub fn hints(&self, pod: &Pod, members: &[&Member], nodes: &[usize]) -> Vec<Option<Vec<Hint>>> {
+        let mut sums: BTreeMap<String, usize> = BTreeMap::new();
+        for (resource, count) in members.iter().flat_map(|member| self.wanted(member)) {
+            *sums.entry(resource).or_default() += count;
+        }
+        let state = self.state.lock();
+        let lenders = members.first().map(|member| lenders(pod, member)).unwrap_or_default();
+        let none = BTreeMap::new();
+        let of = |(resource, count): (&String, &usize)| {
+            let near = state.inventory.near.get(resource).unwrap_or(&none);
+            placement::device_hints(near, &state.inventory.free(&pod.uid, resource, &lenders), *count, nodes)
+        };
+        sums.iter().map(of).collect()
+    }
+
+    /// Gives a container the devices that it asks for, before it is made; those near to the nodes first.
+    pub async fn reserve(&self, pod: &Pod, member: &Member, nodes: Option<Mask>) -> Result<(), String> {
+        for (resource, count) in self.wanted(member) {
+            let _turn = self.turn.lock().await;
+            self.grant(pod, member, &resource, count, nodes).await?;
+        }
+        Ok(())
+    }
+
     /// Gives a container the devices that it asks for, or those that it has; gives what it needs for them.
     pub async fn allocate(&self, pod: &Pod, member: &Member) -> Result<Vec<Needs>, String> {
-        let wanted: Vec<(String, usize)> = {
-            let state = self.state.lock();
-            let limits = resources::limits(member.spec.resources.as_ref()).into_iter();
-            let limits = limits.filter(|(name, count)| *count > 0 && state.inventory.resources.contains_key(name));
-            limits.map(|(name, count)| (name, usize::try_from(count).unwrap_or(usize::MAX))).collect()
-        };
         let mut needs = Vec::new();
-        for (resource, count) in wanted {
+        for (resource, count) in self.wanted(member) {
             let _turn = self.turn.lock().await;
             needs.push(
                 self.one(pod, member, &resource, count).await.map_err(|e| format!("Allocate failed due to {e}"))?,
@@ -255,19 +290,39 @@ impl Devices {
     }
 
     async fn one(&self, pod: &Pod, member: &Member, resource: &str, count: usize) -> Result<Needs, String> {
+        let (grant, plugin) = self.grant(pod, member, resource, count, None).await?;
+        if let Some(plugin) = plugin.filter(|plugin| plugin.options.pre_start_required) {
+            let ids = Ids { devices: grant.devices };
+            let _: Empty = plugin.socket.call("/v1beta1.DevicePlugin/PreStartContainer", ids).await?;
+        }
+        Ok(grant.needs)
+    }
+
+    async fn grant(
+        &self,
+        pod: &Pod,
+        member: &Member,
+        resource: &str,
+        count: usize,
+        nodes: Option<Mask>,
+    ) -> Result<(Grant, Option<Plugin>), String> {
         let container = &member.spec.name;
-        let lenders: Vec<&str> = match member.role {
-            Role::Main | Role::Sidecar => pod.with_role(Role::Init).map(|m| m.spec.name.as_str()).collect(),
-            Role::Init | Role::Ephemeral => {
-                let inits = pod.with_role(Role::Init).map(|m| m.spec.name.as_str());
-                inits.filter(|name| member.role == Role::Init && name != container).collect()
-            }
-        };
+        let lenders = lenders(pod, member);
         let (known, free, plugin) = {
             let state = self.state.lock();
             let known = state.inventory.granted(&pod.uid, container, resource).cloned();
             let plugin = state.plugins.get(resource).filter(|plugin| plugin.gone.is_none()).cloned();
-            (known, state.inventory.free(&pod.uid, resource, &lenders), plugin)
+            let mut free = state.inventory.free(&pod.uid, resource, &lenders);
+            let near = |id: &String| {
+                let near = state.inventory.near.get(resource).and_then(|all| all.get(id));
+                near.is_some_and(|near| near.iter().any(|node| nodes.is_some_and(|nodes| nodes.has(*node))))
+            };
+            free.sort_by_key(|id| !near(id));
+            let nearest = free.iter().filter(|id| near(id)).count();
+            if nearest >= count {
+                free.truncate(nearest);
+            }
+            (known, free, plugin)
         };
         let gone = || format!("no device plugin serves {resource}");
         let grant = match known {
@@ -291,11 +346,7 @@ impl Devices {
                 grant
             }
         };
-        if let Some(plugin) = plugin.filter(|plugin| plugin.options.pre_start_required) {
-            let ids = Ids { devices: grant.devices };
-            let _: Empty = plugin.socket.call("/v1beta1.DevicePlugin/PreStartContainer", ids).await?;
-        }
-        Ok(grant.needs)
+        Ok((grant, plugin))
     }
 
     /// Takes back what a pod had.
@@ -318,6 +369,16 @@ impl Devices {
             state.inventory.grants.iter().map(|g| g.pod.clone()).filter(|uid| !here(uid)).collect()
         };
         gone.iter().for_each(|uid| self.release(uid));
+    }
+}
+
+/// The containers whose devices a container may use again, since they have ended when it starts.
+fn lenders<'a>(pod: &'a Pod, member: &Member) -> Vec<&'a str> {
+    let container = &member.spec.name;
+    let inits = pod.with_role(Role::Init).map(|m| m.spec.name.as_str());
+    match member.role {
+        Role::Main | Role::Sidecar => inits.collect(),
+        Role::Init | Role::Ephemeral => inits.filter(|name| member.role == Role::Init && name != container).collect(),
     }
 }
 

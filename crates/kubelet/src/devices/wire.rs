@@ -39,6 +39,13 @@ messages! {
     Device {
         #[prost(string, tag = "1")] id: String,
         #[prost(string, tag = "2")] health: String,
+        #[prost(message, optional, tag = "3")] topology: Option<Topology>,
+    }
+    Topology {
+        #[prost(message, repeated, tag = "1")] nodes: Vec<NumaNode>,
+    }
+    NumaNode {
+        #[prost(int64, tag = "1")] id: i64,
     }
     PreferredRequest {
         #[prost(message, repeated, tag = "1")] container_requests: Vec<ContainerPreferred>,

@@ -2,16 +2,19 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use flate2::read::GzDecoder;
 use futures::StreamExt;
 use runtime::cri::{ContainerEventType, ContainerState, RuntimeService};
 use tokio::sync::mpsc;
 
 use super::changes::Changes;
+use super::rotate::rotated;
 use super::{Format, Options};
 
 const CHUNK: usize = 256 * 1024;
@@ -40,6 +43,8 @@ pub async fn stream(
 /// An open log and how its bytes are shown.
 struct Reader {
     file: File,
+    /// Around the file, where it is compressed.
+    unpack: Option<GzDecoder<File>>,
     format: Format,
 }
 
@@ -50,14 +55,17 @@ impl Reader {
             let at = tail_offset(&mut file, lines)?;
             file.seek(SeekFrom::Start(at))?;
         }
-        Ok(Reader { file, format: Format::new(options.clone()) })
+        Ok(Reader { file, unpack: None, format: Format::new(options.clone()) })
     }
 
     /// The next text, or `None` at the present end.
     async fn next(mut self) -> io::Result<(Reader, Option<Bytes>)> {
         let work = move || {
             let mut raw = vec![0; CHUNK];
-            let count = self.file.read(&mut raw)?;
+            let count = match &mut self.unpack {
+                Some(unpack) => unpack.read(&mut raw)?,
+                None => self.file.read(&mut raw)?,
+            };
             let mut text = Vec::new();
             self.format.feed(&raw[..count], &mut text);
             Ok((self, (count > 0).then(|| Bytes::from(text))))
@@ -104,8 +112,15 @@ async fn follow_log(
         if !more {
             return Ok(());
         }
-        if let Some(file) = rotated(&reader.file, path) {
-            reader.file = file;
+        if let Some(next) = following(&reader.file, path) {
+            // What was written before the writer turned to the next one.
+            let (mut old, more) = drain(reader, out).await?;
+            if !more {
+                return Ok(());
+            }
+            old.unpack = if next.packed { Some(GzDecoder::new(next.file.try_clone()?)) } else { None };
+            old.file = next.file;
+            reader = old;
             continue;
         }
         if !runs {
@@ -119,11 +134,33 @@ async fn follow_log(
     }
 }
 
-/// The new file, if another one took the log's place.
-fn rotated(file: &File, path: &Path) -> Option<File> {
+/// A file of a rotated log.
+struct Next {
+    file: File,
+    packed: bool,
+}
+
+/// The file that follows this one, if another has taken the log's place since: the next of those set aside, or the new one.
+fn following(file: &File, path: &Path) -> Option<Next> {
     let fresh = File::open(path).ok()?;
     let (old, new) = (file.metadata().ok()?, fresh.metadata().ok()?);
-    (old.ino() != new.ino() || old.dev() != new.dev()).then_some(fresh)
+    if old.ino() == new.ino() && old.dev() == new.dev() {
+        return None;
+    }
+    // The kernel knows by what name the file goes now, or last went.
+    let name = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
+    let name = name.to_string_lossy().trim_end_matches(" (deleted)").trim_end_matches(".gz").to_owned();
+    let log = path.file_name()?.to_string_lossy().into_owned();
+    let aside = rotated(path).unwrap_or_default().into_iter().filter(|other| {
+        let other = other.to_string_lossy();
+        !other.ends_with(".tmp") && other.trim_end_matches(".gz").rsplit('/').next() > name.rsplit('/').next()
+    });
+    // A log that was taken away, and not set aside, is followed by the new one.
+    let next = aside.min().filter(|_| !name.ends_with(&format!("/{log}")));
+    match next {
+        Some(next) => Some(Next { file: File::open(&next).ok()?, packed: next.extension().is_some_and(|e| e == "gz") }),
+        None => Some(Next { file: fresh, packed: false }),
+    }
 }
 
 async fn stopped(
@@ -170,6 +207,35 @@ fn tail_offset(file: &mut File, lines: u64) -> io::Result<u64> {
 mod tests {
     use super::*;
     use std::io::Write;
+
+    #[test]
+    fn a_reader_that_is_late_goes_through_all_that_was_set_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        std::fs::write(at("0.log"), "one").unwrap();
+        let mut file = File::open(at("0.log")).unwrap();
+        assert!(following(&file, &at("0.log")).is_none());
+        std::fs::rename(at("0.log"), at("0.log.20240101-000001")).unwrap();
+        assert!(following(&file, &at("0.log")).is_none(), "nobody writes to another one yet");
+        let packed = File::create(at("0.log.20240101-000002.gz")).unwrap();
+        let mut packed = flate2::write::GzEncoder::new(packed, flate2::Compression::fast());
+        packed.write_all(b"two").unwrap();
+        packed.finish().unwrap();
+        std::fs::write(at("0.log.20240101-000003"), "three").unwrap();
+        std::fs::write(at("0.log"), "four").unwrap();
+        std::fs::remove_file(at("0.log.20240101-000001")).unwrap();
+        let mut read = Vec::new();
+        while let Some(next) = following(&file, &at("0.log")) {
+            let mut text = String::new();
+            match next.packed {
+                true => GzDecoder::new(&next.file).read_to_string(&mut text).unwrap(),
+                false => (&next.file).read_to_string(&mut text).unwrap(),
+            };
+            read.push(text);
+            file = next.file;
+        }
+        assert_eq!(read, ["two", "three", "four"]);
+    }
 
     #[test]
     fn the_tail_begins_at_a_line() {

@@ -50,7 +50,7 @@ async fn turn(runtime: &dyn RuntimeService, id: &str, path: &Path, files: usize)
 }
 
 /// The rotated files of a log, oldest first.
-fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
     let prefix = format!("{}.", path.file_name().unwrap_or_default().to_string_lossy());
     let mut files: Vec<_> = fs::read_dir(path.parent().unwrap_or(Path::new("/")))?
         .flatten()

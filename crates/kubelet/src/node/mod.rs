@@ -8,6 +8,7 @@ pub mod resources;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use client::events::EventType;
@@ -205,7 +206,10 @@ impl Node {
         capacity.extend(resources::foreign(last.capacity.as_ref(), &capacity));
         let mut allocatable = resources::allocatable(&capacity, &self.kept);
         allocatable.extend(well.into_iter().map(|(name, count)| (name, Quantity(count.to_string()))));
-        let runtime = conditions::runtime(&*context.runtime).await;
+        let runtime = match context.shutting_down.load(Ordering::Relaxed) {
+            true => Err("node is shutting down".to_owned()),
+            false => conditions::runtime(&*context.runtime).await,
+        };
         let pressures = context.ledger.lock().pressures().to_vec();
         let (runtime_handlers, features) = match context.runtime.status().await {
             Ok(status) => abilities(&status),

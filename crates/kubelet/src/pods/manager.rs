@@ -302,6 +302,7 @@ impl Pods {
             entries.map(|e| (e.file_name().to_string_lossy().into_owned(), e.path())).collect()
         };
         self.context.devices.keep(|uid| known.contains(uid));
+        self.context.placement.keep_only(|uid| known.contains(uid));
         for uid in entries(&self.context.volumes.root).into_keys().filter(|uid| !known.contains(uid)) {
             if let Err(error) = self.context.volumes.tear_down(&uid).await {
                 tracing::warn!(uid, error, "volumes of a pod long gone cannot be removed");

@@ -387,6 +387,7 @@ impl Worker {
                 context.release(&pod.uid);
                 context.forget_probes(&pod.uid);
                 context.devices.release(&pod.uid);
+                context.placement.release(&pod.uid);
                 self.jobs.spawn(async move { Done::TornDown(jobs::tear_down(context, pod).await) });
             }
             Action::Finish => {

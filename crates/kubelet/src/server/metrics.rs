@@ -298,13 +298,11 @@ pub async fn own(context: &Context, pods: &Pods) -> Result<Response<Body>, Refus
     for (signal, count) in context.evictions.lock().iter() {
         page.line("kubelet_evictions", &[("eviction_signal", signal)], *count as f64, None);
     }
-    let mut volumes = Vec::new();
+    let mut volumes = std::collections::BTreeMap::new();
     for pod in &all {
-        let claimed =
-            pod.spec().volumes.iter().flatten().any(|v| v.persistent_volume_claim.is_some() || v.ephemeral.is_some());
-        if claimed {
-            let (found, _) = stats::on_disk(context, pod, false).await;
-            volumes.extend(found.into_iter().filter_map(|v| Some((pod.namespace.clone(), v.claim.clone()?, v))));
+        for volume in stats::claims(context, pod).await {
+            // Several pods may share one.
+            volumes.insert((pod.namespace.clone(), volume.claim.clone().unwrap_or_default()), volume);
         }
     }
     let of_volume: [Column<stats::VolumeUsage>; 6] = [
@@ -319,7 +317,7 @@ pub async fn own(context: &Context, pods: &Pods) -> Result<Response<Body>, Refus
     ];
     for (name, help, read) in of_volume.iter().filter(|_| !volumes.is_empty()) {
         page.family(name, "gauge", help);
-        for (namespace, claim, volume) in &volumes {
+        for ((namespace, claim), volume) in &volumes {
             page.line(name, &[("namespace", namespace), ("persistentvolumeclaim", claim)], read(volume) as f64, None);
         }
     }

@@ -15,7 +15,7 @@ pub use rates::Rates;
 use crate::context::Context;
 use crate::node::facts::{self, Disk};
 use crate::pods::pod::Pod;
-use crate::volumes::pod_dir;
+use crate::volumes::{Source, pod_dir};
 
 /// A volume that is on the node.
 #[derive(Clone, Debug, Default)]
@@ -77,18 +77,40 @@ pub fn written(container: &ContainerStats) -> Used {
 pub async fn on_disk(context: &Context, pod: &Pod, fresh: bool) -> (Vec<VolumeUsage>, BTreeMap<String, Used>) {
     let volumes: Vec<_> = pod.spec().volumes.clone().unwrap_or_default();
     let (top, logs) = (pod_dir(&context.volumes.root, &pod.uid).join("volumes"), context.log_dir(pod));
+    let claims = claims(context, pod).await;
     let (readings, pod_name) = (context.readings.clone(), pod.name.clone());
     let work = move || {
         let read = |path: &Path| readings.used(path, fresh);
         let volumes = directories(&top).into_iter().filter_map(|(name, path)| {
-            let spec = volumes.iter().find(|v| v.name == name)?;
+            let spec = volumes.iter().find(|v| v.name == name && !is_claimed(v))?;
             Some(volume(spec, &pod_name, &path, read))
         });
-        let volumes: Vec<_> = volumes.collect();
+        let volumes: Vec<_> = volumes.chain(claims).collect();
         let logs = std::fs::read_dir(logs).into_iter().flatten().flatten();
         let logs = logs.map(|e| (e.file_name().to_string_lossy().into_owned(), readings.used(&e.path(), fresh)));
         (volumes, logs.collect())
     };
+    tokio::task::spawn_blocking(work).await.unwrap_or_default()
+}
+
+fn is_claimed(volume: &v1::Volume) -> bool {
+    volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some()
+}
+
+/// The mounted volumes of a pod that are behind claims.
+pub async fn claims(context: &Context, pod: &Pod) -> Vec<VolumeUsage> {
+    let mounted: Vec<_> = {
+        let made = context.volumes.made.lock();
+        let claimed = pod.spec().volumes.iter().flatten().filter(|v| is_claimed(v));
+        let mounted = claimed.filter_map(|spec| match made.get(&(pod.uid.clone(), spec.name.clone()))? {
+            Source::Path { path, .. } => Some((spec.clone(), path.clone())),
+            Source::Image { .. } | Source::Device { .. } => None,
+        });
+        mounted.collect()
+    };
+    let name = pod.name.clone();
+    // A share whose server is gone holds up whoever asks.
+    let work = move || mounted.iter().map(|(spec, path)| volume(spec, &name, path, |_| Used::default())).collect();
     tokio::task::spawn_blocking(work).await.unwrap_or_default()
 }
 

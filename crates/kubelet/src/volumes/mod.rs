@@ -68,11 +68,15 @@ pub struct Volumes {
     pub root: PathBuf,
     pub allocatable: Amounts,
     pub made: Made,
+    pub republished: Republished,
     pub drivers: csi::Drivers,
 }
 
 /// The volumes that are made once, of all pods by uid and name.
 pub type Made = Arc<Mutex<HashMap<(String, String), Source>>>;
+
+/// When drivers that want to be asked again are, by the pods' uids and the volumes' names.
+pub type Republished = Arc<Mutex<HashMap<(String, String), Timestamp>>>;
 
 /// One volume of a pod, and what it is made by.
 struct Makings<'a> {
@@ -132,6 +136,7 @@ impl Volumes {
         })
         .await?;
         self.made.lock().retain(|(pod, _), _| pod != uid);
+        self.republished.lock().retain(|(pod, _), _| pod != uid);
         Ok(())
     }
 }
@@ -147,13 +152,15 @@ impl Makings<'_> {
     async fn make(&self, addresses: &Addresses) -> Result<(Source, Option<Timestamp>), String> {
         let key = (self.pod.uid.clone(), self.volume.name.clone());
         let known = self.volumes.made.lock().get(&key).cloned();
-        if let Some(source) = known {
-            return Ok((source, None));
+        let due = self.volumes.republished.lock().get(&key).copied();
+        if let Some(source) = known.filter(|_| due.is_none_or(|due| due > Timestamp::now())) {
+            return Ok((source, due));
         }
         let failed = |error: String| set_up_failed(&self.volume.name, &error);
         if let Some(source) = self.make_once().await? {
+            let due = self.volumes.republished.lock().get(&key).copied();
             self.volumes.made.lock().insert(key, source.clone());
-            return Ok((source, None));
+            return Ok((source, due));
         }
         let (payload, plugin, refresh_at) = self.payload(addresses).await.map_err(failed)?;
         let in_memory = matches!(plugin, "secret" | "projected");

@@ -64,7 +64,10 @@ impl Worker {
             return;
         }
         let generation = self.desired.object.metadata.generation;
-        let outcome = self.context.ledger.lock().resize(&self.desired);
+        let outcome = match self.context.placement.pins(&self.desired) {
+            Some(why) => Err(Reason::infeasible(why.to_owned())),
+            None => self.context.ledger.lock().resize(&self.desired),
+        };
         match outcome {
             Ok(()) => {
                 self.allocate(asked);

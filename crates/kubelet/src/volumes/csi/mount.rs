@@ -23,6 +23,9 @@ use crate::volumes::{Makings, Source, blocking, pod_dir};
 /// How long a volume may take to be attached.
 const ATTACH: Duration = Duration::from_secs(120);
 
+/// How often a driver that wants it is asked to publish a volume that it has published.
+const REPUBLISH: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
+
 /// One volume on its way to one pod.
 struct Work {
     name: String,
@@ -136,7 +139,9 @@ impl Makings<'_> {
         }
         let capability = self.capability(&work);
         let _turn = self.volumes.drivers.turn(&work.driver_name, &work.handle).await;
-        if let Some(staging) = &record.staging {
+        let key = (self.pod.uid.clone(), self.volume.name.clone());
+        let again = self.volumes.republished.lock().contains_key(&key);
+        if let Some(staging) = record.staging.as_ref().filter(|_| !again) {
             let made = staging.clone();
             blocking(move || std::fs::create_dir_all(made)).await?;
             let request = StageRequest {
@@ -166,10 +171,13 @@ impl Makings<'_> {
             volume_context,
         };
         let _: Empty = work.driver.socket.call("/csi.v1.Node/NodePublishVolume", request).await?;
+        if work.object.requires_republish == Some(true) {
+            self.volumes.republished.lock().insert(key, jiff::Timestamp::now() + REPUBLISH);
+        }
         if work.block {
             return Ok(Source::Device { path: target, read_only: work.read_only });
         }
-        if self.owns(&work) {
+        if self.owns(&work) && !again {
             let (made, ownership, read_only) = (target.clone(), self.ownership, work.read_only);
             blocking(move || ownership.own_all(&made, read_only)).await?;
         }
