@@ -239,7 +239,7 @@ impl Placement {
         let mut held = self.held.lock();
         if wishes.cpus > 0 && held.cpus.of(who.0, who.1).is_none() {
             let threads = self.machine.threads();
-            if self.cpu_rules.full_cores && wishes.cpus % threads != 0 {
+            if self.cpu_rules.full_cores && !wishes.cpus.is_multiple_of(threads) {
                 let message = format!(
                     "SMT Alignment Error: requested {} cpus not multiple cpus per core = {threads}",
                     wishes.cpus
