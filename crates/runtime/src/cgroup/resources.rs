@@ -104,7 +104,7 @@ fn weight(shares: i64) -> i64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142
 }
 
-/// A page size that the kernel does not have needs no limit, and swap that it does not count has none.
+/// A page size that the kernel does not have needs no limit, and memory that it does not count has none.
 fn set(path: &Path, value: &str) -> Result<()> {
     match fs::write(path, value) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && may_lack(path) => Ok(()),
@@ -116,7 +116,7 @@ fn set(path: &Path, value: &str) -> Result<()> {
 fn may_lack(path: &Path) -> bool {
     path.file_name().is_some_and(|name| {
         let name = name.to_string_lossy();
-        name.starts_with("hugetlb.") || name == "memory.swap.max"
+        name.starts_with("hugetlb.") || matches!(&*name, "memory.swap.max" | "memory.oom.group")
     })
 }
 
