@@ -42,6 +42,35 @@ async fn logs_are_read_and_followed_to_the_containers_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_comes_in_the_frames_of_a_websocket() {
+    use futures::StreamExt as _;
+    use tokio_tungstenite::tungstenite::Message;
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+    use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+    let node = Node::start().await;
+    node.create("p", json!({"containers": [{"name": "a", "image": "app", "command": ["run", "one"]}]})).await;
+    node.until("p", ready).await;
+    for (protocol, expected) in [
+        (Some("binary.k8s.io"), Message::Binary("run one\n".into())),
+        (Some("base64.binary.k8s.io"), Message::Text("cnVuIG9uZQo=".into())),
+        (None, Message::Binary("run one\n".into())),
+    ] {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        node.kubelet.as_ref().unwrap().server().accept(far);
+        let mut request = "ws://node/containerLogs/default/p/a".into_client_request().unwrap();
+        if let Some(protocol) = protocol {
+            request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
+        }
+        let (mut socket, answer) = tokio_tungstenite::client_async(request, near).await.unwrap();
+        assert_eq!(answer.status(), 101);
+        assert_eq!(socket.next().await.unwrap().unwrap(), expected, "{protocol:?}");
+        let Message::Close(Some(end)) = socket.next().await.unwrap().unwrap() else { panic!("{protocol:?}") };
+        assert_eq!(end.code, CloseCode::Normal);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exec_carries_all_streams_and_the_exit_code() {
     let node = Node::start().await;
     node.create("p", json!({})).await;
