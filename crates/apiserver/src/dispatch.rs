@@ -43,17 +43,22 @@ async fn other(server: &Server, request: Request, info: &RequestInfo) -> Result<
     }
 }
 
-async fn resource(server: Arc<Server>, request: Request, info: Arc<RequestInfo>) -> Result<Response, Status> {
+async fn resource(server: Arc<Server>, mut request: Request, info: Arc<RequestInfo>) -> Result<Response, Status> {
     let served = server.catalog.load().served(&info.group, &info.version, &info.resource).cloned();
     let (kind, stored) = served.ok_or_else(no_such_path)?;
     place(&kind, &info)?;
     let deprecation = kind.strategy.deprecation();
+    // A stream goes on with its headers.
+    let headers = match special::streams(&info) {
+        true => request.headers().clone(),
+        false => std::mem::take(request.headers_mut()),
+    };
     let call = Call {
         stored,
         query: guard::query(&request),
         user: access::user(&request),
         accept: Accept::JSON,
-        headers: request.headers().clone(),
+        headers,
         body: Bytes::new(),
         server,
         kind,

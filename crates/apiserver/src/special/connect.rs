@@ -25,34 +25,33 @@ const LONGEST_REFUSAL: usize = 10_000;
 /// Answers `log`, `exec`, `attach`, `portforward` and `proxy`.
 pub async fn answer(call: &Call, request: Request) -> Result<Response, Status> {
     let Call { server, kind, info, .. } = call;
-    let logs = info.subresource == "log";
-    if logs && *request.method() != Method::GET {
-        return Err(not_allowed());
-    }
-    if !logs {
-        let proxies = info.subresource == "proxy";
-        if !proxies && !matches!(*request.method(), Method::GET | Method::POST) {
+    if info.subresource == "log" {
+        if *request.method() != Method::GET {
             return Err(not_allowed());
         }
-        // A WebSocket is opened by GET, but what it opens is more than a look.
-        if info.verb == "get" && !proxies {
-            let creates = RequestInfo { verb: "create", ..RequestInfo::clone(info) };
-            if !authorization::allowed(server, &call.user, &creates) {
-                return Err(authorization::forbidden(&call.user, &creates));
-            }
+        let pod = rest::parse(&call.entry()?.value)?;
+        return log(server, info, &pod, &guard::query(&request), request).await;
+    }
+    let proxies = info.subresource == "proxy";
+    if !proxies && !matches!(*request.method(), Method::GET | Method::POST) {
+        return Err(not_allowed());
+    }
+    // A WebSocket is opened by GET, but what it opens is more than a look.
+    if info.verb == "get" && !proxies {
+        let creates = RequestInfo { verb: "create", ..RequestInfo::clone(info) };
+        if !authorization::allowed(server, &call.user, &creates) {
+            return Err(authorization::forbidden(&call.user, &creates));
         }
-        admit(call, Operation::Connect, &mut options(call)?).await?;
     }
-    if info.subresource == "proxy" {
-        return proxy(server, kind, info, request).await;
-    }
-    let pod = rest::parse(&call.entry()?.value)?;
-    let query = guard::query(&request);
-    if logs {
-        log(server, info, &pod, &query, request).await
+    let warnings = admit(call, Operation::Connect, &mut options(call)?).await?;
+    let mut response = if proxies {
+        proxy(server, kind, info, request).await?
     } else {
-        stream(server, info, &pod, &query, request).await
-    }
+        let pod = rest::parse(&call.entry()?.value)?;
+        stream(server, info, &pod, &guard::query(&request), request).await?
+    };
+    answer::warn(&mut response, &warnings);
+    Ok(response)
 }
 
 /// The options of a stream as the object that admission sees: `PodExecOptions` and the like, from the query.
