@@ -303,7 +303,7 @@ impl Cluster {
         let (mut snapshot, parser, compared) = (Snapshot::new(), Parser::default(), (0, 0, 0));
         snapshot.set_namespace("one", Some([("team", "a")].into_iter().collect()));
         snapshot.set_namespace("two", Some(client::Labels::default()));
-        let (profile, rules) = if seed % 3 == 0 { dice.profile() } else { Default::default() };
+        let (profile, rules) = if seed.is_multiple_of(3) { dice.profile() } else { Default::default() };
         let decider = Decider::new(Arc::new(profile));
         let mut this = Self { dice, snapshot, decider, rules, parser, nodes, pods, made, compared };
         for _ in 0..2 + this.dice.up_to(5) {

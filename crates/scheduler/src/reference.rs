@@ -123,8 +123,8 @@ fn is_hopeless(pod: &Pod, at: usize, world: &World<'_>) -> bool {
         return false;
     }
     if !has_room(needs, at, world) {
-        let too_much = |(name, amount): (&Box<str>, &i64)| *amount > node.allocatable(name);
-        return needs.requests.iter().any(too_much) || node.allocatable("pods") == 0;
+        let mut requests = needs.requests.iter();
+        return requests.any(|(name, amount)| *amount > node.allocatable(name)) || node.allocatable("pods") == 0;
     }
     if let Some(it) = hard(pod, world).iter().find(|it| !is_even(pod, it, at, world)) {
         return node.labels.get(&it.topology_key).is_none();

@@ -172,8 +172,8 @@ mod tests {
         let taken = all.taken([("u", "n", "c", &pending)].into_iter());
         assert_eq!((memory(&taken, "a"), all.version("n", "c")), (Some(1 << 30), Some(2)), "it is not counted twice");
         all.observe(&change(Some(item(3, Some("b")))));
-        assert_eq!(all.taken([].into_iter()).has(&id("a")), false);
+        assert!(!all.taken([].into_iter()).has(&id("a")));
         all.observe(&change(None));
-        assert_eq!(all.taken([].into_iter()).has(&id("b")), false);
+        assert!(!all.taken([].into_iter()).has(&id("b")));
     }
 }
