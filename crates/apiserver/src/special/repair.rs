@@ -110,7 +110,11 @@ mod tests {
     #[test]
     fn what_is_missing_is_recorded_and_what_is_stale_given_back() {
         let owner = |name: &str| ("n".to_owned(), name.to_owned());
-        let needs = |ports: &[u16]| Needs { ports: ports.iter().copied().collect(), ..Needs::default() };
+        let needs = |ports: &[u16]| {
+            let mut needs = Needs::default();
+            needs.ports.extend(ports);
+            needs
+        };
         let services = BTreeMap::from([(owner("a"), needs(&[30001])), (owner("b"), needs(&[30002]))]);
         let records = BTreeMap::from([(30001, owner("a")), (30003, owner("a")), (30004, owner("gone"))]);
         let expected = Plan { unrecorded: vec![(30002, owner("b"))], stale: vec![30003, 30004] };
