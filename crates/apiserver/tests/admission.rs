@@ -72,6 +72,15 @@ async fn a_node_publishes_only_its_own_devices() {
     );
     let (code, made) = post(&node, path, slice("b", "n")).await;
     assert_eq!(code, 201, "{made}");
+    // Nor does it change what another one publishes.
+    let (code, other) = post(&cluster.admin(), path, slice("c", "m")).await;
+    assert_eq!(code, 201, "{other}");
+    let change = r#"{"metadata": {"labels": {"a": "b"}}}"#;
+    for (name, expected) in [("b", 200), ("c", 403)] {
+        let one = format!("{path}/{name}");
+        let (code, answer) = send(&node, "PATCH", &one, "application/merge-patch+json", change).await;
+        assert_eq!(code, expected, "{answer}");
+    }
 }
 
 #[tokio::test]
@@ -185,4 +194,42 @@ async fn quotas_and_limits_hold_for_claims_and_for_pods_that_are_resized() {
         let (got, answer) = send(&client, "PATCH", &format!("{PODS}/p/resize"), strategic, &patch).await;
         assert_eq!(got, code, "{cpu}: {answer}");
     }
+}
+
+#[tokio::test]
+async fn pods_that_should_be_gone_hold_no_quota_and_may_still_be_written() {
+    let cluster = Cluster::start().await;
+    let client = cluster.admin();
+    post(&client, "/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
+    let quotas = "/api/v1/namespaces/default/resourcequotas";
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"pods": "1", "count/pods": "9"}}});
+    let (code, made) = post(&client, quotas, quota).await;
+    assert_eq!(code, 201, "{made}");
+    let pod = |name: &str| {
+        json!({"metadata": {"name": name}, "spec": {"nodeName": "lost", "terminationGracePeriodSeconds": 1,
+            "containers": [{"name": "c", "image": "i"}]}})
+    };
+    for (name, expected) in [("a", 201), ("b", 403)] {
+        let (code, answer) = post(&client, PODS, pod(name)).await;
+        assert_eq!(code, expected, "{answer}");
+    }
+    let (code, going) = send(&client, "DELETE", &format!("{PODS}/a"), JSON, "").await;
+    assert_eq!(code, 200, "{going}");
+    // Nobody confirms that it has ended; when its time is over, its place is free.
+    let since = std::time::Instant::now();
+    loop {
+        let (code, answer) = post(&client, PODS, pod("b")).await;
+        if code == 201 {
+            break;
+        }
+        assert!(code == 403 && since.elapsed().as_secs() < 30, "{answer}");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    let lower = r#"{"spec": {"hard": {"count/pods": "1"}}}"#;
+    let merge = "application/merge-patch+json";
+    let (code, answer) = send(&client, "PATCH", &format!("{quotas}/q"), merge, lower).await;
+    assert_eq!(code, 200, "{answer}");
+    let ended = r#"{"status": {"phase": "Failed"}}"#;
+    let (code, answer) = send(&client, "PATCH", &format!("{PODS}/a/status"), merge, ended).await;
+    assert_eq!(code, 200, "{answer}");
 }

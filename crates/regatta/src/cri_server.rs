@@ -47,6 +47,7 @@ pub async fn run(options: Cri) -> Result<()> {
         directory: data.join("net"),
         run: data.run(),
         ranges: net::Ranges { pods: vec![options.pod_cidr], cluster: vec![options.pod_cidr], services: Vec::new() },
+        plugins: false,
         served: net::Served { addresses: Vec::new(), port: net::pod::base::DNS },
         mtu: crate::network::MTU,
     };

@@ -15,7 +15,9 @@ use sha2::{Digest, Sha256};
 const FORMAT: u32 = 1;
 const MARKER: &str = "regatta.json";
 /// What a first start that was cut short may leave before its marker is there.
-const REMAINS: [&str; 3] = ["lock", "regatta.log", "regatta.new"];
+const REMAINS: [&str; 4] = ["lock", "regatta.log", "regatta.new", OVERLAY_CHECK];
+/// Where it is tried whether the file system can be overlaid.
+pub const OVERLAY_CHECK: &str = ".overlay-check";
 /// What others may have put there before the first start: the root of a file system of its own, and static pods.
 const WELCOME: [&str; 2] = ["lost+found", "manifests"];
 /// What only root may look into: secrets, keys, and what pods keep.
@@ -113,7 +115,8 @@ impl DataDir {
         }
         let hold = self.lock()?;
         for path in remains {
-            match fs::remove_file(&path) {
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            match removed {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
                     return Err(error).with_context(|| format!("cannot remove {}", path.display()));
                 }

@@ -41,6 +41,7 @@ pub async fn open(data: &DataDir, plan: &Plan, dns: IpAddr) -> Result<Opened> {
             cluster: vec![plan.cluster_cidr],
             services: vec![plan.service_cidr],
         },
+        plugins: plan.settings.cni,
         served: net::Served { addresses: vec![dns], port: dns_port },
         mtu: MTU,
     };

@@ -30,7 +30,7 @@ pub fn check() -> Result<()> {
 
 /// Looks at the file system that the data directory is on.
 pub fn check_directory(data: &DataDir) -> Result<()> {
-    let probe = data.join(".overlay-check");
+    let probe = data.join(crate::data::OVERLAY_CHECK);
     let found = overlay_on(&probe);
     // What cannot be removed is inside the data directory, and goes with that.
     let _ = fs::remove_dir_all(&probe);

@@ -113,7 +113,7 @@ async fn run(
             tokio::time::sleep(TOO_SLOW - SLOW).await;
             if detached {
                 // Who waits for the start stops waiting.
-                println!("{}: {}", detach::LATE, cluster.why_not_ready().await);
+                say(&format!("{}: {}", detach::LATE, cluster.why_not_ready().await));
             }
             std::future::pending::<()>().await;
         };
@@ -121,12 +121,12 @@ async fn run(
             () = cluster.kubelet.ready() => {}
             () = late => {}
         }
-        println!(
+        say(&format!(
             "{} after {:.2} s; export KUBECONFIG={}",
             detach::READY,
             begin.elapsed().as_secs_f64(),
             plan.settings.kubeconfig.display()
-        );
+        ));
         std::future::pending::<()>().await;
     };
     tokio::select! {
@@ -135,6 +135,12 @@ async fn run(
             bail!("{}; containers keep running, start it again", why.unwrap_or_else(|| "every part has ended".to_owned()))
         }
     }
+}
+
+/// Says a line to whoever has started the process, who may have stopped listening: that ends nothing.
+fn say(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// What the kubelet is told by files of its own.

@@ -256,7 +256,7 @@ impl State {
         let waiting: Vec<Arc<str>> =
             self.levels.iter().filter(|(_, level)| level.waiting > 0).map(|(name, _)| name.clone()).collect();
         for name in waiting {
-            while let Some((queue, seats)) = self.levels.get(&name).and_then(Level::next)
+            while let Some((queue, seats)) = self.levels.get_mut(&name).and_then(Level::next)
                 && self.fits(&name, seats)
             {
                 let Some(grant) = self.levels.get_mut(&name).and_then(|level| level.serve(queue)) else { break };
@@ -324,7 +324,15 @@ impl Level {
     }
 
     /// The queue whose turn it is, and the seats that its first request wants.
-    fn next(&self) -> Option<(usize, usize)> {
+    fn next(&mut self) -> Option<(usize, usize)> {
+        // Who has gone is passed over here: a seat that is sent to nobody comes back by way of its drop, which dispatches
+        // again, a call deeper each time.
+        for queue in self.queues.values_mut() {
+            while queue.requests.front().is_some_and(|request| request.grant.is_closed()) {
+                queue.requests.pop_front();
+                self.waiting -= 1;
+            }
+        }
         let waiting = self.queues.iter().filter_map(|(i, q)| Some((*i, q.used, q.requests.front()?.seats)));
         waiting.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(index, _, seats)| (index, seats))
     }
@@ -427,6 +435,20 @@ mod tests {
         assert_eq!(waits.await.err(), Some(Refusal::TimedOut));
         drop(held);
         assert!(levels.take(&a, 0, 1, WAIT).await.is_ok());
+        assert_eq!((levels.usage()[0].used, levels.usage()[0].waiting), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_everybody_has_left_costs_no_stack() {
+        let levels = levels(&[("a", Limits { length: 100_000, hand: 1, ..limits(1, 1) })]);
+        let a: Arc<str> = "a".into();
+        let held = levels.take(&a, 0, 1, WAIT).await.expect("a seat");
+        for _ in 0..100_000 {
+            let waits = levels.take(&a, 0, 1, WAIT);
+            tokio::pin!(waits);
+            assert!(futures::poll!(waits.as_mut()).is_pending());
+        }
+        drop(held);
         assert_eq!((levels.usage()[0].used, levels.usage()[0].waiting), (0, 0));
     }
 

@@ -129,12 +129,15 @@ async fn step(
     }
 }
 
+/// A century, beyond which the time of the end could not be written.
+const LONGEST_GRACE: i64 = 100 * 365 * 24 * 3600;
+
 /// The object with what its deletion writes into it; `None` where it goes at once.
 fn mark(call: &Call, old: &Value, options: &DeleteOptions) -> Option<Value> {
     let mut object = old.clone();
     propagate(call, &mut object, options);
     let now = clock::seconds();
-    let grace = call.kind.strategy.grace_period(old, options.grace_period).map(|g| g.max(0));
+    let grace = call.kind.strategy.grace_period(old, options.grace_period).map(|g| g.clamp(0, LONGEST_GRACE));
     if is_deleting(old) {
         // A second delete can only shorten the grace period.
         let before = old["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);

@@ -6,6 +6,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::{HeaderMap, HeaderValue, header};
 
+use super::answer::Failure;
 use super::{Body, Response};
 
 /// Answers larger than this are compressed, as upstream's 128 KiB.
@@ -26,6 +27,10 @@ pub fn mark(response: &mut Response) {
 /// Compresses a whole answer that is large enough for it to pay and is not compressed yet.
 pub fn compress(mut response: Response) -> Response {
     let Body::Full(bytes) = response.body() else { return response };
+    // A failure's form is not settled yet.
+    if response.extensions().get::<Failure>().is_some() {
+        return response;
+    }
     if bytes.len() <= LARGE || response.headers().contains_key(header::CONTENT_ENCODING) {
         return response;
     }

@@ -101,7 +101,11 @@ impl Dns {
     /// Answers from what the caches hold, until the task is dropped.
     pub async fn run(self, caches: Caches) {
         let following = follow(self.shared.clone(), caches);
-        tokio::join!(following, self.serve());
+        // Neither ends; where one fails, the other is of no use alone.
+        tokio::select! {
+            () = following => {}
+            () = self.serve() => {}
+        }
     }
 
     /// Answers from a fixed index.
@@ -110,13 +114,14 @@ impl Dns {
         self.serve().await;
     }
 
+    /// Ends only when a task has failed, and ends the others with it.
     async fn serve(self) {
         let mut tasks = tokio::task::JoinSet::new();
         for (udp, tcp) in self.sockets {
             tasks.spawn(datagrams(self.shared.clone(), udp));
             tasks.spawn(connections(self.shared.clone(), tcp));
         }
-        while tasks.join_next().await.is_some() {}
+        tasks.join_next().await;
     }
 }
 

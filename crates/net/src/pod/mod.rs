@@ -60,6 +60,8 @@ pub struct Config {
     /// Where the cluster keeps what ends with the machine's run; below a directory of all clusters.
     pub run: PathBuf,
     pub ranges: Ranges,
+    /// CNI plugins attach the pods: the node has no address and no route of its own in the pods' range, which is theirs.
+    pub plugins: bool,
     /// What this node itself serves of the service range.
     pub served: Served,
     pub mtu: u32,
@@ -192,20 +194,21 @@ impl PodNetwork {
         socket.run(vec![link::new_bridge(prefix)]).map_err(netlink(what))?;
         let anchor = link::find(&mut socket, prefix).map_err(netlink(what))?;
         let index = anchor.ok_or(Errno::ENODEV).map_err(netlink(what))?.index;
-        let gateways = self.gateways();
+        let gateways = if config.plugins { Vec::new() } else { self.gateways() };
         let mut messages = vec![link::up(index)];
         messages.extend(gateways.iter().chain(&config.served.addresses).map(|address| link::address(index, *address)));
         let Ranges { pods, cluster, services } = &config.ranges;
+        let pods = if config.plugins { &[][..] } else { &[&pods[..], &cluster[..]].concat() };
         let others = foreign::places(&config.id).map_err(netlink(what))?;
-        for range in pods.iter().chain(cluster).chain(services) {
+        for range in pods.iter().chain(services) {
             // The kernel would put ours in place of one that is as good.
             if let Some(other) = others.iter().find(|other| other.range == range.trunc() && other.priority == Some(0)) {
                 return Err(Error::RouteTaken { range: other.range, interface: other.interface.clone() });
             }
             let family = Family::of(range.addr());
             let source = gateways.iter().find(|gateway| Family::of(**gateway) == family);
-            if let Some(source) = source {
-                messages.push(link::route(index, range.trunc(), None, Some(*source)));
+            if source.is_some() || config.plugins {
+                messages.push(link::route(index, range.trunc(), None, source.copied()));
             }
         }
         socket.run(messages).map_err(netlink(what))

@@ -43,6 +43,7 @@ pub fn config(directory: &std::path::Path) -> Config {
             cluster: vec!["10.42.0.0/16".parse().unwrap()],
             services: vec!["10.96.0.0/16".parse().unwrap()],
         },
+        plugins: false,
         served: Served { addresses: vec!["10.96.0.10".parse().unwrap()], port: 53 },
         mtu: 1500,
     }

@@ -180,6 +180,9 @@ impl Images {
         while let Some(chunk) = stream.next().await {
             let chunk = chunk.map_err(|e| failed(format!("layer {}: {e}", descriptor.digest)))?;
             bytes += chunk.len() as u64;
+            if i64::try_from(bytes).is_ok_and(|bytes| bytes > descriptor.size) {
+                return Err(failed(format!("layer {} is larger than its manifest says", descriptor.digest)));
+            }
             file.write_all(&chunk).await.map_err(|source| ImageError::Io { path: blob.clone(), source })?;
             report(Progress::Fetched { digest: descriptor.digest.clone(), bytes });
         }

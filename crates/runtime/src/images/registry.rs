@@ -19,8 +19,8 @@ use super::registries::{Credentials, Endpoint, Tls};
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long a registry may send nothing.
 const SILENCE: Duration = Duration::from_secs(60);
-/// What is larger is no manifest.
-const MANIFEST_LIMIT: usize = 4 << 20;
+/// What is larger is no manifest, no token and no complaint.
+const LIMIT: usize = 4 << 20;
 const NAME: &str = "regatta";
 const KINDS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
                      application/vnd.docker.distribution.manifest.list.v2+json, \
@@ -85,16 +85,10 @@ impl<'a> Registry<'a> {
     async fn manifest(&self, reference: &str) -> Result<(OciManifest, String), String> {
         let response = self.get(&format!("manifests/{reference}"), KINDS).await?;
         let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("?").to_owned();
-        let mut bytes = Vec::new();
-        let mut stream = response.bytes_stream();
-        while let Some(chunk) = stream.next().await {
-            bytes.extend_from_slice(&chunk.map_err(|e| self.failed(e))?);
-            if bytes.len() > MANIFEST_LIMIT {
-                return Err(format!("its manifest is larger than {MANIFEST_LIMIT} bytes"));
-            }
-        }
+        let bytes = self.bounded(response, "manifest").await?;
         let digest = digest_of(&bytes);
-        if reference.starts_with("sha256:") && reference != digest {
+        // A tag has no colon; a digest of another kind cannot be compared, so it is not this one.
+        if reference.contains(':') && reference != digest {
             return Err(format!("the registry answered with a manifest of digest {digest} in place of {reference}"));
         }
         let manifest = serde_json::from_slice(&bytes)
@@ -153,7 +147,7 @@ impl<'a> Registry<'a> {
             status if status.is_success() => Ok(response),
             StatusCode::NOT_FOUND => Err("not found".to_owned()),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(REFUSED.to_owned()),
-            status => Err(complaint(response).await.unwrap_or_else(|| format!("the registry answered {status}"))),
+            status => Err(self.complaint(response).await.unwrap_or_else(|| format!("the registry answered {status}"))),
         }
     }
 
@@ -211,11 +205,42 @@ impl<'a> Registry<'a> {
             token: Option<String>,
             access_token: Option<String>,
         }
-        let bytes = response.bytes().await.map_err(|e| self.failed(e))?;
+        let bytes = self.bounded(response, "token").await?;
         let answer: Option<Answer> = serde_json::from_slice(&bytes).ok();
         answer
             .and_then(|answer| answer.token.or(answer.access_token))
             .ok_or_else(|| "the registry's token service gave no token".to_owned())
+    }
+
+    /// The whole of an answer that is no blob. Whoever names a registry must not fill the node's memory with it.
+    async fn bounded(&self, response: Response, what: &str) -> Result<Vec<u8>, String> {
+        let mut bytes = Vec::new();
+        let mut stream = response.bytes_stream();
+        while let Some(chunk) = stream.next().await {
+            bytes.extend_from_slice(&chunk.map_err(|e| self.failed(e))?);
+            if bytes.len() > LIMIT {
+                return Err(format!("its {what} is larger than {LIMIT} bytes"));
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// What a registry's error says.
+    async fn complaint(&self, response: Response) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Errors {
+            errors: Vec<Complaint>,
+        }
+        #[derive(Deserialize)]
+        struct Complaint {
+            #[serde(default)]
+            code: String,
+            #[serde(default)]
+            message: String,
+        }
+        let errors: Errors = serde_json::from_slice(&self.bounded(response, "error").await.ok()?).ok()?;
+        let said = errors.errors.into_iter().map(|e| if e.message.is_empty() { e.code } else { e.message });
+        Some(said.collect::<Vec<_>>().join(", ")).filter(|text| !text.is_empty())
     }
 
     fn failed(&self, error: reqwest::Error) -> String {
@@ -268,24 +293,6 @@ fn deepest(error: &dyn std::error::Error) -> String {
         cause = deeper;
     }
     cause.to_string()
-}
-
-/// What a registry's error says.
-async fn complaint(response: Response) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Errors {
-        errors: Vec<Complaint>,
-    }
-    #[derive(Deserialize)]
-    struct Complaint {
-        #[serde(default)]
-        code: String,
-        #[serde(default)]
-        message: String,
-    }
-    let errors: Errors = serde_json::from_slice(&response.bytes().await.ok()?).ok()?;
-    let said = errors.errors.into_iter().map(|e| if e.message.is_empty() { e.code } else { e.message });
-    Some(said.collect::<Vec<_>>().join(", ")).filter(|text| !text.is_empty())
 }
 
 /// One way to sign in, as a `WWW-Authenticate` header offers it.

@@ -61,7 +61,7 @@ impl Plugin for NodeRestriction {
             ("storage.k8s.io", "csinodes", _) if name(object) != node => {
                 Err("can only access CSINode with the same name as the requesting node".to_owned())
             }
-            ("resource.k8s.io", "resourceslices", _) => slice(attributes, node, object),
+            ("resource.k8s.io", "resourceslices", _) => slice(attributes, node, old, object),
             (CERTIFICATES, "certificatesigningrequests", "") => request(attributes, node, object),
             _ => Ok(()),
         };
@@ -198,13 +198,14 @@ fn claim_status(attributes: &Attributes, node: &str, old: Option<&Value>, new: &
 }
 
 /// A node publishes and withdraws its own devices.
-fn slice(attributes: &Attributes, node: &str, slice: &Value) -> Decision {
+fn slice(attributes: &Attributes, node: &str, old: Option<&Value>, slice: &Value) -> Decision {
     let word = match attributes.operation {
         Operation::Create => "create",
+        Operation::Update => "update",
         Operation::Delete => "delete",
         _ => return Ok(()),
     };
-    if slice["spec"]["nodeName"] == node {
+    if old.unwrap_or(slice)["spec"]["nodeName"] == node {
         return Ok(());
     }
     Err(format!("can only {word} ResourceSlice with the same NodeName as the requesting node"))

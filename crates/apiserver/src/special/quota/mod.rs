@@ -8,6 +8,7 @@ mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use api::kind::Kind;
 use api::kinds::pods::resources::quantity;
 use api::quantity::{Format, Quantity};
 use api::{Status, Value};
@@ -59,13 +60,21 @@ fn charge(call: &Call, entry: &Entry, old: &Value, new: &Value, reservation: &mu
     }
     let after = usage::of(&call.kind, &quota, new, now);
     // A pod that should be gone long since may have been counted or not, by when the quota was last looked at.
-    let (base, before) = if pod && usage::overdue(old, now) {
-        (count(call, &quota, Some(metadata::text(old, "name")))?, Amounts::new())
+    let overdue = pod && usage::overdue(old, now);
+    let (base, before) = if overdue {
+        (with_pods_of_now(call, &quota, &used, Some(metadata::text(old, "name")))?, Amounts::new())
     } else {
         (used.clone(), usage::of(&call.kind, &quota, old, now))
     };
-    let (next, over) = add(&hard, &base, &before, &after);
-    if !over.is_empty() {
+    let (mut next, mut over) = add(&hard, &base, &before, &after);
+    // A pod that is there already may go on, whatever the quota has become meanwhile.
+    let asks = !pod || old.is_null() || call.info.subresource == "resize";
+    if pod && asks && !overdue && !over.is_empty() {
+        // Some pods may have become overdue since, which nothing tells of.
+        let base = with_pods_of_now(call, &quota, &used, None)?;
+        (next, over) = add(&hard, &base, &before, &after);
+    }
+    if asks && !over.is_empty() {
         let list = |pick: fn(&Over) -> Quantity| {
             over.iter().map(|o| format!("{}={}", o.resource, pick(o))).collect::<Vec<_>>().join(",")
         };
@@ -146,33 +155,53 @@ fn specified(name: &str, hard: &Amounts, quota: &Value, pod: &Value) -> Result<(
 
 /// A quota that is written is told what is used at that revision, whatever its status said.
 fn refresh(call: &Call, quota: &mut Value) -> Result<(), Status> {
-    let used = count(call, quota, None)?;
+    let used = count(call, quota)?;
     quota["status"]["hard"] = quota["spec"]["hard"].clone();
     quota["status"]["used"] = text(&used);
     Ok(())
 }
 
-/// What all objects of the namespace use of a quota, but for a pod that is left out.
-fn count(call: &Call, quota: &Value, without: Option<&str>) -> Result<Amounts, Status> {
+/// What all objects of the namespace use of a quota.
+fn count(call: &Call, quota: &Value) -> Result<Amounts, Status> {
     let mut used: Amounts = amounts(&quota["spec"]["hard"]).into_keys().map(|resource| (resource, zero())).collect();
-    let (catalog, namespace, now) = (call.server.catalog.load(), &call.info.namespace, clock::seconds());
+    let catalog = call.server.catalog.load();
     for kind in catalog.iter().filter(|k| k.namespaced && k.has_verb("list") && catalog.stored(k).version == k.version)
     {
-        let pods = kind.group.is_empty() && kind.plural == "pods";
-        let page = call.server.store.list(&prefix(kind, namespace), List::default()).map_err(store_error)?;
-        for entry in page.entries {
-            let object = parse(&entry.value)?;
-            if pods && without.is_some_and(|name| metadata::text(&object, "name") == name) {
-                continue;
-            }
-            for (resource, amount) in usage::of(kind, quota, &object, now) {
-                if let Some(sum) = used.get_mut(&resource) {
-                    *sum += amount;
-                }
+        count_kind(call, quota, kind, None, &mut used)?;
+    }
+    Ok(used)
+}
+
+/// What is used when what pods use, which is all that depends on the time, is counted anew, but for a pod that is left out.
+fn with_pods_of_now(call: &Call, quota: &Value, used: &Amounts, without: Option<&str>) -> Result<Amounts, Status> {
+    let mut used = used.clone();
+    used.iter_mut().filter(|(resource, _)| usage::is_of_pods(resource)).for_each(|(_, sum)| *sum = zero());
+    count_kind(call, quota, &call.kind, without, &mut used)?;
+    Ok(used)
+}
+
+/// Adds what the objects of a kind use, as far as `used` has the resource.
+fn count_kind(
+    call: &Call,
+    quota: &Value,
+    kind: &Kind,
+    without: Option<&str>,
+    used: &mut Amounts,
+) -> Result<(), Status> {
+    let now = clock::seconds();
+    let page = call.server.store.list(&prefix(kind, &call.info.namespace), List::default()).map_err(store_error)?;
+    for entry in page.entries {
+        let object = parse(&entry.value)?;
+        if without.is_some_and(|name| metadata::text(&object, "name") == name) {
+            continue;
+        }
+        for (resource, amount) in usage::of(kind, quota, &object, now) {
+            if let Some(sum) = used.get_mut(&resource) {
+                *sum += amount;
             }
         }
     }
-    Ok(used)
+    Ok(())
 }
 
 fn amounts(list: &Value) -> Amounts {

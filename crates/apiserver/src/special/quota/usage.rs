@@ -41,6 +41,19 @@ pub fn of(kind: &Kind, quota: &Value, object: &Value, now: i64) -> Amounts {
     used
 }
 
+/// Whether it is pods that use the resource.
+pub fn is_of_pods(resource: &str) -> bool {
+    match resource.split_once('.') {
+        Some(("requests", what)) => what != "storage",
+        Some(("limits", _)) => true,
+        Some(_) => false,
+        None => {
+            matches!(resource, "pods" | "count/pods" | "cpu" | "memory" | "ephemeral-storage")
+                || resource.starts_with("hugepages-")
+        }
+    }
+}
+
 /// Whether a pod has neither ended nor should have ended.
 fn runs(pod: &Value, now: i64) -> bool {
     !matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed")) && !overdue(pod, now)

@@ -61,6 +61,7 @@ impl Scaled {
 fn patched(call: &Call, patch: &Patch, scale: &Value, context: &Ctx) -> Result<Scaled, Status> {
     if let Patch::Apply { config, duplicates, force } = patch {
         let checked = input::check_as(call, config.clone(), duplicates.clone(), &[VERSION], KIND)?;
+        call.check_name(&checked.object)?;
         // The check drops zeros, which say something in what is applied.
         let scale = apply::apply(Some(scale), config, context, *force)?;
         return Ok(Scaled { scale, tracked: true, warnings: checked.warnings });
