@@ -330,6 +330,10 @@ impl Configuration {
             (self.node_status_max_images < -1, "nodeStatusMaxImages (--node-status-max-images) must be -1 or greater".to_owned()),
             (self.node_lease_duration_seconds == 0, "nodeLeaseDurationSeconds must be greater than 0".to_owned()),
             (self.container_log_max_files < 2, "containerLogMaxFiles must be greater than 1".to_owned()),
+            (
+                self.container_log_monitor_interval < Duration::from_secs(3),
+                "containerLogMonitorInterval must be a positive time duration greater than or equal to 3s".to_owned(),
+            ),
             (self.log_max_bytes() == 0, format!("containerLogMaxSize {:?} must be a positive quantity", self.container_log_max_size)),
             (
                 self.crash_loop_back_off.max_container_restart_period.is_some_and(|period| {
@@ -412,7 +416,12 @@ fn merge(under: &mut Value, over: Value) {
 }
 
 fn from_value(value: Value) -> Result<Configuration, ConfigError> {
-    let configuration: Configuration = serde_json::from_value(value).map_err(|error| ConfigError(error.to_string()))?;
+    let mut configuration: Configuration =
+        serde_json::from_value(value).map_err(|error| ConfigError(error.to_string()))?;
+    if configuration.container_log_monitor_interval == Duration::default() {
+        // Upstream's zero is nothing said.
+        configuration.container_log_monitor_interval = Configuration::default().container_log_monitor_interval;
+    }
     configuration.validate()?;
     Ok(configuration)
 }

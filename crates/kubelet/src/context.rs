@@ -26,7 +26,7 @@ use crate::placement::Placement;
 use crate::pods::pod::Pod;
 use crate::pods::status::Host;
 use crate::resources::Rules;
-use crate::stats::{Rates, Readings};
+use crate::stats::{Asked, Rates, Readings};
 use crate::volumes::Volumes;
 
 /// Shared by all pod workers and the node's server.
@@ -61,6 +61,7 @@ pub struct Context {
     /// The kubelet's own directory; its disk is the node's.
     pub data: PathBuf,
     pub readings: Arc<Readings>,
+    pub asked: Asked,
     pub image_records: Mutex<Records>,
     pub pulls: Pulls,
     pub devices: Arc<Devices>,

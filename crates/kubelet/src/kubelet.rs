@@ -33,7 +33,7 @@ use crate::pods::status::Host;
 use crate::resources::{self, Rules};
 use crate::server::{Server, health};
 use crate::shutdown;
-use crate::stats::Rates;
+use crate::stats::{Asked, Rates};
 use crate::volumes::{Made, Republished, Tokens, Volumes, csi, local_path};
 
 /// What a kubelet is made of.
@@ -189,6 +189,7 @@ impl Kubelet {
             configuration: Arc::new(config.configuration),
             data: config.data_dir,
             readings: Arc::default(),
+            asked: Asked::default(),
             image_records: Mutex::default(),
             rates: Rates::default(),
             evictions: Mutex::default(),

@@ -24,9 +24,34 @@ pub fn pods_limit(capacity: &Amounts, reserved: &[Amounts], enforced: bool) -> L
 
 /// Keeps the groups in order, for ever.
 pub async fn keep(context: Arc<Context>, pods: Pods, groups: PodCgroups, limit: LinuxContainerResources) {
-    let made = set(&groups, vec![(tree::PODS, limit)]).await;
+    let (mut limited, mut known) = (false, None);
+    let mut times = tokio::time::interval(EVERY);
+    times.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            _ = times.tick() => {
+                // What somebody else changed is set again now and then.
+                known = None;
+                limited = limited || set_limit(&context, &groups, &limit).await;
+            }
+            () = context.pods_changed.notified() => {}
+        }
+        let shares = Shares::of(pods.all().iter().map(|pod| &**pod));
+        if known != Some(shares) {
+            match set(&groups, shares.settings()).await {
+                Ok(()) => known = Some(shares),
+                Err(error) => tracing::warn!(error, "the groups of pods cannot be set"),
+            }
+        }
+    }
+}
+
+/// Limits all pods together and tells of it; false where it is to be tried again.
+async fn set_limit(context: &Context, groups: &PodCgroups, limit: &LinuxContainerResources) -> bool {
+    let made = set(groups, vec![(tree::PODS, limit.clone())]).await;
     let enforces = context.configuration.enforce_node_allocatable.iter().any(|part| part == "pods");
-    match made {
+    match &made {
         Ok(()) if enforces => {
             let message = "Updated Node Allocatable limit across pods".to_owned();
             context.tell_of_node(EventType::Normal, "NodeAllocatableEnforced", message);
@@ -37,21 +62,7 @@ pub async fn keep(context: Arc<Context>, pods: Pods, groups: PodCgroups, limit: 
             context.tell_of_node(EventType::Warning, "FailedNodeAllocatableEnforcement", message);
         }
     }
-    let mut known = None;
-    loop {
-        let shares = Shares::of(pods.all().iter().map(|pod| &**pod));
-        // What somebody else changed is set again now and then.
-        if known != Some(shares) {
-            match set(&groups, shares.settings()).await {
-                Ok(()) => known = Some(shares),
-                Err(error) => tracing::warn!(error, "the groups of pods cannot be set"),
-            }
-        }
-        tokio::select! {
-            () = context.pods_changed.notified() => {}
-            () = tokio::time::sleep(EVERY) => known = None,
-        }
-    }
+    made.is_ok()
 }
 
 async fn set(groups: &PodCgroups, settings: Vec<(&'static str, LinuxContainerResources)>) -> Result<(), String> {

@@ -27,6 +27,7 @@ fn fields_are_read_and_what_is_wrong_is_named() {
         ("allowedUnsafeSysctls: [vm.*]", "not known to be namespaced"),
         ("crashLoopBackOff: {maxContainerRestartPeriod: 10m}", "between 1s and 300s"),
         ("containerLogMaxSize: many", "positive quantity"),
+        ("containerLogMonitorInterval: 2s", "greater than or equal to 3s"),
         ("topologyManagerPolicy: best", "unknown variant"),
         ("cpuManagerPolicy: static", "the static policy requires"),
         ("cpuManagerPolicyOptions: {x: '1'}", "unsupported cpumanager option"),
@@ -46,6 +47,14 @@ fn what_changes_nothing_is_taken() {
     );
     let read = read.unwrap();
     assert_eq!((read.pods_on(4), read.pods_on(64), read.cluster_dns.len()), (40, 110, 1));
+}
+
+#[test]
+fn logs_are_looked_at_every_ten_seconds_where_no_time_is_set() {
+    for (fields, seconds) in [("", 10), ("containerLogMonitorInterval: 0s", 10), ("containerLogMonitorInterval: 3s", 3)]
+    {
+        assert_eq!(parse(fields).unwrap().container_log_monitor_interval, Duration::from_secs(seconds), "{fields}");
+    }
 }
 
 #[test]

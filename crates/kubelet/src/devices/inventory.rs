@@ -65,6 +65,18 @@ impl Inventory {
         self.grants.iter().find(|g| g.pod == pod && g.container == container && g.resource == resource)
     }
 
+    /// The devices that containers of a pod have together; none where one of them has not been given any yet.
+    pub fn given<'a>(
+        &self,
+        pod: &str,
+        resource: &str,
+        containers: impl Iterator<Item = &'a str>,
+    ) -> Option<Vec<String>> {
+        let grants: Option<Vec<_>> = containers.map(|container| self.granted(pod, container, resource)).collect();
+        let devices: BTreeSet<_> = grants?.into_iter().flat_map(|grant| &grant.devices).cloned().collect();
+        Some(devices.into_iter().collect())
+    }
+
     /// Healthy devices that nobody else has. What the `lenders`, containers of the same pod that end before this one starts, have
     /// may be used again.
     pub fn free(&self, pod: &str, resource: &str, lenders: &[&str]) -> Vec<String> {
@@ -112,6 +124,9 @@ mod tests {
             (free("p", &["init"]), free("p", &[]), free("r", &["init"])),
             ("a d".into(), "d".into(), "d".into())
         );
+        let given = |pod: &str, containers: &[&str]| inventory.given(pod, "x.test/dev", containers.iter().copied());
+        assert_eq!(given("p", &["init"]), Some(vec!["a".to_owned()]));
+        assert_eq!(given("p", &["init", "main"]), None);
         let (capacity, allocatable) = inventory.amounts();
         assert_eq!((capacity["x.test/dev"], allocatable["x.test/dev"]), (4, 3));
         let ids = ["a", "d", "e"].map(str::to_owned);

@@ -261,9 +261,20 @@ impl Devices {
         let state = self.state.lock();
         let lenders = members.first().map(|member| lenders(pod, member)).unwrap_or_default();
         let none = BTreeMap::new();
+        let asks = |member: &Member, resource: &str| {
+            resources::limits(member.spec.resources.as_ref()).get(resource).is_some_and(|count| *count > 0)
+        };
         let of = |(resource, count): (&String, &usize)| {
             let near = state.inventory.near.get(resource).unwrap_or(&none);
-            placement::device_hints(near, &state.inventory.free(&pod.uid, resource, &lenders), *count, nodes)
+            let asking = members.iter().filter(|member| asks(member, resource)).map(|member| member.spec.name.as_str());
+            // A pod that was admitted before keeps what it has.
+            match state.inventory.given(&pod.uid, resource, asking) {
+                Some(given) => placement::device_hints(near, &given, given.len(), nodes),
+                None => {
+                    let free = state.inventory.free(&pod.uid, resource, &lenders);
+                    placement::device_hints(near, &free, *count, nodes)
+                }
+            }
         };
         sums.iter().map(of).collect()
     }

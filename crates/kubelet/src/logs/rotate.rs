@@ -33,11 +33,7 @@ pub async fn rotate(context: Arc<Context>) {
 }
 
 async fn turn(runtime: &dyn RuntimeService, id: &str, path: &Path, files: usize) -> io::Result<()> {
-    let aside = path.with_file_name(format!(
-        "{}.{}",
-        path.file_name().unwrap_or_default().to_string_lossy(),
-        Timestamp::now().strftime("%Y%m%d-%H%M%S")
-    ));
+    let Some(aside) = aside(path, Timestamp::now())? else { return Ok(()) };
     let old = path.to_owned();
     tokio::task::spawn_blocking(move || tidy(&old, files)).await.map_err(io::Error::other)??;
     fs::rename(path, &aside)?;
@@ -47,6 +43,15 @@ async fn turn(runtime: &dyn RuntimeService, id: &str, path: &Path, files: usize)
         return Err(io::Error::other(error));
     }
     Ok(())
+}
+
+/// Where a log is set aside; none where one of the same second is there already, so that it has to wait for the next look.
+fn aside(path: &Path, now: Timestamp) -> io::Result<Option<PathBuf>> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let aside = path.with_file_name(format!("{name}.{}", now.strftime("%Y%m%d-%H%M%S")));
+    let taken =
+        rotated(path)?.iter().any(|file| file.to_string_lossy().trim_end_matches(".gz") == aside.to_string_lossy());
+    Ok((!taken).then_some(aside))
 }
 
 /// The rotated files of a log, oldest first.
@@ -87,6 +92,19 @@ fn tidy(path: &Path, most: usize) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_is_set_aside_once_a_second() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("0.log");
+        for second in ["20240501-120000", "20240501-120001.gz"] {
+            fs::write(dir.path().join(format!("0.log.{second}")), "").unwrap();
+        }
+        for (second, expected) in [("00", None), ("01", None), ("02", Some("0.log.20240501-120002"))] {
+            let now = format!("2024-05-01T12:00:{second}.5Z").parse().unwrap();
+            assert_eq!(aside(&log, now).unwrap(), expected.map(|name| dir.path().join(name)), "{second}");
+        }
+    }
 
     #[test]
     fn few_rotated_logs_are_kept_and_the_older_ones_compressed() {

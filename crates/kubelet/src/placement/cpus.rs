@@ -34,16 +34,31 @@ impl Cpus {
         self.owned.get(pod)?.get(container)
     }
 
-    fn free(&self, rules: &Rules, reusable: &CpuSet) -> CpuSet {
-        self.shared.without(&rules.reserved).union(reusable)
+    /// What may be given, with what is the pod's already; where only whole cores are, without those of which a part is taken.
+    pub fn free(&self, machine: &Machine, rules: &Rules, reusable: &CpuSet) -> CpuSet {
+        let free = self.shared.without(&rules.reserved).union(reusable);
+        if rules.full_cores { machine.whole_cores(&free) } else { free }
+    }
+
+    /// Where those are that a container has already, as nothing else will do.
+    pub fn hints_at(machine: &Machine, wanted: usize, given: &CpuSet) -> Vec<Hint> {
+        let least = Cpus::least(machine, wanted);
+        let masks = Mask::all_of(&machine.node_ids()).into_iter();
+        let places = masks.filter(|mask| machine.of_nodes(given, *mask).len() == given.len());
+        places.map(|mask| Hint { nodes: Some(mask), preferred: mask.count() == least }).collect()
+    }
+
+    /// The fewest nodes that could ever give so many.
+    fn least(machine: &Machine, wanted: usize) -> usize {
+        let all = machine.all();
+        let masks = Mask::all_of(&machine.node_ids()).into_iter();
+        masks.filter(|mask| machine.of_nodes(&all, *mask).len() >= wanted).map(Mask::count).min().unwrap_or(0)
     }
 
     /// Where so many could come from; `reusable` ones are the pod's already, and go first.
     pub fn hints(&self, machine: &Machine, rules: &Rules, wanted: usize, reusable: &CpuSet) -> Vec<Hint> {
-        let (all, free) = (machine.all(), self.free(rules, reusable));
+        let (least, free) = (Cpus::least(machine, wanted), self.free(machine, rules, reusable));
         let masks = Mask::all_of(&machine.node_ids());
-        let fits = |mask: &&Mask| machine.of_nodes(&all, **mask).len() >= wanted;
-        let least = masks.iter().filter(fits).map(|mask| mask.count()).min().unwrap_or(0);
         let held = reusable.len().min(wanted);
         let places = masks.iter().filter(|mask| {
             machine.of_nodes(&free, **mask).len() >= wanted && machine.of_nodes(reusable, **mask).len() >= held
@@ -61,7 +76,7 @@ impl Cpus {
         nodes: Option<Mask>,
         reusable: &CpuSet,
     ) -> Result<(), String> {
-        let free = self.free(rules, reusable);
+        let free = self.free(machine, rules, reusable);
         let mut taken = CpuSet::default();
         let near = nodes.map_or_else(|| free.clone(), |nodes| machine.of_nodes(&free, nodes));
         for from in [reusable.common(&near), near, free.clone()] {
@@ -176,5 +191,33 @@ mod tests {
         assert_eq!(error, "not enough cpus available to satisfy request: requested=6, available=5");
         assert!(cpus.release("p") && !cpus.release("p"));
         assert_eq!(cpus.shared, set("0-7"));
+    }
+
+    #[test]
+    fn a_core_of_which_a_part_is_taken_is_not_given_where_only_whole_ones_are() {
+        // The cores are 0,4 1,5 and 2,6 3,7.
+        let machine = sample(2, 2, 2, 1);
+        for (full_cores, reserved, reusable, expected) in [
+            (false, "0,2", "", "1,3-7"),
+            (true, "0,2", "", "1,3,5,7"),
+            (true, "0,4", "", "1-3,5-7"),
+            (true, "0,2", "2,6", "1-3,5-7"),
+        ] {
+            let rules = Rules { reserved: set(reserved), full_cores, strict: false };
+            let free = Cpus::new(&machine, &rules).free(&machine, &rules, &set(reusable));
+            assert_eq!(free, set(expected), "{full_cores} {reserved} {reusable}");
+        }
+    }
+
+    #[test]
+    fn what_a_container_has_is_hinted_at_and_nothing_else() {
+        let machine = sample(2, 2, 2, 1);
+        for (given, expected) in [("2,6", "1+ 01-"), ("1,2", "01-"), ("0-7", "01+")] {
+            let hints = Cpus::hints_at(&machine, set(given).len(), &set(given)).into_iter().map(|hint| {
+                let nodes: String = hint.nodes.unwrap().nodes().map(|node| node.to_string()).collect();
+                format!("{nodes}{}", if hint.preferred { "+" } else { "-" })
+            });
+            assert_eq!(hints.collect::<Vec<_>>().join(" "), expected, "{given}");
+        }
     }
 }

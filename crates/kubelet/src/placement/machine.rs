@@ -1,6 +1,6 @@
 //! The machine's processors and memory, and how near they are to each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -64,8 +64,15 @@ impl Machine {
 
     /// Processors of one core.
     pub fn threads(&self) -> usize {
-        let cores: std::collections::BTreeSet<_> = self.cpus.values().map(|cpu| cpu.core).collect();
+        let cores: BTreeSet<_> = self.cpus.values().map(|cpu| cpu.core).collect();
         (self.cpus.len() / cores.len().max(1)).max(1)
+    }
+
+    /// Of a set, those whose core is in it as a whole.
+    pub fn whole_cores(&self, set: &CpuSet) -> CpuSet {
+        let missing: BTreeSet<_> =
+            self.cpus.iter().filter(|(id, _)| !set.0.contains(id)).map(|(_, cpu)| cpu.core).collect();
+        set.0.iter().copied().filter(|id| self.cpus.get(id).is_some_and(|cpu| !missing.contains(&cpu.core))).collect()
     }
 
     /// Of a set, those of some nodes.

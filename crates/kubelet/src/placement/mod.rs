@@ -129,7 +129,7 @@ impl Placement {
             let hint = match whole {
                 Some(hint) => hint,
                 None => {
-                    let mut wanted = self.own_hints(pod, &wishes, &self.lent(pod, member));
+                    let mut wanted = self.own_hints(pod, &[member], &wishes, &self.lent(pod, member));
                     wanted.extend(devices.hints(pod, &[member], &self.machine.node_ids()));
                     merge(self.topology, &self.machine, &wanted).ok_or_else(Refusal::affinity)?
                 }
@@ -171,8 +171,8 @@ impl Placement {
             let most = running.memory.entry(name).or_default();
             *most = (*most).max(size);
         }
-        let mut wanted = self.own_hints(pod, &running, &Lent::default());
         let members: Vec<&Member> = pod.members.iter().filter(|m| m.role != Role::Ephemeral).collect();
+        let mut wanted = self.own_hints(pod, &members, &running, &self.given(pod, &members));
         wanted.extend(devices.hints(pod, &members, &self.machine.node_ids()));
         merge(self.topology, &self.machine, &wanted).ok_or_else(Refusal::affinity)
     }
@@ -199,19 +199,48 @@ impl Placement {
         wishes
     }
 
-    /// The hints of processors and memory; nothing of what is not wanted.
-    fn own_hints(&self, pod: &Pod, wishes: &Wishes, lent: &Lent) -> Vec<Option<Vec<Hint>>> {
+    /// The hints of processors and memory for what the members wish together; nothing of what is not wanted. Members that have
+    /// theirs already, since the pod was admitted before, can have no others.
+    fn own_hints(&self, pod: &Pod, members: &[&Member], wishes: &Wishes, lent: &Lent) -> Vec<Option<Vec<Hint>>> {
         let held = self.held.lock();
         let mut all = Vec::new();
         if wishes.cpus > 0 {
-            all.push(Some(held.cpus.hints(&self.machine, &self.cpu_rules, wishes.cpus, &lent.cpus)));
+            let wishing = members.iter().filter(|member| self.wishes(pod, member).cpus > 0);
+            let given: Option<Vec<_>> = wishing.map(|m| held.cpus.of(&pod.uid, &m.spec.name)).collect();
+            all.push(Some(match given {
+                Some(given) => {
+                    let given = given.into_iter().fold(CpuSet::default(), |all, set| all.union(set));
+                    Cpus::hints_at(&self.machine, wishes.cpus, &given)
+                }
+                None => held.cpus.hints(&self.machine, &self.cpu_rules, wishes.cpus, &lent.cpus),
+            }));
         }
         if !wishes.memory.is_empty() {
-            let hints = held.memory.hints(&wishes.memory, &lent.blocks);
+            let wishing = members.iter().filter(|member| !self.wishes(pod, member).memory.is_empty());
+            let given: Option<Vec<_>> = wishing.map(|m| held.memory.nodes_of(&pod.uid, &m.spec.name)).collect();
+            let hints = match given {
+                Some(given) => {
+                    let nodes = given.into_iter().flat_map(Mask::nodes).collect();
+                    vec![Hint { nodes: Some(nodes), preferred: true }]
+                }
+                None => held.memory.hints(&wishes.memory, &lent.blocks),
+            };
             all.extend(wishes.memory.keys().map(|_| Some(hints.clone())));
         }
         tracing::trace!(pod = pod.display(), hints = all.len(), "places were looked for");
         all
+    }
+
+    /// What some of a pod's containers have already.
+    fn given(&self, pod: &Pod, members: &[&Member]) -> Lent {
+        let held = self.held.lock();
+        let names = || members.iter().map(|member| member.spec.name.as_str());
+        let cpus = names().filter_map(|name| held.cpus.of(&pod.uid, name));
+        let blocks = names().filter_map(|name| held.memory.of(&pod.uid, name));
+        Lent {
+            cpus: cpus.fold(CpuSet::default(), |all, set| all.union(set)),
+            blocks: blocks.flatten().cloned().collect(),
+        }
     }
 
     /// What init containers had that have ended when this one starts.
@@ -242,6 +271,14 @@ impl Placement {
             if self.cpu_rules.full_cores && !wishes.cpus.is_multiple_of(threads) {
                 let message = format!(
                     "SMT Alignment Error: requested {} cpus not multiple cpus per core = {threads}",
+                    wishes.cpus
+                );
+                return Err(Refusal { reason: "SMTAlignmentError", message });
+            }
+            let whole = held.cpus.free(&self.machine, &self.cpu_rules, &lent.cpus).len();
+            if self.cpu_rules.full_cores && whole < wishes.cpus {
+                let message = format!(
+                    "SMT Alignment Error: not enough free physical CPUs: available physical CPUs = {whole}, requested CPUs = {}, CPUs per core = {threads}",
                     wishes.cpus
                 );
                 return Err(Refusal { reason: "SMTAlignmentError", message });
@@ -287,12 +324,16 @@ impl Placement {
         }
     }
 
-    /// The processors and the memory nodes of a container, as the kernel writes them; empty for any.
+    /// The processors and the memory nodes of a container, as the kernel writes them; empty for any. Where every processor but
+    /// the reserved ones has an owner, those without share the reserved ones: none at all would be any.
     pub fn of(&self, pod: &str, container: &str) -> (String, String) {
         let held = self.held.lock();
         let cpus = match self.cpu_policy {
             CpuManagerPolicy::None => String::new(),
-            CpuManagerPolicy::Static => held.cpus.of(pod, container).unwrap_or(&held.cpus.shared).to_string(),
+            CpuManagerPolicy::Static => {
+                let left = if held.cpus.shared.is_empty() { &self.cpu_rules.reserved } else { &held.cpus.shared };
+                held.cpus.of(pod, container).unwrap_or(left).to_string()
+            }
         };
         let nodes = held.memory.nodes_of(pod, container);
         let nodes = nodes.map(|nodes| nodes.nodes().collect::<CpuSet>().to_string());

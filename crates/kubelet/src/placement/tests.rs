@@ -54,6 +54,8 @@ async fn a_pod_is_placed_as_a_whole_or_refused_and_leaves_nothing() {
         (Free, false, false, one("8", "10"), Err("UnexpectedAdmissionError")),
         (Free, false, true, one("1", "10"), Err("SMTAlignmentError")),
         (Free, false, true, one("2", "10"), Ok("1,5")),
+        (Free, false, true, one("6", "10"), Ok("1-3,5-7")),
+        (Free, false, true, one("8", "10"), Err("SMTAlignmentError")),
     ] {
         let directory = tempfile::tempdir().unwrap();
         let devices = Devices::open(directory.path().join("d"), std::sync::Arc::default()).unwrap();
@@ -82,6 +84,42 @@ async fn a_container_takes_over_what_an_init_container_had_and_a_sidecar_keeps_i
     assert!(of("s").union(&of("a")).without(&of("i")).is_empty(), "{} {} {}", of("i"), of("s"), of("a"));
     assert!(of("s").common(&of("a")).is_empty());
     assert_eq!(placement.of("q", "any").0, placement.held.lock().cpus.shared.to_string());
+}
+
+#[tokio::test]
+async fn a_pod_that_is_admitted_again_after_a_restart_keeps_its_places() {
+    use TopologyManagerPolicy::{Restricted, SingleNumaNode};
+    let main = json!({"containers": [container("a", "2", "60")]});
+    let whole = json!({"containers": [container("a", "3", "60")]});
+    let init = json!({"initContainers": [container("i", "3", "60")], "containers": [container("a", "3", "60")]});
+    for (kind, of_pods, spec, expected) in [
+        (Restricted, false, &main, "1,5"),
+        (SingleNumaNode, false, &whole, "1,4-5"),
+        (SingleNumaNode, true, &whole, "1,4-5"),
+        (SingleNumaNode, false, &init, "1,4-5"),
+        (Restricted, true, &init, "1,4-5"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let devices = Devices::open(directory.path().join("d"), std::sync::Arc::default()).unwrap();
+        let placement = placement(directory.path(), kind, of_pods, false);
+        placement.admit(&pod("p", spec.clone()), &devices).await.unwrap();
+        // The rest of the machine is somebody else's, so that there is no other place.
+        placement.admit(&pod("q", json!({"containers": [container("a", "4", "60")]})), &devices).await.unwrap();
+        let again = placement.admit(&pod("p", spec.clone()), &devices).await;
+        assert_eq!((again, placement.of("p", "a").0.as_str()), (Ok(()), expected), "{kind:?} {of_pods} {spec}");
+    }
+}
+
+#[tokio::test]
+async fn containers_without_processors_of_their_own_never_run_on_those_of_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let devices = Devices::open(directory.path().join("d"), std::sync::Arc::default()).unwrap();
+    let mut placement = placement(directory.path(), TopologyManagerPolicy::None, false, false);
+    placement.cpu_rules.strict = true;
+    placement.held.get_mut().cpus = Cpus::new(&placement.machine, &placement.cpu_rules);
+    assert_eq!(placement.of("q", "a").0, "1-7");
+    placement.admit(&pod("p", json!({"containers": [container("a", "7", "10")]})), &devices).await.unwrap();
+    assert_eq!((placement.of("p", "a").0.as_str(), placement.of("q", "a").0.as_str()), ("1-7", "0"));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::backoff::go_seconds;
 use super::memory::{ImageStep, Memory, Reason, Resize, Step};
 use super::observed::{Container, Observed, State};
-use super::pod::{After, Member, Pod, Role};
+use super::pod::{After, Member, Pod, Role, bounded};
 use super::resize;
 
 /// Seconds that a container gets at least, whatever others took of the pod's period.
@@ -129,7 +129,7 @@ fn initialized_before(pod: &Pod, seen: &Observed) -> bool {
 
 fn deadline_passed(pod: &Pod, memory: &Memory, now: Timestamp, decision: &mut Decision) -> bool {
     let (Some(seconds), Some(start)) = (pod.spec().active_deadline_seconds, memory.start_time) else { return false };
-    let end = start + SignedDuration::from_secs(seconds);
+    let end = start + SignedDuration::from_secs(bounded(seconds));
     if now < end {
         decision.wake_at(end);
         return false;
@@ -317,7 +317,7 @@ fn replace_unfit(pod: &Pod, seen: &Observed, memory: &Memory, decision: &mut Dec
             }
             None => continue,
         };
-        let grace = grace.unwrap_or(pod.grace());
+        let grace = grace.map_or(pod.grace(), bounded);
         decision.actions.push(Action::Stop {
             id: container.id.clone(),
             container: name.clone(),

@@ -162,8 +162,7 @@ pub async fn stop(context: Arc<Context>, pod: Arc<Pod>, stop: Stop) -> String {
     context.tell(&pod, Some(&container), "Killing", message);
     let until = |deadline: &watch::Receiver<Instant>| deadline.borrow().saturating_duration_since(Instant::now());
     let mut left = until(&deadline);
-    // A clock that has gone on by a moment takes no second away.
-    let grace = (left + Duration::from_millis(100)).as_secs() as i64;
+    let grace = whole_seconds(left);
     if !hooked {
         let hook = pre_stop(&context, &pod, &id, &container, grace);
         let ran = tokio::select! {
@@ -193,6 +192,11 @@ pub async fn stop(context: Arc<Context>, pod: Arc<Pod>, stop: Stop) -> String {
         tokio::time::sleep(AGAIN).await;
     }
     id
+}
+
+/// A second that has begun counts: however late the job comes, a hook gets what is left.
+fn whole_seconds(left: Duration) -> i64 {
+    i64::try_from(left.as_secs()).unwrap_or(i64::MAX).saturating_add(i64::from(left.subsec_nanos() > 0))
 }
 
 /// Waits for the deadline, wherever it moves.
@@ -323,6 +327,18 @@ pub async fn patch(context: Arc<Context>, pod: Arc<Pod>, patch: Value) -> Result
             tracing::warn!(pod = pod.display(), %error, "writing the pod's status failed");
             tokio::time::sleep(AGAIN).await;
             Err(true)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_that_has_begun_is_left_to_a_hook() {
+        for (milliseconds, expected) in [(0, 0), (1, 1), (850, 1), (1000, 1), (1001, 2), (29_990, 30)] {
+            assert_eq!(whole_seconds(Duration::from_millis(milliseconds)), expected, "{milliseconds}");
         }
     }
 }

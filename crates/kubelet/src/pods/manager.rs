@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use client::{Cache, Item};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1;
 use parking_lot::Mutex;
 use runtime::cri::{ContainerEventResponse, PodSandboxFilter};
@@ -23,7 +23,19 @@ struct Entry {
     pod: Arc<Pod>,
     references: BTreeSet<(Kind, String)>,
     sender: mpsc::UnboundedSender<Input>,
+    /// Its object is gone.
+    vanished: bool,
 }
+
+/// How a worker ended.
+enum End {
+    Done,
+    /// By a defect of its own. What it was about is not done.
+    Broken,
+}
+
+/// Before a pod whose worker broke gets another.
+const REPAIR: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// How often all pods are compared with what the runtime has, whatever it tells.
 const LOOK: std::time::Duration = std::time::Duration::from_secs(300);
@@ -38,7 +50,7 @@ pub struct Pods {
     entries: Arc<Mutex<HashMap<String, Entry>>>,
     /// Static pods that begin when the one of their name has ended.
     next: Arc<Mutex<Successors>>,
-    ended: mpsc::UnboundedSender<String>,
+    ended: mpsc::UnboundedSender<(String, End)>,
 }
 
 impl Pods {
@@ -96,8 +108,10 @@ impl Pods {
                 },
                 Some(found) = folders.recv() => pods.set_static(found),
                 Some((uid, eviction)) = preempted.recv() => pods.preempt(&uid, eviction),
-                uid = endings.recv() => if let Some(uid) = uid {
-                    pods.end(&uid);
+                end = endings.recv() => match end {
+                    Some((uid, End::Done)) => pods.end(&uid),
+                    Some((uid, End::Broken)) => pods.replace(&uid, &cache),
+                    None => {}
                 },
             }
         }
@@ -109,6 +123,16 @@ impl Pods {
             self.context.warn(&pod, None, &eviction.failure.reason, eviction.failure.message.clone());
         }
         self.evict(uid, eviction);
+    }
+
+    /// A worker broke: another takes over from what the runtime and the API have.
+    fn replace(&self, uid: &str, cache: &Cache<v1::Pod>) {
+        let Some(entry) = self.entries.lock().remove(uid) else { return };
+        let pod = entry.pod.clone();
+        self.put(entry.pod, entry.vanished);
+        if let Some(mirror) = cache.get(&pod.namespace, &pod.name).filter(|_| pod.is_static()) {
+            self.desire(&mirror);
+        }
     }
 
     /// A worker has done its work.
@@ -127,7 +151,7 @@ impl Pods {
         let running: Vec<_> = self.all().into_iter().filter(|pod| pod.is_static()).collect();
         self.next.lock().clear();
         for pod in running.iter().filter(|pod| !kept.contains(&pod.uid)) {
-            self.send(&pod.uid, Input::Vanished);
+            self.lose(&pod.uid);
         }
         for pod in wanted.into_iter().map(Arc::new) {
             let same_name = |other: &&Arc<Pod>| other.namespace == pod.namespace && other.name == pod.name;
@@ -144,7 +168,7 @@ impl Pods {
     fn vanish(&self, item: &Item) {
         match self.mirrored(item.namespace(), item.name()) {
             Some(sender) => drop(sender.send(Input::Mirror(None))),
-            None => self.send(&item.uid, Input::Vanished),
+            None => self.lose(&item.uid),
         }
     }
 
@@ -200,11 +224,23 @@ impl Pods {
         let worker = Worker::new(self.context.clone(), pod.clone(), vanished, &sender, inbox);
         let (ended, uid) = (self.ended.clone(), pod.uid.clone());
         self.context.spawn(async move {
-            worker.run().await;
-            let _ = ended.send(uid);
+            let end = guarded(worker.run()).await;
+            if matches!(end, End::Broken) {
+                tracing::error!(uid, "the worker of a pod broke; another takes its place");
+                tokio::time::sleep(REPAIR).await;
+            }
+            let _ = ended.send((uid, end));
         });
-        entries.insert(pod.uid.clone(), Entry { references: references(&pod), pod, sender });
+        entries.insert(pod.uid.clone(), Entry { references: references(&pod), pod, sender, vanished });
         self.context.pods_changed.notify_one();
+    }
+
+    /// The pod is not asked for any more.
+    fn lose(&self, uid: &str) {
+        if let Some(entry) = self.entries.lock().get_mut(uid) {
+            entry.vanished = true;
+            let _ = entry.sender.send(Input::Vanished);
+        }
     }
 
     fn send(&self, uid: &str, input: Input) {
@@ -316,9 +352,32 @@ impl Pods {
     }
 }
 
+/// Runs a worker to its end, whichever that is. Nobody sees what a broken one leaves behind: it is dropped with it.
+async fn guarded(work: impl Future<Output = ()>) -> End {
+    match std::panic::AssertUnwindSafe(work).catch_unwind().await {
+        Ok(()) => End::Done,
+        Err(_) => End::Broken,
+    }
+}
+
 /// The uid of the pod that an event is about.
 fn owner(event: &ContainerEventResponse) -> Option<&str> {
     let sandbox = event.pod_sandbox_status.as_ref().map(|s| &s.labels);
     let labels = sandbox.or_else(|| event.containers_statuses.first().map(|s| &s.labels))?;
     labels.get(labels::POD_UID).map(String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_worker_that_breaks_is_told_from_one_that_is_done() {
+        assert!(matches!(guarded(async {}).await, End::Done));
+        let breaks = async {
+            tokio::task::yield_now().await;
+            panic!("as a defect would");
+        };
+        assert!(matches!(guarded(breaks).await, End::Broken));
+    }
 }

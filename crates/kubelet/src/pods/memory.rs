@@ -185,6 +185,12 @@ impl Memory {
         self.containers.get(name).map(|c| &c.findings).filter(|f| f.id == id)
     }
 
+    /// Whether the time at which the volumes are to be refreshed means anything: while they are made or wait to be made again,
+    /// it is that of earlier ones and may have passed.
+    pub fn refreshes(&self) -> bool {
+        self.volumes == Step::Done && self.stop_began.is_none()
+    }
+
     /// Whether anything that starts containers is still under way.
     pub fn starting(&self) -> bool {
         self.sandbox == Step::Busy

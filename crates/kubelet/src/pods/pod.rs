@@ -182,7 +182,7 @@ impl Pod {
     pub fn grace(&self) -> i64 {
         let set =
             self.object.metadata.deletion_timestamp.as_ref().and(self.object.metadata.deletion_grace_period_seconds);
-        set.or(self.spec().termination_grace_period_seconds).unwrap_or(30).max(0)
+        bounded(set.or(self.spec().termination_grace_period_seconds).unwrap_or(30).max(0))
     }
 
     /// Whether the API already shows the pod as ended, so that nothing of it may run again.
@@ -223,6 +223,14 @@ impl Pod {
 
 /// The priority from which a pod is critical: that of `system-cluster-critical`.
 pub const CRITICAL: i32 = 2_000_000_000;
+
+/// Seconds of a hundred years, which nobody outwaits. The API takes more, up to where the sum with a time is none.
+const LONGEST: i64 = 100 * 366 * 24 * 3600;
+
+/// A period in seconds that can be added to any time.
+pub fn bounded(seconds: i64) -> i64 {
+    seconds.min(LONGEST)
+}
 
 static EMPTY_SPEC: std::sync::LazyLock<v1::PodSpec> = std::sync::LazyLock::new(v1::PodSpec::default);
 

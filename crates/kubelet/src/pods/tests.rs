@@ -180,6 +180,41 @@ fn a_failed_liveness_probe_restarts_the_container_within_the_probes_grace() {
 }
 
 #[test]
+fn a_period_without_end_is_one_that_times_can_be_added_to() {
+    let endless = json!({"terminationGracePeriodSeconds": i64::MAX, "activeDeadlineSeconds": i64::MAX});
+    let spec = pod(endless.clone());
+    assert!(spec.grace() > 3_000_000_000 && now() + SignedDuration::from_secs(spec.grace()) > now());
+    let mut memory = prepared(&spec);
+    memory.start_time = Some(now());
+    memory.starts("a").findings = Findings {
+        id: "a0".into(),
+        started: true,
+        ready: true,
+        failed: Some(("liveness probe".to_owned(), Some(i64::MAX))),
+    };
+    let grace = spec.grace();
+    assert_eq!(actions(&spec, &seen("a=r"), &memory), format!("stop:a0/{grace}"));
+    let deleted = pod_with(json!({"deletionTimestamp": "2024-05-01T12:00:00Z"}), endless);
+    memory.stop_began = Some(now());
+    assert_eq!(actions(&deleted, &seen("a=r"), &memory), format!("stop:a0/{grace}"));
+}
+
+#[test]
+fn volumes_are_refreshed_in_their_time_only_while_they_are_there() {
+    let failed = Step::Failed { message: String::new(), retry_at: now() };
+    for (volumes, stop_began, expected) in [
+        (Step::Done, None, true),
+        (Step::Done, Some(now()), false),
+        (Step::Todo, None, false),
+        (Step::Busy, None, false),
+        (failed, None, false),
+    ] {
+        let memory = Memory { volumes: volumes.clone(), stop_began, ..Default::default() };
+        assert_eq!(memory.refreshes(), expected, "{volumes:?} {stop_began:?}");
+    }
+}
+
+#[test]
 fn a_crashing_container_waits_longer_each_time() {
     let pod = pod(json!({}));
     let mut memory = prepared(&pod);

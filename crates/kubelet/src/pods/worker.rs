@@ -275,13 +275,17 @@ impl Worker {
         if changes {
             self.report(now);
         }
-        if self.volumes.refresh_at.is_some_and(|at| at <= now) {
+        if self.refresh_at().is_some_and(|at| at <= now) {
             self.refresh();
         }
-        let refresh_at = self.volumes.refresh_at.filter(|_| !self.refreshing && self.memory.stop_began.is_none());
         let again = changes.then_some(now);
         let held = self.held.map(|(_, until)| until);
-        [decision.wake, refresh_at, again, held].into_iter().flatten().min()
+        [decision.wake, self.refresh_at(), again, held].into_iter().flatten().min()
+    }
+
+    /// When the volumes are to be brought up to date next, unless that is under way.
+    fn refresh_at(&self) -> Option<Timestamp> {
+        self.volumes.refresh_at.filter(|_| !self.refreshing && self.memory.refreshes())
     }
 
     fn addresses(&self) -> Addresses {

@@ -8,6 +8,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
+use super::https::BREATHE;
 use super::text;
 
 pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
@@ -18,7 +19,14 @@ pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 /// Answers `ok` to `/healthz`, for ever.
 pub async fn serve(listener: TcpListener) {
     loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "the port of the kubelet's health cannot take a connection");
+                tokio::time::sleep(BREATHE).await;
+                continue;
+            }
+        };
         tokio::spawn(async move {
             let service = service_fn(|request: http::Request<hyper::body::Incoming>| async move {
                 let known = matches!(request.uri().path(), "/healthz" | "/healthz/ping" | "/livez" | "/readyz");

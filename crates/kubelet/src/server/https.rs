@@ -20,7 +20,7 @@ use super::{Server, text};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// After a failure to accept, which is a want of descriptors or memory.
-const BREATHE: Duration = Duration::from_millis(100);
+pub(super) const BREATHE: Duration = Duration::from_millis(100);
 
 /// What the port is served with, all PEM.
 pub struct Keys {

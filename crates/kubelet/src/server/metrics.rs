@@ -299,10 +299,12 @@ pub async fn own(context: &Context, pods: &Pods) -> Result<Response<Body>, Refus
         page.line("kubelet_evictions", &[("eviction_signal", signal)], *count as f64, None);
     }
     let mut volumes = std::collections::BTreeMap::new();
-    for pod in &all {
-        for volume in stats::claims(context, pod).await {
+    let remote = futures::future::join_all(all.iter().map(|pod| stats::remote(context, pod))).await;
+    for (pod, mounted) in all.iter().zip(remote) {
+        for volume in mounted {
+            let Some(claim) = volume.claim.clone() else { continue };
             // Several pods may share one.
-            volumes.insert((pod.namespace.clone(), volume.claim.clone().unwrap_or_default()), volume);
+            volumes.insert((pod.namespace.clone(), claim), volume);
         }
     }
     let of_volume: [Column<stats::VolumeUsage>; 6] = [

@@ -39,11 +39,15 @@ pub async fn answer(context: &Context, pods: &Pods, query: &Query) -> Result<Res
     let begins = Begins::read(context).await.map_err(Refusal::internal)?;
     let short = flag(query, "only_cpu_and_memory");
     let by_uid: std::collections::HashMap<_, _> = pods.all().into_iter().map(|pod| (pod.uid.clone(), pod)).collect();
+    // Whether volumes answer is waited for once, for all of them together.
+    let remote = by_uid.values().filter(|_| !short).map(|pod| async { (&pod.uid, stats::remote(context, pod).await) });
+    let mut remote: std::collections::HashMap<_, _> = futures::future::join_all(remote).await.into_iter().collect();
     let mut listed = Vec::new();
     for stats in all {
         let (mut volumes, mut logs) = Default::default();
         if let Some(pod) = by_uid.get(&stats.attributes.metadata.uid).filter(|_| !short) {
             (volumes, logs) = stats::on_disk(context, pod, false).await;
+            volumes.extend(remote.remove(&pod.uid).into_iter().flatten());
         }
         listed.push(pod(context, &PodUsage { stats, volumes, logs }, &begins, short));
     }

@@ -45,6 +45,13 @@ pub struct Method {
     pub member: &'static str,
 }
 
+/// What a method is called with.
+#[derive(Clone, Copy)]
+pub enum Argument<'a> {
+    Text(&'a str),
+    Number(i32),
+}
+
 const BUS: Method = Method {
     destination: "org.freedesktop.DBus",
     path: "/org/freedesktop/DBus",
@@ -76,11 +83,11 @@ impl Bus {
 
     /// Asks for the signals that a rule selects.
     pub fn select(&mut self, rule: &str) -> io::Result<()> {
-        self.call(Method { member: "AddMatch", ..BUS }, &[rule]).map(drop)
+        self.call(Method { member: "AddMatch", ..BUS }, &[Argument::Text(rule)]).map(drop)
     }
 
     /// Calls and waits for the answer.
-    pub fn call(&mut self, method: Method, arguments: &[&str]) -> io::Result<Message> {
+    pub fn call(&mut self, method: Method, arguments: &[Argument]) -> io::Result<Message> {
         self.serial += 1;
         self.stream.write_all(&encode(self.serial, method, arguments))?;
         loop {
@@ -164,9 +171,22 @@ fn put_string(out: &mut Vec<u8>, text: &str) {
     out.push(0);
 }
 
-fn encode(serial: u32, method: Method, arguments: &[&str]) -> Vec<u8> {
+fn encode(serial: u32, method: Method, arguments: &[Argument]) -> Vec<u8> {
     let mut body = Vec::new();
-    arguments.iter().for_each(|text| put_string(&mut body, text));
+    let mut signature = Vec::new();
+    for argument in arguments {
+        match argument {
+            Argument::Text(text) => {
+                signature.push(b's');
+                put_string(&mut body, text);
+            }
+            Argument::Number(number) => {
+                signature.push(b'i');
+                align(&mut body, 4);
+                body.extend(number.to_le_bytes());
+            }
+        }
+    }
     let mut out = vec![b'l', METHOD_CALL, 0, 1];
     out.extend((body.len() as u32).to_le_bytes());
     out.extend(serial.to_le_bytes());
@@ -180,8 +200,8 @@ fn encode(serial: u32, method: Method, arguments: &[&str]) -> Vec<u8> {
     }
     if !arguments.is_empty() {
         align(&mut out, 8);
-        out.extend([8, 1, b'g', 0, arguments.len() as u8]);
-        out.extend(arguments.iter().map(|_| b's'));
+        out.extend([8, 1, b'g', 0, signature.len() as u8]);
+        out.extend(signature);
         out.push(0);
     }
     let length = (out.len() - 16) as u32;
@@ -269,14 +289,16 @@ mod tests {
     #[test]
     fn a_message_is_read_as_it_was_written() {
         let method = Method { destination: "a.b", path: "/c", interface: "d.e", member: "Do" };
-        let bytes = encode(7, method, &["one", "zwölf"]);
+        let bytes = encode(7, method, &[Argument::Text("one"), Argument::Text("zwölf"), Argument::Number(1)]);
+        let signature = [8, 1, b'g', 0, 3, b's', b's', b'i', 0];
+        assert!(bytes.windows(signature.len()).any(|part| part == signature));
         let begin = (16 + u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize).next_multiple_of(8);
         let message = decode(&bytes, begin, &mut VecDeque::new()).unwrap();
         let mut body = Reader { bytes: &message.body, at: 0 };
         assert_eq!((message.kind, message.member.as_str()), (METHOD_CALL, "Do"));
         assert_eq!(
-            (body.string().as_deref(), body.string().as_deref(), body.string()),
-            (Some("one"), Some("zwölf"), None)
+            (body.string().as_deref(), body.string().as_deref(), body.number(), body.number()),
+            (Some("one"), Some("zwölf"), Some(1), None)
         );
         for cut in 0..bytes.len() {
             // Whatever a bus may send, nothing breaks.
@@ -302,7 +324,7 @@ mod tests {
         let id = bus.call(Method { member: "GetId", ..BUS }, &[]).unwrap();
         assert_eq!(Reader { bytes: &id.body, at: 0 }.string().unwrap().len(), 32);
         bus.select("type='signal',member='NameAcquired'").unwrap();
-        let error = bus.call(Method { member: "Nothing", ..BUS }, &["x"]).unwrap_err();
+        let error = bus.call(Method { member: "Nothing", ..BUS }, &[Argument::Text("x")]).unwrap_err();
         assert!(error.to_string().starts_with("Nothing: "), "{error}");
         assert_eq!(bus.signal().unwrap().member, "NameAcquired");
         daemon.kill().unwrap();

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use runtime::cri::{PodSandboxFilter, PodSandboxState};
 use tokio::sync::{Notify, mpsc};
 
@@ -20,7 +21,7 @@ use crate::labels;
 use crate::pods::manager::Pods;
 use crate::pods::memory::Failure;
 use crate::pods::pod::{CRITICAL, Pod};
-use bus::{Bus, Method, Reader};
+use bus::{Argument, Bus, Method, Reader};
 
 const SOCKET: &str = "/run/dbus/system_bus_socket";
 /// Where logind is told how long it is to wait.
@@ -131,7 +132,7 @@ fn listen(socket: &Path, seconds: u64, news: &mpsc::UnboundedSender<News>) -> io
 
 fn inhibit(bus: &mut Bus) -> io::Result<OwnedFd> {
     let why = "Kubelet needs time to handle node shutdown";
-    let mut answer = bus.call(MANAGER, &["shutdown", "kubelet", why, "delay"])?;
+    let mut answer = bus.call(MANAGER, &["shutdown", "kubelet", why, "delay"].map(Argument::Text))?;
     answer.fds.pop().ok_or_else(|| io::Error::other("logind gives no lock"))
 }
 
@@ -139,7 +140,7 @@ fn inhibit(bus: &mut Bus) -> io::Result<OwnedFd> {
 fn wait_long_enough(bus: &mut Bus, seconds: u64) -> io::Result<()> {
     let enough = |bus: &mut Bus| -> io::Result<bool> {
         let get = Method { interface: "org.freedesktop.DBus.Properties", member: "Get", ..MANAGER };
-        let answer = bus.call(get, &[MANAGER.interface, "InhibitDelayMaxUSec"])?;
+        let answer = bus.call(get, &[MANAGER.interface, "InhibitDelayMaxUSec"].map(Argument::Text))?;
         let most = Reader { bytes: &answer.body, at: 0 }.variant_long();
         Ok(most.unwrap_or(0) >= seconds.saturating_mul(1_000_000))
     };
@@ -151,13 +152,15 @@ fn wait_long_enough(bus: &mut Bus, seconds: u64) -> io::Result<()> {
     }
     let text = format!("# Kubelet logind override\n[Login]\nInhibitDelayMaxSec={seconds}\n");
     std::fs::write(LOGIND, text)?;
-    let restart = Method {
+    // It reads its settings anew on SIGHUP; that systemd can reload the unit, which it could do as well, is rather new.
+    let kill = Method {
         destination: "org.freedesktop.systemd1",
         path: "/org/freedesktop/systemd1",
         interface: "org.freedesktop.systemd1.Manager",
-        member: "ReloadUnit",
+        member: "KillUnit",
     };
-    bus.call(restart, &["systemd-logind.service", "replace"])?;
+    let unit = Argument::Text("systemd-logind.service");
+    bus.call(kill, &[unit, Argument::Text("all"), Argument::Number(Signal::SIGHUP as i32)])?;
     let began = std::time::Instant::now();
     while !enough(bus)? {
         if began.elapsed() > AGAIN {

@@ -2,6 +2,7 @@
 
 pub mod disk;
 mod rates;
+mod remote;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,11 +12,12 @@ use runtime::cri::{ContainerStats, PodSandboxStats};
 
 pub use disk::{Readings, Used};
 pub use rates::Rates;
+pub use remote::{Asked, remote};
 
 use crate::context::Context;
 use crate::node::facts::{self, Disk};
 use crate::pods::pod::Pod;
-use crate::volumes::{Source, pod_dir};
+use crate::volumes::pod_dir;
 
 /// A volume that is on the node.
 #[derive(Clone, Debug, Default)]
@@ -73,19 +75,18 @@ pub fn written(container: &ContainerStats) -> Used {
     }
 }
 
-/// What a pod has on disk, beside what the runtime counts.
+/// What a pod has on the node's own disks and in its memory, beside what the runtime counts.
 pub async fn on_disk(context: &Context, pod: &Pod, fresh: bool) -> (Vec<VolumeUsage>, BTreeMap<String, Used>) {
     let volumes: Vec<_> = pod.spec().volumes.clone().unwrap_or_default();
     let (top, logs) = (pod_dir(&context.volumes.root, &pod.uid).join("volumes"), context.log_dir(pod));
-    let claims = claims(context, pod).await;
     let (readings, pod_name) = (context.readings.clone(), pod.name.clone());
     let work = move || {
         let read = |path: &Path| readings.used(path, fresh);
         let volumes = directories(&top).into_iter().filter_map(|(name, path)| {
-            let spec = volumes.iter().find(|v| v.name == name && !is_claimed(v))?;
+            let spec = volumes.iter().find(|v| v.name == name && !is_remote(v))?;
             Some(volume(spec, &pod_name, &path, read))
         });
-        let volumes: Vec<_> = volumes.chain(claims).collect();
+        let volumes: Vec<_> = volumes.collect();
         let logs = std::fs::read_dir(logs).into_iter().flatten().flatten();
         let logs = logs.map(|e| (e.file_name().to_string_lossy().into_owned(), readings.used(&e.path(), fresh)));
         (volumes, logs.collect())
@@ -93,25 +94,12 @@ pub async fn on_disk(context: &Context, pod: &Pod, fresh: bool) -> (Vec<VolumeUs
     tokio::task::spawn_blocking(work).await.unwrap_or_default()
 }
 
-fn is_claimed(volume: &v1::Volume) -> bool {
-    volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some()
-}
-
-/// The mounted volumes of a pod that are behind claims.
-pub async fn claims(context: &Context, pod: &Pod) -> Vec<VolumeUsage> {
-    let mounted: Vec<_> = {
-        let made = context.volumes.made.lock();
-        let claimed = pod.spec().volumes.iter().flatten().filter(|v| is_claimed(v));
-        let mounted = claimed.filter_map(|spec| match made.get(&(pod.uid.clone(), spec.name.clone()))? {
-            Source::Path { path, .. } => Some((spec.clone(), path.clone())),
-            Source::Image { .. } | Source::Device { .. } => None,
-        });
-        mounted.collect()
-    };
-    let name = pod.name.clone();
-    // A share whose server is gone holds up whoever asks.
-    let work = move || mounted.iter().map(|(spec, path)| volume(spec, &name, path, |_| Used::default())).collect();
-    tokio::task::spawn_blocking(work).await.unwrap_or_default()
+/// Whether the volume may be another machine's, so that whoever asks about it may have to wait for ever.
+fn is_remote(volume: &v1::Volume) -> bool {
+    volume.persistent_volume_claim.is_some()
+        || volume.ephemeral.is_some()
+        || volume.nfs.is_some()
+        || volume.csi.is_some()
 }
 
 /// The volumes that have a directory of their own: `<plugin>/<name>` below `top`.
@@ -128,7 +116,7 @@ fn volume(spec: &v1::Volume, pod: &str, path: &Path, read: impl Fn(&Path) -> Use
     let claimed = spec.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.clone());
     let claim = claimed.or_else(|| spec.ephemeral.as_ref().map(|_| format!("{pod}-{}", spec.name)));
     let in_memory = spec.empty_dir.as_ref().is_some_and(|e| e.medium.as_deref().is_some_and(|m| !m.is_empty()));
-    let used = if claim.is_some() || in_memory {
+    let used = if is_remote(spec) || in_memory {
         let inodes = disk.inodes.saturating_sub(disk.inodes_free);
         Used { bytes: disk.capacity.saturating_sub(disk.free), inodes }
     } else {
