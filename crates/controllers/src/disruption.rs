@@ -79,6 +79,12 @@ fn selector(budget: &PodDisruptionBudget) -> Option<Selector> {
     Selector::new(budget.spec.as_ref()?.selector.as_ref()?)
 }
 
+/// The pods of a budget, of those of its namespace.
+fn selected(budget: &PodDisruptionBudget, pods: Vec<Arc<Item>>) -> Vec<PodView> {
+    let Some(selector) = selector(budget) else { return Vec::new() };
+    pods.into_iter().filter(|pod| selector.matches(&pod.labels)).filter_map(PodView::new).collect()
+}
+
 struct Controller {
     env: Env,
     budgets: Cache<PodDisruptionBudget>,
@@ -93,10 +99,7 @@ struct Controller {
 impl Controller {
     async fn sync(&self, key: Key) -> Synced {
         let Some(mut budget) = self.budgets.read(&key.namespace, &key.name) else { return Ok(None) };
-        let Some(selector) = selector(&budget) else { return Ok(None) };
-        let selected = self.pods.list_ns(&key.namespace).into_iter();
-        let selected = selected.filter(|pod| selector.matches(&pod.labels));
-        let pods: Vec<PodView> = selected.filter_map(PodView::new).collect();
+        let pods = selected(&budget, self.pods.list_ns(&key.namespace));
         if pods.is_empty() {
             self.env.recorder.normal(&budget, "NoPods", "No matching pods found");
         }
@@ -218,4 +221,29 @@ fn written(selector: &LabelSelector) -> String {
     format!(
         "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::pods::tests::item;
+
+    #[test]
+    fn a_budget_without_a_selector_selects_nothing_and_an_empty_one_everything() {
+        let cases = [
+            (json!({}), ""),
+            (json!({"selector": {}}), "a b"),
+            (json!({"selector": {"matchLabels": {"app": "a"}}}), "a"),
+            (json!({"selector": {"matchLabels": {"app": "c"}}}), ""),
+        ];
+        for (spec, expected) in cases {
+            let pod = |name: &str| item(json!({"metadata": {"name": name, "labels": {"app": name}}}));
+            let budget = serde_json::from_value(json!({"metadata": {"name": "b"}, "spec": spec})).unwrap();
+            let names = selected(&budget, vec![pod("a"), pod("b")]);
+            let names: Vec<&str> = names.iter().map(|pod| pod.item.name()).collect();
+            assert_eq!(names.join(" "), expected, "{spec}");
+        }
+    }
 }

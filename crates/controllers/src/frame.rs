@@ -120,6 +120,11 @@ impl Env {
         Api::all(self.client.clone())
     }
 
+    /// Waits until a cache shows what was written with this revision, however long that takes, or for shutdown.
+    pub async fn shown<K>(&self, cache: &Cache<K>, revision: u64) {
+        while !cache.reached(revision, UNSEEN).await && !self.shutdown.is_cancelled() {}
+    }
+
     /// Creates an object from its JSON without reading the answer further than needed.
     pub async fn create<K: Resource<DynamicType = ()>>(
         &self,

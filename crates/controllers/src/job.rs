@@ -2,13 +2,11 @@
 
 mod decide;
 mod indexes;
+mod owners;
 mod pod;
 mod policy;
 
-use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use client::{Cache, Expectations, Item, Key, events::EventType};
 use futures::future::join_all;
@@ -20,7 +18,6 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::api::DeleteParams;
-use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::{
@@ -32,6 +29,7 @@ use crate::{
 };
 pub(crate) use decide::is_finished;
 use decide::{Creation, Decision};
+use owners::Owners;
 use pod::{FINALIZER, INDEX, INDEX_FAILURES, INDEX_IGNORED_FAILURES, JobPod};
 
 const WORKERS: usize = 5;
@@ -43,7 +41,7 @@ pub(crate) async fn run(env: Env) {
     let controller = Controller {
         jobs: env.caches.get(),
         pods: env.caches.get(),
-        owners: Arc::default(),
+        owners: Owners::default(),
         expectations: Expectations::new(),
         written: Expectations::new(),
         env: env.clone(),
@@ -55,7 +53,7 @@ pub(crate) async fn run(env: Env) {
                 && let Some(owner) = pod.controller().filter(|owner| &*owner.kind == "Job")
             {
                 let key = Key { namespace: change.key.namespace.clone(), name: (&*owner.name).into() };
-                if owners.lock().entry(key.clone()).or_default().insert(owner.uid.clone()) {
+                if owners.see(&key, &owner.uid) {
                     queue.add(key);
                 }
             }
@@ -77,9 +75,7 @@ struct Controller {
     env: Env,
     jobs: Cache<Job>,
     pods: Cache<Pod>,
-    /// The uids of all Jobs of a name that pods we hold have been seen to belong to, so that those of a former Job of that
-    /// name are found.
-    owners: Arc<Mutex<HashMap<Key, HashSet<Box<str>>>>>,
+    owners: Owners,
     expectations: Expectations<Key>,
     /// The same for the statuses that we wrote.
     written: Expectations<Key>,
@@ -142,9 +138,8 @@ impl Controller {
         let selector = job.filter(|job| !job.is_deleting()).and_then(|job| job.spec.as_ref()?.selector.as_ref());
         let selector = selector.and_then(Selector::new);
         let adopts = |pod: &Item| !pod.deleting && selector.as_ref().is_some_and(|s| s.matches(&pod.labels));
-        let present = job.map(|job| job.uid());
-        let owners = self.owners.lock().get(key).cloned().unwrap_or_default();
-        let former: Vec<Box<str>> = owners.into_iter().filter(|uid| present != Some(&**uid)).collect();
+        // Before their pods are looked for: one that comes meanwhile is seen anew, and asks for another turn.
+        let former = self.owners.take_former(key, job.map(|job| job.uid()));
         let of_former = former.iter().flat_map(|uid| self.pods.owned_by(uid)).filter(|pod| {
             pod.controller().is_some_and(|owner| former.contains(&owner.uid) && *owner.name == *key.name)
         });
@@ -152,14 +147,11 @@ impl Controller {
         // One that a living Job's selector still matches is adopted instead.
         let nobodys = nobodys.filter(|pod| pod.labels.get(NAME_LABEL) == Some(&*key.name) && !adopts(pod));
         let strays: Vec<_> = of_former.chain(nobodys).filter(|pod| is_tracked(pod)).collect();
-        self.untrack(key, strays).await?;
-        if let Entry::Occupied(mut entry) = self.owners.lock().entry(key.clone()) {
-            entry.get_mut().retain(|uid| !former.contains(uid));
-            if entry.get().is_empty() {
-                entry.remove();
-            }
+        let freed = self.untrack(key, strays).await;
+        if freed.is_err() {
+            self.owners.put_back(key, former);
         }
-        Ok(())
+        freed
     }
 
     /// Holds pods that were adopted, so that they are counted too.

@@ -167,7 +167,7 @@ impl Controller {
         match self.env.create::<ResourceClaim>(pod.namespace(), serde_json::to_vec(&claim)?).await {
             Ok(made) => {
                 // Not before the cache shows it may another be made.
-                self.claims.reached(made.revision(), crate::frame::UNSEEN).await;
+                self.env.shown(&self.claims, made.revision()).await;
                 Ok(Some(made.metadata.name))
             }
             Err(error) => {

@@ -304,10 +304,7 @@ impl Controller {
                 Ownership::Fits => continue,
                 Ownership::Becomes(owners) => owners,
                 Ownership::Conflicts(owners) => {
-                    let message = format!(
-                        "PersistentVolumeClaim {claim_name} has a conflicting OwnerReference that acts as a manging                          controller, the retention policy is ignored for this claim"
-                    );
-                    self.env.recorder.warning(set, "ConflictingController", message);
+                    self.env.recorder.warning(set, "ConflictingController", ownership::conflict(&claim_name));
                     owners
                 }
             };

@@ -376,6 +376,22 @@ mod tests {
     }
 
     #[test]
+    fn only_an_unschedulable_pod_is_nudged() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        queue.set(pod("a", 0));
+        assert!(pop(&mut queue, now).is_some());
+        queue.nudge("a");
+        assert_eq!((pop(&mut queue, now), queue.next_wake()), (None, None), "it is being bound");
+        queue.failed("a", now);
+        queue.nudge("a");
+        assert_eq!(pop(&mut queue, now), None, "its back-off is not cut short");
+        assert!(pop(&mut queue, now + SECOND).is_some());
+        queue.unschedulable("a", Plugin::NodeResourcesFit.bit(), "full", now);
+        queue.nudge("a");
+        assert!(pop(&mut queue, now).is_some());
+    }
+
+    #[test]
     fn a_failed_binding_is_tried_again_after_a_delay_that_doubles_up_to_ten_seconds() {
         let (mut queue, mut now) = (Queue::default(), Instant::now());
         queue.set(pod("a", 0));

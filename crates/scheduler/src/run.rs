@@ -3,6 +3,7 @@
 
 mod gang;
 mod place;
+mod statuses;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -35,6 +36,7 @@ use crate::{
     snapshot::{Placed, Snapshot, Stage},
     writer::Writer,
 };
+use statuses::Statuses;
 
 /// Bindings that are written at once.
 const BINDINGS: usize = 64;
@@ -74,6 +76,8 @@ struct Scheduler {
     budgets: BTreeMap<Key, Arc<Budget>>,
     starts: Starts,
     extensions: Arc<[Arc<dyn Extension>]>,
+    /// What is being written of the pods' statuses.
+    statuses: Statuses,
     bindings: Arc<Semaphore>,
     /// Stops the binding of a pod that is gone, for those whose binding takes time.
     unfinished: HashMap<Box<str>, DropGuard>,
@@ -115,6 +119,7 @@ async fn schedule(client: kube::Client, caches: Caches, options: Options) {
         starts: Starts::default(),
         extensions,
         unfinished: HashMap::new(),
+        statuses: Statuses::default(),
         bindings: Arc::new(Semaphore::new(BINDINGS)),
         outcomes: sender,
     };
@@ -218,6 +223,7 @@ impl Scheduler {
     fn gone(&mut self, uid: &str) {
         self.unfinished.remove(uid);
         self.starts.forget(uid);
+        self.statuses.forget(uid);
         if let Some(placed) = self.snapshot.remove_pod(uid) {
             self.queue.event(Event::Gone(&placed.pod));
         }

@@ -156,6 +156,12 @@ impl Snapshot {
 
     /// To be called before a decision asks for nodes, groups and topologies.
     pub fn refresh(&mut self) {
+        if self.topologies.is_full() {
+            self.topologies.retain(&self.terms.topologies());
+            // They are counted by labels that may be others now.
+            self.groups = Groups::default();
+            self.generation += 1;
+        }
         self.generation += u64::from(self.groups.trim());
         while let Some(bloated) = self.topologies.bloated() {
             let nodes = self.nodes.iter().enumerate().filter_map(|(slot, node)| Some((slot, node.as_deref()?)));
@@ -222,6 +228,11 @@ impl Snapshot {
     pub fn topology_id(&mut self, key: &str) -> TopologyId {
         let nodes = self.nodes.iter().enumerate();
         self.topologies.id(key, nodes.filter_map(|(slot, node)| Some((slot, node.as_deref()?))))
+    }
+
+    #[cfg(test)]
+    pub fn topologies(&self) -> usize {
+        self.topologies.len()
     }
 
     pub fn topology(&self, id: TopologyId) -> &Topology {

@@ -2,7 +2,7 @@
 //! they are. Terms are found by the labels and namespace of a pod of which they may speak, so that a decision looks at few.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     sync::Arc,
 };
 
@@ -159,6 +159,11 @@ impl Terms {
         }
         self.ids.remove(&(says, term));
         self.free.push(id);
+    }
+
+    /// The labels by which terms are counted.
+    pub fn topologies(&self) -> BTreeSet<TopologyId> {
+        self.terms.iter().flatten().map(|it| it.tally.topology).collect()
     }
 
     /// A node went from one domain to another.

@@ -487,6 +487,44 @@ fn what_leaves_the_snapshot_leaves_no_trace() {
 }
 
 #[test]
+fn labels_that_pods_asked_for_once_are_forgotten_and_those_of_terms_are_not() {
+    let labels = |rack: &str| json!({"metadata": {"labels": {"rack": rack, "row": "1"}}});
+    let mut cluster = Cluster::new(&[("a", labels("1")), ("b", labels("2"))]);
+    let app = json!({"metadata": {"labels": {"app": "web"}}});
+    let apart = |key: &str| {
+        let term = json!({"topologyKey": key, "labelSelector": {"matchLabels": {"app": "web"}}});
+        json!({"spec": {"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}}})
+    };
+    let spread = |key: &str| {
+        json!({"spec": {"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": key,
+            "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {"matchLabels": {"app": "web"}}}]}})
+    };
+    cluster.place("first", "a", with(app.clone(), apart("rack")));
+    for number in 0..1000 {
+        let key = format!("tenant.example/{number}");
+        assert!(cluster.decide(if number % 2 == 0 { apart(&key) } else { spread(&key) }).is_ok());
+        assert_eq!(cluster.decide(app.clone()), Ok("b".into()), "the first pod keeps others away by its rack");
+        if number % 50 == 0 {
+            // In the place of a label that was forgotten another one means what it says.
+            assert_eq!(cluster.decide(apart("rack")), Ok("b".into()));
+            assert!(cluster.decide(apart("row")).is_err());
+        }
+    }
+    let known = cluster.snapshot.topologies();
+    assert!(known < 300, "{known} labels");
+    // However many labels are needed, those that are not go too.
+    let pods: Vec<_> =
+        (0..600).map(|number| cluster.place(&number.to_string(), "a", apart(&format!("k{number}")))).collect();
+    (0..2000).for_each(|number| _ = cluster.decide(spread(&format!("other{number}"))));
+    let known = cluster.snapshot.topologies();
+    assert!((600..1300).contains(&known), "{known} labels");
+    pods.iter().for_each(|pod| _ = cluster.snapshot.remove_pod(pod.uid()));
+    (0..2000).for_each(|number| _ = cluster.decide(spread(&format!("last{number}"))));
+    let known = cluster.snapshot.topologies();
+    assert!(known < 300, "{known} labels");
+}
+
+#[test]
 fn a_thousand_nodes_fill_evenly_and_fast() {
     let nodes: Vec<(String, Value)> = (0..1000).map(|n| (format!("node-{n}"), json!({}))).collect();
     let nodes: Vec<(&str, Value)> = nodes.iter().map(|(name, change)| (&**name, change.clone())).collect();

@@ -1,8 +1,11 @@
 //! The domains of a node label as a column: nodes with the same value have the same number.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::{node::Node, snapshot::Slot};
+
+/// How many labels are kept before those are forgotten that no pod on a node speaks of.
+const KEPT: usize = 256;
 
 pub(crate) type TopologyId = usize;
 
@@ -12,7 +15,8 @@ pub(crate) type Domain = usize;
 /// One label of all nodes.
 #[derive(Debug, Default)]
 pub(crate) struct Topology {
-    key: Box<str>,
+    /// None in a free place, where no node is of any domain.
+    key: Option<Box<str>>,
     of_slot: Vec<Option<Domain>>,
     /// Numbers are not used again, so that there may be more than values; see [`Topologies::bloated`].
     numbers: HashMap<Box<str>, Domain>,
@@ -29,7 +33,7 @@ pub(crate) struct Moved {
 
 impl Topology {
     pub fn is_of(&self, key: &str) -> bool {
-        *self.key == *key
+        self.key.as_deref() == Some(key)
     }
 
     pub fn domain(&self, slot: Slot) -> Option<Domain> {
@@ -43,7 +47,8 @@ impl Topology {
 
     fn set(&mut self, slot: Slot, node: Option<&Node>) {
         let next = self.numbers.len();
-        let domain = node.and_then(|node| node.labels.get(&self.key)).map(|value| match self.numbers.get(value) {
+        let Some(key) = &self.key else { return };
+        let domain = node.and_then(|node| node.labels.get(key)).map(|value| match self.numbers.get(value) {
             Some(domain) => *domain,
             None => *self.numbers.entry(value.into()).or_insert(next),
         });
@@ -54,39 +59,74 @@ impl Topology {
     }
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct Topologies(Vec<Topology>);
+#[derive(Debug)]
+pub(crate) struct Topologies {
+    all: Vec<Topology>,
+    free: Vec<TopologyId>,
+    /// From so many on those are forgotten that are not needed: always many, so that it is seldom done.
+    limit: usize,
+}
+
+impl Default for Topologies {
+    fn default() -> Self {
+        Self { all: Vec::new(), free: Vec::new(), limit: KEPT }
+    }
+}
 
 impl Topologies {
     /// A label whose values have changed so much that most numbers are of no node.
     pub fn bloated(&self) -> Option<TopologyId> {
-        self.0.iter().position(|it| it.numbers.len() > 2 * it.of_slot.len() + 64)
+        self.all.iter().position(|it| it.numbers.len() > 2 * it.of_slot.len() + 64)
+    }
+
+    pub fn len(&self) -> usize {
+        self.all.len() - self.free.len()
+    }
+
+    /// Whether it is time to [retain](Self::retain) only those that are needed.
+    pub fn is_full(&self) -> bool {
+        self.len() >= self.limit
+    }
+
+    /// Forgets all labels but these. The ids of the others may be of other labels from now on.
+    pub fn retain(&mut self, needed: &BTreeSet<TopologyId>) {
+        for (id, topology) in self.all.iter_mut().enumerate() {
+            if topology.key.is_some() && !needed.contains(&id) {
+                *topology = Topology::default();
+                self.free.push(id);
+            }
+        }
+        self.limit = KEPT.max(2 * self.len());
     }
 
     /// Numbers a label's domains anew. Whatever was counted by them is to be counted again.
     pub fn renumber<'a>(&mut self, id: TopologyId, nodes: impl Iterator<Item = (Slot, &'a Node)>) {
-        let mut topology = Topology { key: std::mem::take(&mut self.0[id].key), ..Topology::default() };
+        let mut topology = Topology { key: self.all[id].key.take(), ..Topology::default() };
         nodes.for_each(|(slot, node)| topology.set(slot, Some(node)));
-        self.0[id] = topology;
+        self.all[id] = topology;
     }
 
-    /// The label's id, good for ever.
+    /// The label's id, good until the next [`retain`](Self::retain) without it.
     pub fn id<'a>(&mut self, key: &str, nodes: impl Iterator<Item = (Slot, &'a Node)>) -> TopologyId {
-        self.0.iter().position(|topology| topology.is_of(key)).unwrap_or_else(|| {
-            self.0.push(Topology { key: key.into(), ..Topology::default() });
-            self.renumber(self.0.len() - 1, nodes);
-            self.0.len() - 1
+        self.all.iter().position(|topology| topology.is_of(key)).unwrap_or_else(|| {
+            let id = self.free.pop().unwrap_or_else(|| {
+                self.all.push(Topology::default());
+                self.all.len() - 1
+            });
+            self.all[id].key = Some(key.into());
+            self.renumber(id, nodes);
+            id
         })
     }
 
     pub fn get(&self, id: TopologyId) -> &Topology {
-        &self.0[id]
+        &self.all[id]
     }
 
     /// A node has come, changed or gone.
     pub fn set(&mut self, slot: Slot, node: Option<&Node>) -> Vec<Moved> {
         let mut all = Vec::new();
-        for (topology, it) in self.0.iter_mut().enumerate() {
+        for (topology, it) in self.all.iter_mut().enumerate() {
             let from = it.domain(slot);
             it.set(slot, node);
             let moved = Moved { slot, topology, from, to: it.domain(slot) };

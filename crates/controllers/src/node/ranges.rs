@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 
-use client::{Cache, events::EventType};
+use client::{Cache, Item, events::EventType};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, ObjectReference};
 use serde_json::json;
 
 use crate::{
-    frame::{Env, Loop, Synced, UNSEEN},
+    frame::{Env, Loop, Synced},
     owner::Named,
 };
 
@@ -20,7 +20,7 @@ pub(crate) async fn run(env: Env, cluster: IpNet, prefix: u8) {
         else {
             return Ok(None);
         };
-        let used = nodes.list().iter().filter_map(|item| nodes.parse(item)).flat_map(|node| ranges_of(&node)).collect();
+        let used = nodes.list().iter().flat_map(|item| ranges_on(item)).copied().collect();
         let Some(range) = free(cluster, prefix, &used) else {
             // Events about nodes name them by name in place of uid, as kubelets do.
             let name = node.name().to_owned();
@@ -40,7 +40,7 @@ pub(crate) async fn run(env: Env, cluster: IpNet, prefix: u8) {
         match env.patch::<Node>("", &key.name, "", &patch).await {
             Ok(written) => {
                 // Not before the cache shows it may another node be given one.
-                while !nodes.reached(written.revision(), UNSEEN).await && !env.shutdown.is_cancelled() {}
+                env.shown(&nodes, written.revision()).await;
                 Ok(None)
             }
             Err(error) if error.is_not_found() => Ok(None),
@@ -56,6 +56,13 @@ pub(crate) async fn run(env: Env, cluster: IpNet, prefix: u8) {
         }
     });
     work.run(&env, 1, sync).await;
+}
+
+/// As [`ranges_of`], of a cached node, which is read for it once for each version of it.
+fn ranges_on(item: &Item) -> &[IpNet] {
+    struct Ranges(Vec<IpNet>);
+    let read = |item: &Item| item.parse::<Node>().map(|node| Ranges(ranges_of(&node)));
+    item.facts(read).map_or(&[], |ranges| &ranges.0)
 }
 
 /// The ranges that a node has.
@@ -74,6 +81,22 @@ fn free(cluster: IpNet, prefix: u8, used: &HashSet<IpNet>) -> Option<IpNet> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_has_the_ranges_that_it_says() {
+        let cases = [
+            (json!({}), ""),
+            (json!({"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "fd00::/64"]}), "10.1.0.0/24 fd00::/64"),
+            (json!({"podCIDR": "none"}), ""),
+        ];
+        for (spec, expected) in cases {
+            let node = crate::pods::tests::item(json!({"metadata": {"name": "n"}, "spec": spec}));
+            for _ in 0..2 {
+                let ranges: HashSet<String> = ranges_on(&node).iter().map(IpNet::to_string).collect();
+                assert_eq!(ranges, expected.split_whitespace().map(str::to_owned).collect(), "{spec}");
+            }
+        }
+    }
 
     #[test]
     fn each_node_gets_a_part_that_no_other_has() {

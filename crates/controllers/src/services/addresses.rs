@@ -14,7 +14,7 @@ use k8s_openapi::{
     },
     jiff::{SignedDuration, Timestamp},
 };
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, ListParams};
 use serde_json::{Value, json};
 
 use super::{ALLOCATOR, FAMILY, MANAGED_BY, family, holds, ranges_of};
@@ -99,6 +99,19 @@ fn fault(
     let label = |name: &str| labels.get(name).map(String::as_str);
     let is_ours = label(FAMILY) == Some(family(address)) && label(MANAGED_BY) == Some(ALLOCATOR);
     (!is_ours).then_some(Fault::Unlabelled)
+}
+
+/// The fault that `check` finds by the ranges. A range that the cache has yet to show is in those of the server, which are
+/// `asked` for before an address is said to be in none.
+async fn fault_by_ranges(
+    check: impl Fn(&[IpNet]) -> Option<Fault>,
+    seen: &[IpNet],
+    asked: impl AsyncFnOnce() -> Result<Vec<IpNet>, Error>,
+) -> Result<Option<Fault>, Error> {
+    match check(seen) {
+        Some(Fault::OutOfRange) => Ok(check(&asked().await?)),
+        found => Ok(found),
+    }
 }
 
 /// What becomes of an address of the allocator's.
@@ -199,7 +212,8 @@ impl Repair {
                 Some((namespace, name)) => self.live((&namespace, &name)).await?.map(|other| addresses(&other)),
                 None => None,
             };
-            if let Some(fault) = fault(own, address, taken.as_ref(), &ranges, |_, _| holder) {
+            let check = |ranges: &[IpNet]| fault(own, address, taken.as_ref(), ranges, |_, _| holder.clone());
+            if let Some(fault) = fault_by_ranges(check, &ranges, async || self.live_ranges().await).await? {
                 self.mend(&service, address, taken.as_ref(), fault).await?;
             }
         }
@@ -208,6 +222,11 @@ impl Repair {
 
     async fn live(&self, (namespace, name): (&str, &str)) -> Result<Option<Service>, Error> {
         Ok(self.env.api::<Service>(namespace).get_opt(name).await?)
+    }
+
+    async fn live_ranges(&self) -> Result<Vec<IpNet>, Error> {
+        let all = self.env.cluster::<ServiceCIDR>().list(&ListParams::default()).await?;
+        Ok(all.items.iter().flat_map(ranges_of).collect())
     }
 
     async fn mend(
@@ -310,6 +329,25 @@ mod tests {
             let taken = by.map(taken);
             let found = fault(("a", "web"), ip(address), taken.as_ref(), &ranges, |_, _| other.map(|o| vec![ip(o)]));
             assert_eq!(found, expected, "{address} {by:?} {other:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_is_out_of_range_only_if_the_server_says_so() {
+        let address = "10.0.0.5".parse().unwrap();
+        let cases = [
+            // The ranges of the cache and, if they are asked for, of the server; what is found.
+            ("10.0.0.0/24", None, None),
+            ("10.9.0.0/24", Some("10.9.0.0/24 10.0.0.0/24"), None),
+            ("10.9.0.0/24", Some("10.9.0.0/24"), Some(Fault::OutOfRange)),
+        ];
+        let ranges = |text: &str| text.split_whitespace().map(|range| range.parse().unwrap()).collect::<Vec<IpNet>>();
+        let taken = taken("services/a/web");
+        for (seen, live, expected) in cases {
+            let check = |ranges: &[IpNet]| fault(("a", "web"), address, Some(&taken), ranges, |_, _| None);
+            let asked = async || Ok(ranges(live.expect("they are not asked for")));
+            let found = fault_by_ranges(check, &ranges(seen), asked).await.unwrap();
+            assert_eq!(found, expected, "{seen} {live:?}");
         }
     }
 

@@ -45,8 +45,14 @@ impl Desired {
         }
     }
 
+    /// No ordinal is as great as `i32::MAX`, however many pods are wanted.
     pub fn ordinals(&self) -> std::ops::Range<i32> {
-        self.start..self.start + self.replicas
+        self.start..self.start.saturating_add(self.replicas)
+    }
+
+    /// The ordinal from which on pods are of the present revision, when so many before it are not.
+    fn first_of_update(&self, others: i32) -> i32 {
+        self.start.saturating_add(others)
     }
 }
 
@@ -186,7 +192,7 @@ fn outdated(desired: &Desired, members: &BTreeMap<i32, Member>, update: &str, no
     let serves = |ordinal: &i32| members.get(ordinal).is_some_and(|member| member.serves(desired, now));
     let unavailable = desired.ordinals().filter(|ordinal| !serves(ordinal)).count();
     let budget = usize::try_from(desired.max_unavailable).unwrap_or(1).saturating_sub(unavailable);
-    let first = desired.start + desired.partition.unwrap_or(0);
+    let first = desired.first_of_update(desired.partition.unwrap_or(0));
     let old = desired.ordinals().rev().take_while(|ordinal| *ordinal >= first).filter(|ordinal| {
         members.get(ordinal).is_some_and(|member| member.revision != update && !member.is_deleting())
     });
@@ -201,7 +207,7 @@ fn needs_current(desired: &Desired, status: &StatefulSetStatus, ordinal: i32, cu
     if current == update || desired.on_delete {
         return false;
     }
-    ordinal < desired.start + desired.partition.unwrap_or(status.current_replicas.unwrap_or(0))
+    ordinal < desired.first_of_update(desired.partition.unwrap_or(status.current_replicas.unwrap_or(0)))
 }
 
 /// The status that follows from the pods.

@@ -93,6 +93,14 @@ pub(super) fn ownership(set: &StatefulSet, desired: &Desired, pod: &Member<'_>, 
     Ownership::Becomes(owners)
 }
 
+/// What is told of a claim that somebody else manages, misspelt as upstream has it.
+pub(super) fn conflict(claim: &str) -> String {
+    format!(
+        "PersistentVolumeClaim {claim} has a conflicting OwnerReference that acts as a manging controller, the retention \
+         policy is ignored for this claim"
+    )
+}
+
 fn reference(owner: &Owner) -> OwnerReference {
     OwnerReference {
         api_version: owner.api_version.to_string(),
@@ -136,6 +144,14 @@ mod tests {
             format!("{}/{}/{}{mark}", owner.kind, owner.name, owner.uid)
         };
         owners.iter().map(line).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_conflict_is_told_in_upstreams_words() {
+        assert_eq!(
+            conflict("data-db-0"),
+            "PersistentVolumeClaim data-db-0 has a conflicting OwnerReference that acts as a manging controller, the retention policy is ignored for this claim"
+        );
     }
 
     #[test]

@@ -173,6 +173,19 @@ async fn a_budget_follows_the_pods_that_it_selects() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_budget_without_a_selector_says_that_it_allows_nothing() {
+    let cluster = Cluster::with_node().await;
+    cluster.make::<PodDisruptionBudget>(json!({"metadata": {"name": "none"}, "spec": {"maxUnavailable": 1}})).await;
+    cluster
+        .until_one::<PodDisruptionBudget>("none", "observed", |budget| {
+            let status = budget.status.clone().unwrap_or_default();
+            (status.observed_generation, status.disruptions_allowed, status.expected_pods)
+                == (Some(1), Some(0), Some(0))
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pods_that_nobody_manages_are_told_of_and_do_not_close_a_budget() {
     let cluster = Cluster::with_node().await;
     cluster.make::<k8s_openapi::api::apps::v1::Deployment>(crate::workloads::deployment(2, "web:1")).await;

@@ -1,13 +1,34 @@
 //! Pods get the resource claims that they ask for by template, and give them back.
 
 use k8s_openapi::api::{
-    core::v1::Pod,
+    core::v1::{Pod, ServiceAccount},
     resource::v1::{ResourceClaim, ResourceClaimTemplate},
 };
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
 
 use crate::harness::Cluster;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_gets_one_claim_however_late_the_cache_shows_it() {
+    let cluster = Cluster::with_lag(std::time::Duration::from_secs(2)).await;
+    let request = json!({"name": "gpu", "exactly": {"deviceClassName": "gpu.example.com"}});
+    cluster
+        .make::<ResourceClaimTemplate>(
+            json!({"metadata": {"name": "gpu"}, "spec": {"spec": {"devices": {"requests": [request]}}}}),
+        )
+        .await;
+    cluster.until_one::<ServiceAccount>("default", "there, as pods need it", |_| true).await;
+    // Its status changes as soon as it is there, so that what the controller writes of the claim comes too late at first.
+    cluster
+        .make::<Pod>(json!({"metadata": {"name": "worker"}, "spec": {"containers": [{"name": "c", "image": "work:1"}],
+            "resourceClaims": [{"name": "device", "resourceClaimTemplateName": "gpu"}]}}))
+        .await;
+    let is_told = |pod: &Pod| pod.status.iter().any(|status| status.resource_claim_statuses.is_some());
+    cluster.until_one::<Pod>("worker", "told of its claim", is_told).await;
+    let claims = cluster.api::<ResourceClaim>().list(&ListParams::default()).await.unwrap();
+    assert_eq!(claims.items.len(), 1);
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_is_made_for_a_pod_reserved_for_it_and_goes_with_it() {

@@ -96,6 +96,8 @@ fn the_same_kubelet_runs_pods_on_containerd_with_this_network() {
     let containerd = cluster.containerd.as_ref().expect("containerd");
     let left = succeed(&mut containerd.ctr(&["containers", "list", "-q"]));
     assert_eq!(text(&left.stdout), "", "containers are left");
+    // containerd itself ends with the cluster of the test.
+    drop(cluster);
     assert_eq!(machine.traces(), before);
 }
 

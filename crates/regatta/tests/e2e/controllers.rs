@@ -191,6 +191,12 @@ fn sets_update_on_deletion_surge_start_elsewhere_and_let_storage_go() {
     cluster.apply(&workload("apps/v1", "DaemonSet", "surge", surge));
     cluster.until_field("ds/surge", ".status.numberReady", "1");
     let old = cluster.until_pods("app=surge", 1);
+    // Of pods made in the same second it would be their names that say which is the older one.
+    cluster.wait_for("the second to be over", || {
+        let made = cluster.field(&format!("pod/{}", old[0]), ".metadata.creationTimestamp");
+        let age = jiff::Timestamp::now().duration_since(made.parse().map_err(|e| format!("{made}: {e}"))?);
+        if age.as_secs() > 0 { Ok(()) } else { Err(made) }
+    });
     let broken = ["set", "image", "ds/surge", "main=regatta.test/none:1"];
     cluster.kubectl(&broken);
     cluster.until_pods("app=surge", 2);

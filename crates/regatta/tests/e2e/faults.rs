@@ -112,5 +112,5 @@ fn lines(cluster: &Cluster) {
     assert!(log.lines().zip(1..).all(|(line, number)| line.parse() == Ok(number)), "a line is not what was written");
     assert_eq!(cluster.kubectl(&["logs", "lines", "--tail=2"]), "149999\n150000\n");
     cluster.until("silent-end", "/status/phase", "Failed");
-    assert_eq!(cluster.kubectl(&["logs", "silent-end"]), "no end of line\n");
+    assert_eq!(cluster.kubectl(&["logs", "silent-end"]), "no end of line");
 }

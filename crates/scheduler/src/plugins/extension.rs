@@ -11,6 +11,7 @@
 use std::{borrow::Cow, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use client::Change;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Event, Plugin,
@@ -77,16 +78,21 @@ pub(crate) trait Judge {
     }
 }
 
+/// Why a preparation stops.
+pub(crate) const GONE: &str = "the pod is gone";
+
 /// Work on the way to a binding.
 pub(crate) type Doing<'a> = Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>>;
 
 /// What was taken for a pod that is being bound. Dropped when the pod is bound, which confirms it.
 pub(crate) trait Reservation: Send {
-    /// Writes and waits for what the pod needs before it is bound. Bounded in time; cancelled when the pod is deleted.
-    fn pre_bind<'a>(&'a mut self, client: &'a kube::Client) -> Doing<'a>;
+    /// Writes and waits for what the pod needs before it is bound. Bounded in time. When the pod is gone it is told to `stop`:
+    /// it waits no longer and begins no other write. A write that is under way is brought to its end, since only its answer
+    /// tells what has become of it.
+    fn pre_bind<'a>(&'a mut self, client: &'a kube::Client, stop: &'a CancellationToken) -> Doing<'a>;
 
     /// The pod is not bound after all: gives back what was taken. Also called when `pre_bind` was never called, failed or was
-    /// cancelled.
+    /// stopped.
     fn unreserve(self: Box<Self>);
 }
 

@@ -7,7 +7,10 @@ use tokio_util::sync::CancellationToken;
 use super::{Outcomes, Scheduler, Unbound};
 use crate::{
     decide::{Decision, Failure, Reservations, Unfit, World},
-    plugins::{Event, Plugin, extension::Reservation},
+    plugins::{
+        Event, Plugin,
+        extension::{GONE, Reservation},
+    },
     pod::Pod,
     preempt::{self, Budget, Lives, Outcome},
     snapshot::{Placed, Slot, Stage},
@@ -15,9 +18,12 @@ use crate::{
 };
 
 /// Makes ready what a pod needs before it is bound.
-async fn prepare(writer: &Writer, reservations: &mut Reservations) -> Result<(), String> {
+async fn prepare(writer: &Writer, reservations: &mut Reservations, stop: &CancellationToken) -> Result<(), String> {
     for reservation in reservations {
-        reservation.pre_bind(&writer.client).await?;
+        if stop.is_cancelled() {
+            return Err(GONE.to_owned());
+        }
+        reservation.pre_bind(&writer.client, stop).await?;
     }
     Ok(())
 }
@@ -138,7 +144,8 @@ impl Scheduler {
             if placed.slot == slot {
                 self.snapshot.remove_pod(placed.pod.uid());
                 let (writer, item) = (writer.clone(), placed.pod.item.clone());
-                tokio::spawn(async move { writer.set_nominated(&item, None).await });
+                let uid = item.uid.clone();
+                self.statuses.write(&uid, async move { writer.set_nominated(&item, None).await });
                 self.queue.wake(placed.pod.uid());
             }
         }
@@ -168,12 +175,13 @@ impl Scheduler {
         }
         // What takes time says where it is going, so that the room is kept if somebody else has to go on.
         let is_told = pod.nominated.as_deref() == Some(&*node);
+        let told = self.statuses.written(pod.uid());
         tokio::spawn(async move {
+            told.await;
             if !reservations.is_empty() && !is_told {
                 writer.set_nominated(&item, Some(&node)).await;
             }
-            let prepared = stop.run_until_cancelled(prepare(&writer, &mut reservations)).await;
-            let outcome = match prepared.unwrap_or_else(|| Err("the pod is gone".into())) {
+            let outcome = match prepare(&writer, &mut reservations, &stop).await {
                 Ok(()) => {
                     // It is never closed; without a permit nothing would be lost but the limit.
                     let _permit = bindings.acquire().await;
@@ -197,7 +205,8 @@ impl Scheduler {
 
     pub(super) fn settle(&mut self, outcome: Outcomes) {
         let (item, error) = match outcome {
-            Outcomes::Kept(uid) => return self.queue.wake(&uid),
+            // It may have been decided on again since then.
+            Outcomes::Kept(uid) => return self.queue.nudge(&uid),
             Outcomes::Binding(item, Ok(())) => {
                 self.unfinished.remove(&item.uid);
                 return;
@@ -249,12 +258,13 @@ impl Scheduler {
     }
 
     /// Says why a pod has no node: by an event, and by its condition when that changes.
-    pub(super) fn tell(&self, pod: &Pod, standing: Standing, is_news: bool) {
+    pub(super) fn tell(&mut self, pod: &Pod, standing: Standing, is_news: bool) {
         let Some(writer) = self.writers.get(&pod.scheduler) else { return };
         writer.failed(&pod.item, &standing.message);
         if is_news {
             let (writer, item, generation) = (writer.clone(), pod.item.clone(), pod.generation);
-            tokio::spawn(async move { writer.set_unscheduled(&item, generation, &standing).await });
+            let status = async move { writer.set_unscheduled(&item, generation, &standing).await };
+            self.statuses.write(pod.uid(), status);
         }
     }
 }

@@ -99,6 +99,23 @@ fn pods_come_go_and_are_updated_in_order() {
 }
 
 #[test]
+fn numbers_as_great_as_the_api_takes_do_not_overflow() {
+    let from = |start: i32, mut spec: serde_json::Value| {
+        spec["ordinals"] = json!({ "start": start });
+        spec
+    };
+    let cases = [
+        (from(i32::MAX - 1, rolling(3, json!({}))), "", "+2147483646@2"),
+        (from(1, rolling(2, json!({"partition": i32::MAX}))), "1:ready@1 2:ready@1", ""),
+        (from(1, rolling(2, json!({"partition": i32::MAX}))), "1:ready@1", "+2@1"),
+        (from(i32::MAX, rolling(i32::MAX, json!({"partition": i32::MAX}))), "0:ready@1", "-0"),
+    ];
+    for (spec, pods, expected) in cases {
+        assert_eq!(told(&planned(&spec, pods, 0, &[])), expected, "{spec} {pods}");
+    }
+}
+
+#[test]
 fn parallel_pods_do_not_wait_for_each_other_but_updates_keep_within_bounds() {
     let mut parallel = rolling(3, json!({"partition": 0, "maxUnavailable": 1}));
     parallel["podManagementPolicy"] = "Parallel".into();

@@ -13,9 +13,10 @@ use kube::{
 };
 use parking_lot::Mutex;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use super::{Assumed, Pending, taken::Allocations};
-use crate::plugins::extension::{Doing, Reservation};
+use crate::plugins::extension::{Doing, GONE, Reservation};
 
 /// Keeps a claim as long as it is allocated.
 const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
@@ -142,11 +143,14 @@ fn is_ready(status: &ResourceClaimStatus) -> Result<bool, String> {
 }
 
 impl Reservation for Reserved {
-    fn pre_bind<'a>(&'a mut self, client: &'a kube::Client) -> Doing<'a> {
+    fn pre_bind<'a>(&'a mut self, client: &'a kube::Client, stop: &'a CancellationToken) -> Doing<'a> {
         Box::pin(async move {
             self.client = Some(client.clone());
             let api = Api::namespaced(client.clone(), self.pod.namespace());
             for index in 0..self.wanted.len() {
+                if stop.is_cancelled() {
+                    return Err(GONE.to_owned());
+                }
                 let wanted = self.wanted[index].clone();
                 let outcome = self.write(&api, &wanted).await;
                 let (namespace, name) = (self.pod.namespace(), &wanted.name);
@@ -158,8 +162,8 @@ impl Reservation for Reserved {
             let waits =
                 self.wanted.iter().any(|it| it.allocation.as_ref().is_some_and(|it| it.allocation_timestamp.is_some()));
             if waits {
-                let ready = tokio::time::timeout(READY, self.ready(&api)).await;
-                let ready = ready.unwrap_or_else(|_| Err("device binding timeout".into()));
+                let ready = stop.run_until_cancelled(tokio::time::timeout(READY, self.ready(&api))).await;
+                let ready = ready.ok_or(GONE)?.unwrap_or_else(|_| Err("device binding timeout".into()));
                 ready.map_err(|why| format!("running PreBind plugin \"DynamicResources\": {why}"))?;
             }
             Ok(())
@@ -168,8 +172,12 @@ impl Reservation for Reserved {
 
     fn unreserve(mut self: Box<Self>) {
         let mut assumed = self.assumed.lock();
-        for wanted in &self.wanted {
-            assumed.remove(&wanted.uid);
+        // What was written is taken until the claim is seen to say otherwise; see [`settle`]. What was not asked for here is
+        // of another pod that shares the claim.
+        for wanted in self.wanted[self.written..].iter().filter(|wanted| wanted.allocation.is_some()) {
+            if assumed.get(&wanted.uid).is_some_and(|pending| pending.written.is_none()) {
+                assumed.remove(&wanted.uid);
+            }
         }
         drop(assumed);
         let Some(client) = self.client.take() else { return };
@@ -231,4 +239,118 @@ pub(super) fn settle(assumed: &mut Assumed, known: &Allocations, claims: &Cache<
             None => claims.get(namespace, name).is_some(),
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashMap, future::pending};
+
+    use client::Caches;
+    use kube::client::Body;
+    use serde_json::Value;
+    use tokio::sync::mpsc;
+    use tower::{BoxError, service_fn};
+
+    use super::*;
+
+    fn silent() -> kube::Client {
+        kube::Client::new(service_fn(|_: http::Request<Body>| pending::<Result<http::Response<Body>, BoxError>>()), "")
+    }
+
+    fn allocation(device: &str) -> AllocationResult {
+        let result = json!({"request": "r", "driver": "d", "pool": "p", "device": device});
+        serde_json::from_value(json!({"devices": {"results": [result]}})).unwrap()
+    }
+
+    fn assumed(entries: &[(&str, Option<u64>)]) -> Arc<Mutex<Assumed>> {
+        let entry = |(uid, written): &(&str, Option<u64>)| {
+            let (namespace, name) = ("n".to_owned(), (*uid).to_owned());
+            ((*uid).to_owned(), Pending { namespace, name, allocation: allocation(uid), written: *written })
+        };
+        Arc::new(Mutex::new(entries.iter().map(entry).collect::<HashMap<_, _>>()))
+    }
+
+    /// The reservation of a pod for these claims, which are allocated by it or not.
+    fn reserved(assumed: &Arc<Mutex<Assumed>>, wanted: &[(&str, bool)]) -> Reserved {
+        let pod = json!({"metadata": {"name": "pod", "namespace": "n", "uid": "pod"}});
+        let wanted = wanted.iter().map(|(name, is_made)| Wanted {
+            name: (*name).to_owned(),
+            uid: (*name).to_owned(),
+            allocation: is_made.then(|| allocation(name)),
+        });
+        Reserved {
+            claims: Caches::new(silent()).get(),
+            assumed: assumed.clone(),
+            pod: Arc::new(Item::from_json(&pod.to_string()).unwrap()),
+            wanted: wanted.collect(),
+            written: 0,
+            client: None,
+        }
+    }
+
+    fn left(assumed: &Mutex<Assumed>) -> Vec<String> {
+        let mut left: Vec<String> = assumed.lock().keys().cloned().collect();
+        left.sort();
+        left
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_is_not_bound_gives_back_what_it_has_not_written_and_nothing_of_others() {
+        // What is assumed, the claims of the pod, how many of them were written, and what is assumed still.
+        type Case<'a> = (&'a [(&'a str, Option<u64>)], &'a [(&'a str, bool)], usize, &'a [&'a str]);
+        let cases: [Case<'_>; 5] = [
+            (&[("a", None)], &[("a", true)], 0, &[]),
+            (&[("a", Some(7))], &[("a", true)], 1, &["a"]),
+            (&[("a", Some(7)), ("b", None)], &[("a", true), ("b", true)], 1, &["a"]),
+            // Another pod allocates a claim that both use.
+            (&[("a", None), ("b", None)], &[("a", false), ("b", true)], 0, &["a"]),
+            // It was allocated and given back, and another pod allocates it anew.
+            (&[("a", None)], &[("a", true)], 1, &["a"]),
+        ];
+        for (entries, wanted, written, expected) in cases {
+            let all = assumed(entries);
+            Box::new(Reserved { written, ..reserved(&all, wanted) }).unreserve();
+            assert_eq!(left(&all), expected, "{entries:?} {wanted:?} {written}");
+        }
+    }
+
+    /// An API whose claims have no allocation. Each write of a status says that it has come, and is answered when told so.
+    fn slow(came: mpsc::UnboundedSender<()>, answer: Arc<tokio::sync::Semaphore>) -> kube::Client {
+        let service = service_fn(move |request: http::Request<Body>| {
+            let (came, answer) = (came.clone(), answer.clone());
+            async move {
+                let name = request.uri().path().split('/').nth(7).unwrap_or_default().to_owned();
+                if request.method() == http::Method::PUT {
+                    came.send(())?;
+                    answer.acquire().await?.forget();
+                }
+                let claim: Value = json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim", "spec": {},
+                    "metadata": {"name": name, "uid": name, "resourceVersion": "7", "finalizers": [FINALIZER]}});
+                Ok::<_, BoxError>(http::Response::new(Body::from(claim.to_string().into_bytes())))
+            }
+        });
+        kube::Client::new(service, "n")
+    }
+
+    #[tokio::test]
+    async fn a_write_that_is_under_way_is_brought_to_its_end_when_the_pod_goes() {
+        let (came, mut comes) = mpsc::unbounded_channel();
+        let (answer, stop) = (Arc::new(tokio::sync::Semaphore::new(0)), CancellationToken::new());
+        let all = assumed(&[("a", None), ("b", None)]);
+        let mut reserved = reserved(&all, &[("a", true), ("b", true)]);
+        let (client, stopped) = (slow(came, answer.clone()), stop.clone());
+        let binding = tokio::spawn(async move {
+            let outcome = reserved.pre_bind(&client, &stopped).await;
+            reserved.client = None;
+            Box::new(reserved).unreserve();
+            outcome
+        });
+        comes.recv().await.unwrap();
+        stop.cancel();
+        answer.add_permits(2);
+        assert_eq!(binding.await.unwrap(), Err(GONE.to_owned()));
+        assert_eq!(left(&all), ["a"]);
+        assert_eq!(all.lock()["a"].written, Some(7));
+        assert!(comes.recv().await.is_none(), "no other write was begun");
+    }
 }

@@ -6,12 +6,13 @@ use api::volume::{BOUND_BY_CONTROLLER, ClaimRef, Meta, SELECTED_NODE};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::{Assumed, Chosen, VolumeBinding};
 use crate::{
     objects::Objects,
     plugins::{
-        extension::{Doing, Reservation},
+        extension::{Doing, GONE, Reservation},
         volumes::Views,
     },
 };
@@ -140,11 +141,11 @@ pub(super) struct Timed {
 }
 
 impl Reservation for Timed {
-    fn pre_bind<'a>(&'a mut self, client: &'a kube::Client) -> Doing<'a> {
+    fn pre_bind<'a>(&'a mut self, client: &'a kube::Client, stop: &'a CancellationToken) -> Doing<'a> {
         Box::pin(async move {
             let work = async {
                 self.reserved.write(client).await?;
-                self.reserved.wait().await
+                stop.run_until_cancelled(self.reserved.wait()).await.ok_or(GONE)?
             };
             let done = tokio::time::timeout(self.limit, work).await;
             let done = done.unwrap_or_else(|_| Err("timed out waiting for the condition".to_owned()));
