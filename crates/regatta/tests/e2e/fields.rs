@@ -53,7 +53,7 @@ image:
   restartPolicy: Never
   containers:
     - name: main
-      command: [sh, -c, 'ls /image; ls /part; touch /image/x 2>&1']
+      command: [sh, -c, 'ls /image; ls /part; touch /image/x 2>&1; true']
       volumeMounts: [{name: image, mountPath: /image}, {name: image, mountPath: /part, subPath: bin}]
   volumes: [{name: image, image: {reference: 'regatta.test/busybox:1', pullPolicy: IfNotPresent}}]
 missing:
