@@ -96,8 +96,7 @@ fn every_field_has_its_effect() {
     let directory = tempfile::tempdir().expect("directory");
     let below = directory.path().join("sub");
     std::fs::create_dir(&below).expect("directory");
-    let tmpfs = nix::mount::MsFlags::empty();
-    nix::mount::mount(Some("tmpfs"), &below, Some("tmpfs"), tmpfs, None::<&str>).expect("mount");
+    let _mounted = Mounted::tmpfs(below);
     let cluster = Cluster::start(&machine, &[]);
     cluster.import_images();
     let profiles = cluster.data.join("kubelet/seccomp");
@@ -135,8 +134,23 @@ fn every_field_has_its_effect() {
     whole(&cluster);
     wrong(&cluster);
     logs(&cluster);
-    drop(cluster);
-    nix::mount::umount(&below).expect("unmount");
+}
+
+/// A file system of its own, as long as the test runs.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    fn tmpfs(at: std::path::PathBuf) -> Mounted {
+        nix::mount::mount(Some("tmpfs"), &at, Some("tmpfs"), nix::mount::MsFlags::empty(), None::<&str>)
+            .expect("mount");
+        Mounted(at)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount(&self.0);
+    }
 }
 
 /// What the pod has as a whole, its containers share.
