@@ -46,9 +46,16 @@ pub struct ContainerRecord {
     pub made: bool,
 }
 
+const UNFINISHED: &str = "new";
+
+/// Whether it is what a crash has left of a write; the record that it was to replace stands.
+pub fn is_unfinished(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == UNFINISHED)
+}
+
 /// Writes a record by rename: a reader sees the old or the new.
 pub fn save<T: Serialize>(path: &Path, record: &T) -> io::Result<()> {
-    let temporary = path.with_extension("new");
+    let temporary = path.with_extension(UNFINISHED);
     fs::write(&temporary, serde_json::to_vec(record).map_err(io::Error::other)?)?;
     fs::rename(&temporary, path)
 }

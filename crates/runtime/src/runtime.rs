@@ -17,7 +17,7 @@ use crate::cgroup::{CgroupError, Hierarchies};
 use crate::config::{Config, Paths};
 use crate::container::Container;
 use crate::cri::{ContainerEventResponse, ContainerEventType, CriError, PodSandboxConfig, Result};
-use crate::record::{ContainerRecord, SandboxRecord, load, save};
+use crate::record::{ContainerRecord, SandboxRecord, is_unfinished, load, save};
 use crate::sandbox::Sandbox;
 use crate::sandbox::namespaces::unmount;
 use crate::shim::protocol::{ContainerInfo, Phase};
@@ -95,7 +95,17 @@ impl Runtime {
             self.discard_container(&id, &record).await;
         }
         for entry in fs::read_dir(self.paths.sandboxes())?.flatten() {
-            let Some(record) = load::<SandboxRecord>(&entry.path()) else { continue };
+            let path = entry.path();
+            if is_unfinished(&path) {
+                let _ = fs::remove_file(path);
+                continue;
+            }
+            // What cannot be read, as after a power cut, goes as what was never made whole.
+            let unreadable = || {
+                let id = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                SandboxRecord { id, ..SandboxRecord::default() }
+            };
+            let record = load::<SandboxRecord>(&path).unwrap_or_else(unreadable);
             let (id, stopped, ready) = (record.id.clone(), record.stopped, record.ready);
             let sandbox = Arc::new(Sandbox::new(record));
             let reached = if stopped { None } else { reach(&self.paths.sandbox_run(&id)).ok() };

@@ -174,7 +174,11 @@ fn nothing_is_left_of_pods_that_ended_and_of_processes_that_were_killed() {
     }
     let left = cluster.wait_for("everything of the pods to go", || {
         let counts = count(&cluster, &id);
-        if counts == base { Ok(counts) } else { Err(format!("{counts:?}\nin place of\n{base:?}")) }
+        let sandboxes = || {
+            let records = below(&cluster.data.join("runtime/sandboxes"), false);
+            [records, below(Path::new(&format!("/run/regatta/{id}/runtime/s")), true)].concat()
+        };
+        if counts == base { Ok(counts) } else { Err(format!("{counts:?}\nin place of\n{base:?}\n{:?}", sandboxes())) }
     });
     let [servers, shims] = killed;
     assert!(crashes < 3 || shims > 0, "no shim was found to be killed");

@@ -338,3 +338,23 @@ async fn groups_that_a_crash_has_left_are_removed_by_the_next_start_and_those_in
     assert_eq!(world.runtime.pod_sandbox_status(&sandbox).await.unwrap().state, PodSandboxState::Ready);
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_a_crash_has_cut_short_are_removed_by_the_next_start_and_whole_ones_stand() {
+    if !possible() {
+        return;
+    }
+    let mut world = World::new().await;
+    let (sandbox, _) = world.hold();
+    let records = world.path("root/sandboxes");
+    let whole = std::fs::read(records.join(format!("{sandbox}.json"))).unwrap();
+    // A write that had not taken the old record's place yet, one of a sandbox that never was, and what a power cut leaves.
+    let left = [format!("{sandbox}.new"), "never.new".to_owned(), "cut.json".to_owned()].map(|name| records.join(name));
+    for (path, bytes) in left.iter().zip([&whole[..], &whole[..], &whole[..20]]) {
+        std::fs::write(path, bytes).unwrap();
+    }
+    world.reopen().await;
+    assert!(!left.iter().any(|path| path.exists()), "{:?}", std::fs::read_dir(&records).unwrap().collect::<Vec<_>>());
+    assert_eq!(world.runtime.pod_sandbox_status(&sandbox).await.unwrap().state, PodSandboxState::Ready);
+    world.end().await;
+}
