@@ -231,7 +231,12 @@ fn standard_mounts(input: &Input<'_>) -> Vec<Value> {
         mount("/dev/mqueue", "mqueue", "mqueue", &safe),
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
     ];
-    if input.v2 {
+    if input.v2 && security.privileged {
+        // Mounted anew in the host's cgroup namespace, the hierarchy would lose the options that are not repeated here
+        // (nsdelegate, memory_recursiveprot), on the host too.
+        let options = ["bind", "nosuid", "noexec", "nodev", "relatime", access];
+        mounts.push(mount("/sys/fs/cgroup", "bind", "/sys/fs/cgroup", &options));
+    } else if input.v2 {
         mounts.push(mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]));
     } else {
         mounts.push(mount("/sys/fs/cgroup", "tmpfs", "tmpfs", &["nosuid", "noexec", "nodev", "mode=755"]));
