@@ -1,7 +1,7 @@
 //! A further process in a running container.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
@@ -49,7 +49,7 @@ fn enter(
     // Root of the host until the last step, and unreachable for the container's processes.
     sys::prctl(libc::PR_SET_DUMPABLE, [0; 4]).context("dumpable")?;
     let pidfd = sys::pidfd_open(pid).context("the container's process")?;
-    join_cgroups(&launch.cgroups)?;
+    join(&launch.cgroups, pid)?;
     if let Some(score) = launch.oom_score_adj {
         set_oom_score(score);
     }
@@ -71,6 +71,22 @@ fn enter(
             sys::exit(127)
         }
     }
+}
+
+/// A container's group of version 2 takes no process any more when the container gives controllers to groups that it has
+/// made below: the group of its first process does.
+fn join(cgroups: &[PathBuf], pid: i32) -> Result<()> {
+    let Err(refused) = join_cgroups(cgroups) else { return Ok(()) };
+    let [own] = cgroups else { return Err(refused) };
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    below(own, &groups).map_or(Err(refused), |group| join_cgroups(&[group]))
+}
+
+/// The group that `/proc/PID/cgroup` names, where it is below the container's own.
+fn below(own: &Path, groups: &str) -> Option<PathBuf> {
+    let id = own.file_name()?.to_str()?;
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    path.split_once(&format!("/{id}/")).map(|(_, rest)| own.join(rest))
 }
 
 fn become_program(
@@ -112,5 +128,22 @@ fn check_terminal(slave: &OwnedFd) -> Result<()> {
         Ok(())
     } else {
         Err(Error("the container's terminal is not one".into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_below_the_containers_own_is_found_and_no_other() {
+        let own = Path::new("/sys/fs/cgroup/regatta-1/kubepods/podA/c");
+        let found = |groups: &str| below(own, groups);
+        assert_eq!(found("1:cpu:/x\n0::/regatta-1/kubepods/podA/c/init/a\n"), Some(own.join("init/a")));
+        for groups in
+            ["0::/regatta-1/kubepods/podA/c\n", "0::/init.scope\n", "3:cpu:/regatta-1/kubepods/podA/c/a\n", ""]
+        {
+            assert_eq!(found(groups), None, "{groups}");
+        }
     }
 }
