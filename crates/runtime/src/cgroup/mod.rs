@@ -9,7 +9,7 @@ mod resources;
 mod stats;
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Component, Path, PathBuf};
 
 pub use devices::{Access, Rule, default_rules};
@@ -179,7 +179,7 @@ impl Cgroup {
             let mut at = hierarchy.mount.clone();
             for part in self.path.components() {
                 if self.hierarchies.v2 {
-                    delegate(&at);
+                    delegate(&at, at == hierarchy.mount);
                 }
                 at.push(part);
                 if let Err(error) = fs::create_dir(&at)
@@ -234,11 +234,39 @@ fn tree(top: &Path) -> Vec<PathBuf> {
 }
 
 /// Lets groups below a directory of version 2 have its controllers, as far as it has them itself.
-fn delegate(directory: &Path) {
+fn delegate(directory: &Path, top: bool) {
     let available = fs::read_to_string(directory.join("cgroup.controllers")).unwrap_or_default();
     let enabled = fs::read_to_string(directory.join("cgroup.subtree_control")).unwrap_or_default();
-    for name in available.split_whitespace().filter(|name| !enabled.split_whitespace().any(|e| e == *name)) {
+    let mut missing =
+        available.split_whitespace().filter(|name| !enabled.split_whitespace().any(|e| e == *name)).peekable();
+    if top && missing.peek().is_some() {
+        vacate(directory);
+    }
+    for name in missing {
         let _ = fs::write(directory.join("cgroup.subtree_control"), format!("+{name}"));
+    }
+}
+
+/// In a container the top is the root of a cgroup namespace, thus a group like any other: it gives memory to those below
+/// it only when no process is in it. Its processes go where they go in other images that make groups.
+fn vacate(top: &Path) {
+    // The real root has no type, and may keep its processes.
+    if !top.join("cgroup.type").exists() {
+        return;
+    }
+    let leaf = top.join("init");
+    // Who forks meanwhile needs another round.
+    for _ in 0..10 {
+        let pids = fs::read_to_string(top.join("cgroup.procs")).unwrap_or_default();
+        if pids.is_empty() {
+            return;
+        }
+        let _ = fs::create_dir(&leaf);
+        for pid in pids.lines() {
+            if let Err(error) = write(&leaf.join("cgroup.procs"), pid) {
+                tracing::debug!(%error, pid, "a process stays at the top of the cgroups");
+            }
+        }
     }
 }
 
@@ -263,7 +291,12 @@ fn failed(path: &Path, source: io::Error) -> CgroupError {
 }
 
 fn write(path: &Path, value: &str) -> Result<()> {
-    fs::write(path, value).map_err(|error| failed(path, error))
+    write_existing(path, value).map_err(|error| failed(path, error))
+}
+
+/// Asked to make a file, the kernel's file system says that this is not allowed, and not that there is none.
+fn write_existing(path: &Path, value: &str) -> io::Result<()> {
+    fs::File::options().write(true).truncate(true).open(path)?.write_all(value.as_bytes())
 }
 
 #[cfg(test)]
@@ -305,6 +338,38 @@ mod tests {
         assert_eq!(read(&half), ["1\n", "0"]);
         inherit_cpuset(&full).unwrap();
         assert_eq!(read(&full), ["2\n", "0\n"]);
+    }
+
+    #[test]
+    fn processes_leave_the_root_of_a_cgroup_namespace_and_stay_in_the_real_one() {
+        let top = tempfile::tempdir().unwrap();
+        let leaf = top.path().join("init");
+        fs::create_dir(&leaf).unwrap();
+        fs::write(leaf.join("cgroup.procs"), "").unwrap();
+        fs::write(top.path().join("cgroup.procs"), "7\n").unwrap();
+        fs::write(top.path().join("cgroup.controllers"), "memory\n").unwrap();
+        let moved = || fs::read_to_string(leaf.join("cgroup.procs")).unwrap();
+        delegate(top.path(), true);
+        assert_eq!(moved(), "");
+        fs::write(top.path().join("cgroup.type"), "domain\n").unwrap();
+        fs::write(top.path().join("cgroup.subtree_control"), "memory\n").unwrap();
+        delegate(top.path(), true);
+        assert_eq!(moved(), "");
+        fs::write(top.path().join("cgroup.subtree_control"), "").unwrap();
+        delegate(top.path(), true);
+        assert_eq!(moved(), "7");
+        assert_eq!(fs::read_to_string(top.path().join("cgroup.subtree_control")).unwrap(), "+memory");
+    }
+
+    #[test]
+    fn a_file_that_the_kernel_does_not_have_is_not_found() {
+        let unified = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(Path::new);
+        let Some(top) = unified.into_iter().find(|path| path.join("cgroup.controllers").exists()) else {
+            eprintln!("skipped: needs cgroup version 2");
+            return;
+        };
+        let error = write_existing(&top.join("memory.none.max"), "1").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! Limits of a control group, from CRI's resources.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::{Cgroup, Result, failed};
+use super::{Cgroup, Result, failed, write_existing};
 use crate::cri::LinuxContainerResources;
 
 impl Cgroup {
@@ -106,7 +105,7 @@ fn weight(shares: i64) -> i64 {
 
 /// A page size that the kernel does not have needs no limit, and memory that it does not count has none.
 fn set(path: &Path, value: &str) -> Result<()> {
-    match fs::write(path, value) {
+    match write_existing(path, value) {
         Err(error) if error.kind() == io::ErrorKind::NotFound && may_lack(path) => Ok(()),
         Err(error) => Err(failed(path, error)),
         Ok(()) => Ok(()),
