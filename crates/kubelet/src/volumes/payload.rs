@@ -48,7 +48,7 @@ impl Makings<'_> {
         };
         let text = map.data.unwrap_or_default().into_iter().map(|(key, text)| (key, text.into_bytes()));
         let binary = map.binary_data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0));
-        select(text.chain(binary).collect(), items, optional, mode, "config", out)
+        select(text.chain(binary).collect(), items, optional, mode, "configmap references non-existent config key", out)
     }
 
     pub async fn secret(
@@ -64,7 +64,7 @@ impl Makings<'_> {
             return if optional { Ok(()) } else { Err(format!("secret {name:?} not found")) };
         };
         let data = secret.data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0)).collect();
-        select(data, items, optional, mode, "secret", out)
+        select(data, items, optional, mode, "references non-existent secret key", out)
     }
 
     pub fn downward(
@@ -130,7 +130,7 @@ fn select(
     items: Option<&[v1::KeyToPath]>,
     optional: bool,
     mode: i32,
-    what: &str,
+    complaint: &str,
     out: &mut Payload,
 ) -> Result<(), String> {
     let Some(items) = items.filter(|items| !items.is_empty()) else {
@@ -149,5 +149,5 @@ fn select(
             None => missing.push(item.key.as_str()),
         }
     }
-    if missing.is_empty() { Ok(()) } else { Err(format!("references non-existent {what} key: {}", missing.join(", "))) }
+    if missing.is_empty() { Ok(()) } else { Err(format!("{complaint}: {}", missing.join(", "))) }
 }
