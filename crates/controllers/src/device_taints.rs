@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 use crate::{
     frame::{Env, Loop, Synced, UNSEEN, between, sooner},
-    node::eviction::{Why, evict},
+    node::eviction::{self, Why, evict},
 };
 
 const WHY: Why = Why {
@@ -223,12 +223,9 @@ fn tolerated_for(
 }
 
 fn tolerates(toleration: &DeviceToleration, taint: &DeviceTaint) -> bool {
-    let text = |field: &Option<String>| field.clone().unwrap_or_default();
-    let (key, effect) = (text(&toleration.key), text(&toleration.effect));
-    let exists = toleration.operator.as_deref() == Some("Exists");
-    (effect.is_empty() || effect == taint.effect)
-        && (key == taint.key || (key.is_empty() && exists))
-        && (exists || text(&toleration.value) == text(&taint.value))
+    let DeviceToleration { key, operator, value, effect, .. } = toleration;
+    let taint = [&*taint.key, taint.value.as_deref().unwrap_or_default(), &*taint.effect];
+    eviction::matches([key, operator, value, effect], taint)
 }
 
 #[cfg(test)]

@@ -171,15 +171,15 @@ fn defaults_are_idempotent_and_known_to_the_schema() {
     }
 }
 
+/// Of somebody of whom no more is known than the name.
+fn context() -> crate::kind::Context<'static> {
+    static NOTHING: std::collections::BTreeMap<String, Vec<String>> = std::collections::BTreeMap::new();
+    crate::kind::Context { now: "2026-01-01T00:00:00Z", user: "u", groups: &[], uid: "", extra: &NOTHING }
+}
+
 #[test]
 fn a_full_object_or_an_empty_one_is_validated_and_printed_without_a_panic() {
-    let context = crate::kind::Context {
-        now: "2026-01-01T00:00:00Z",
-        user: "u",
-        groups: &[],
-        uid: "",
-        extra: &Default::default(),
-    };
+    let context = context();
     for (kind, object) in full_objects() {
         for object in [object, serde_json::json!({}), serde_json::json!({"metadata": {"name": "a"}, "spec": {}})] {
             let mut created = object.clone();
@@ -200,13 +200,7 @@ fn a_full_object_or_an_empty_one_is_validated_and_printed_without_a_panic() {
 
 #[test]
 fn an_update_that_changes_nothing_breaks_no_rule_of_updates() {
-    let context = crate::kind::Context {
-        now: "2026-01-01T00:00:00Z",
-        user: "u",
-        groups: &[],
-        uid: "",
-        extra: &Default::default(),
-    };
+    let context = context();
     for (kind, mut object) in full_objects() {
         kind.strategy.default(&mut object);
         if let Some(metadata) = object["metadata"].as_object_mut() {
@@ -264,13 +258,7 @@ fn without_each(object: &Value, most: usize) -> Vec<Value> {
 
 #[test]
 fn whatever_field_is_missing_no_strategy_panics() {
-    let context = crate::kind::Context {
-        now: "2026-01-01T00:00:00Z",
-        user: "u",
-        groups: &[],
-        uid: "",
-        extra: &Default::default(),
-    };
+    let context = context();
     for (kind, object) in full_objects() {
         // The largest kinds are the same few structures over and over.
         for mut changed in without_each(&object, 40) {

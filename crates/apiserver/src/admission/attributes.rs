@@ -3,7 +3,6 @@
 use api::{Status, Value};
 use client::Identity;
 use parking_lot::Mutex;
-use serde_json::{Map, json};
 
 use crate::rest::Call;
 
@@ -27,17 +26,6 @@ impl Operation {
             Operation::Connect => "CONNECT",
         }
     }
-
-    /// The kind of the operation's options; a stream has its own as its object.
-    #[allow(dead_code, reason = "for plugins that call others")]
-    fn options(self) -> Option<&'static str> {
-        match self {
-            Operation::Create => Some("CreateOptions"),
-            Operation::Update => Some("UpdateOptions"),
-            Operation::Delete => Some("DeleteOptions"),
-            Operation::Connect => None,
-        }
-    }
 }
 
 /// The request that is admitted. The objects are given beside it: `old` and `object`, which is the options of a stream, and nothing
@@ -46,27 +34,12 @@ pub struct Attributes<'c> {
     pub call: &'c Call,
     pub operation: Operation,
     pub subresource: &'c str,
-    dry_run: bool,
-    /// The options of a delete; those of other operations are in the query.
-    delete: Option<Value>,
     warnings: Mutex<Vec<String>>,
 }
 
 impl<'c> Attributes<'c> {
     pub fn new(call: &'c Call, operation: Operation, subresource: &'c str) -> Self {
-        let dry_run = call.dry_run();
-        Attributes { call, operation, subresource, dry_run, delete: None, warnings: Mutex::default() }
-    }
-
-    /// Those of a delete with the `DeleteOptions` given.
-    pub fn delete(call: &'c Call, options: Value, dry_run: bool) -> Self {
-        Attributes { dry_run, delete: Some(options), ..Attributes::new(call, Operation::Delete, "") }
-    }
-
-    /// Whether nothing will be written.
-    #[allow(dead_code, reason = "for plugins that call others")]
-    pub fn dry_run(&self) -> bool {
-        self.dry_run
+        Attributes { call, operation, subresource, warnings: Mutex::default() }
     }
 
     /// Who asks.
@@ -93,33 +66,6 @@ impl<'c> Attributes<'c> {
             Some(sub) => (&kind.group, &kind.version, &sub.kind),
             None => (&kind.group, &kind.version, &kind.kind),
         }
-    }
-
-    /// The operation's options as an object; null for a stream.
-    #[allow(dead_code, reason = "for plugins that call others")]
-    pub fn options(&self) -> Value {
-        if let Some(options) = &self.delete {
-            return options.clone();
-        }
-        // A patch is an update to everybody but its options.
-        let name = if self.call.info.verb == "patch" { Some("PatchOptions") } else { self.operation.options() };
-        let Some(name) = name.filter(|_| self.operation != Operation::Connect) else { return Value::Null };
-        let mut options = Map::new();
-        options.insert("kind".to_owned(), name.into());
-        options.insert("apiVersion".to_owned(), "meta.k8s.io/v1".into());
-        let query = &self.call.query;
-        if self.dry_run {
-            options.insert("dryRun".to_owned(), json!(["All"]));
-        }
-        for field in ["fieldManager", "fieldValidation"] {
-            if let Some(text) = query.get(field) {
-                options.insert(field.to_owned(), text.into());
-            }
-        }
-        if name == "PatchOptions" && query.has("force") {
-            options.insert("force".to_owned(), query.flag("force").into());
-        }
-        Value::Object(options)
     }
 
     /// Notes a text for a `Warning` header.

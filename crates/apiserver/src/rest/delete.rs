@@ -14,7 +14,7 @@ use super::delete_options::DeleteOptions;
 use super::metadata::{finalizers, is_deleting, is_namespace, may_go, set, text};
 use super::select::{Selection, names};
 use super::{Call, list, output, store_error};
-use crate::admission::Attributes;
+use crate::admission::{Attributes, Operation};
 use crate::clock;
 use crate::special::reserve::reserve;
 use crate::wire::{Response, answer};
@@ -92,7 +92,7 @@ pub async fn remove(call: &Call, name: &str, options: &DeleteOptions) -> Result<
         let entry = call.server.store.get(&key).ok_or_else(not_found)?;
         let old = call.parse(&entry)?;
         options.check(call, &old, entry.modified)?;
-        let attributes = Attributes::delete(call, options.sent.clone(), options.dry_run);
+        let attributes = Attributes::new(call, Operation::Delete, "");
         call.server.admission.delete(&attributes, &old).await?;
         if let Some(deleted) = step(call, &key, &entry, &old, options).await? {
             return Ok(Deleted { warnings: attributes.take_warnings(), ..deleted });

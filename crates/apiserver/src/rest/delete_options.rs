@@ -5,7 +5,6 @@ use api::schema::{self, StructRef};
 use api::validation::Errors;
 use api::{Map, Status, Value};
 use http::HeaderMap;
-use serde_json::json;
 
 use super::metadata::text;
 use super::{Call, write_options};
@@ -22,8 +21,6 @@ pub struct DeleteOptions {
     pub dry_run: bool,
     /// `orphanDependents: false` was sent, the old way to ask for the background.
     pub cascades: bool,
-    /// The object as it came, for admission.
-    pub sent: Value,
 }
 
 impl DeleteOptions {
@@ -60,9 +57,6 @@ impl DeleteOptions {
             (None, None) => None,
         };
         let precondition = |field: &str| value["preconditions"][field].as_str().map(str::to_owned);
-        let mut sent = if value.is_object() { value.clone() } else { json!({}) };
-        sent["kind"] = "DeleteOptions".into();
-        sent["apiVersion"] = "meta.k8s.io/v1".into();
         Ok(DeleteOptions {
             grace_period: value["gracePeriodSeconds"].as_i64(),
             propagation: propagation.map(str::to_owned),
@@ -70,7 +64,6 @@ impl DeleteOptions {
             resource_version: precondition("resourceVersion"),
             dry_run: !dry.is_empty(),
             cascades: orphan == Some(false),
-            sent,
         })
     }
 

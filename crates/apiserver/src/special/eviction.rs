@@ -33,7 +33,6 @@ pub async fn evict(call: &Call) -> Result<Response, Status> {
     let mut options = DeleteOptions::from_value(&eviction["deleteOptions"])?;
     if call.dry_run() {
         options.dry_run = true;
-        options.sent["dryRun"] = json!(["All"]);
     }
     warnings.extend(admit(call, Operation::Create, &mut eviction).await?);
     let pod = call.of(call.kind.clone(), &call.info.namespace, &call.info.name);

@@ -114,12 +114,18 @@ fn leave_in(
 }
 
 pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |field: &Option<String>| field.clone().unwrap_or_default();
-    let (key, effect) = (text(&toleration.key), text(&toleration.effect));
-    let exists = toleration.operator.as_deref() == Some("Exists");
-    (effect.is_empty() || effect == taint.effect)
-        && (key == taint.key || (key.is_empty() && exists))
-        && (exists || text(&toleration.value) == text(&taint.value))
+    let Toleration { key, operator, value, effect, .. } = toleration;
+    matches([key, operator, value, effect], [&taint.key, taint.value.as_deref().unwrap_or_default(), &taint.effect])
+}
+
+/// Whether a toleration's key, operator, value and effect fit a taint's key, value and effect; of nodes and of devices alike.
+pub(crate) fn matches(toleration: [&Option<String>; 4], taint: [&str; 3]) -> bool {
+    let [key, operator, value, effect] = toleration.map(|field| field.as_deref().unwrap_or_default());
+    let [taint_key, taint_value, taint_effect] = taint;
+    let exists = operator == "Exists";
+    (effect.is_empty() || effect == taint_effect)
+        && (key == taint_key || (key.is_empty() && exists))
+        && (exists || value == taint_value)
 }
 
 /// What is said of an eviction.
