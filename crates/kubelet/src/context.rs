@@ -47,6 +47,8 @@ pub struct Context {
     pub logs: PathBuf,
     /// What the settings of cgroups depend on.
     pub rules: Rules,
+    /// Whether the API has the node's object.
+    pub registered: watch::Sender<bool>,
     /// Told when a pod comes or goes.
     pub pods_changed: Notify,
     pub ledger: Mutex<Ledger>,

@@ -91,6 +91,7 @@ impl Node {
                 }
             }
         };
+        context.registered.send_replace(true);
         self.tell(&context, &v1::NodeStatus::default(), &known);
         let mut written: Option<tokio::time::Instant> = None;
         loop {

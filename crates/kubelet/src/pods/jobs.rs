@@ -282,6 +282,9 @@ pub async fn delete(context: &Context, pod: &Pod, uid: &str) -> bool {
 pub async fn create_mirror(context: Arc<Context>, pod: Arc<Pod>) -> bool {
     let api: Api<v1::Pod> = Api::namespaced(context.client.clone(), &pod.namespace);
     let nodes: Api<v1::Node> = Api::all(context.client.clone());
+    let mut registered = context.registered.subscribe();
+    // Without its node's uid a mirror cannot be made.
+    let _ = tokio::time::timeout(MIRROR_AGAIN, registered.wait_for(|registered| *registered)).await;
     let made = async {
         let node = nodes.get(&context.node_name).await?;
         api.create(&PostParams::default(), &statics::mirror(&node, &pod)).await

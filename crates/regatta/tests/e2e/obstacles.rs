@@ -165,6 +165,7 @@ fn what_is_secret_is_closed_and_what_was_there_before_the_first_start_stays() {
     std::fs::write(data.join("manifests/own.yaml"), tool().replace("name: tool", "name: own")).expect("manifest");
     let mut cluster = Cluster::start_at(&machine, data.clone(), &[]);
     cluster.import_images();
+    cluster.kubectl(&["wait", "pod/own-node", "--for=create", "--timeout=60s"]);
     cluster.kubectl(&["wait", "pod/own-node", "--for=condition=Ready", "--timeout=60s"]);
     let closed = ["store", "pki", "kubelet", "runtime"];
     assert!(closed.iter().all(|name| mode(&data.join(name)) == 0o700));
