@@ -77,12 +77,22 @@ pub struct Context {
     pub shutting_down: AtomicBool,
     /// Cancelled when the kubelet ends.
     pub stopping: CancellationToken,
+    /// Why the kubelet cannot go on.
+    pub broken: watch::Sender<Option<String>>,
 }
 
 impl Context {
-    /// Runs a task until it is done or the kubelet ends.
+    /// Runs a task until it is done or the kubelet ends. A defect in it is the kubelet's end.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        tokio::spawn(self.stopping.clone().run_until_cancelled_owned(work));
+        let task = tokio::spawn(self.stopping.clone().run_until_cancelled_owned(work));
+        let broken = self.broken.clone();
+        tokio::spawn(async move {
+            if let Err(error) = task.await
+                && error.is_panic()
+            {
+                broken.send_replace(Some(error.to_string()));
+            }
+        });
     }
 
     pub fn seccomp(&self) -> Seccomp<'_> {

@@ -73,6 +73,7 @@ pub struct Handle {
     ready: watch::Receiver<bool>,
     server: Server,
     changed: Arc<Notify>,
+    broken: watch::Receiver<Option<String>>,
     _running: Arc<DropGuard>,
 }
 
@@ -80,6 +81,22 @@ impl Handle {
     /// Waits until the API shows the node as Ready.
     pub async fn ready(&self) {
         let _ = self.ready.clone().wait_for(|ready| *ready).await;
+    }
+
+    /// Waits until a defect of its own ends the kubelet, and says what it was. Its containers run on.
+    pub fn broken(&self) -> impl Future<Output = String> + use<> {
+        let mut broken = self.broken.clone();
+        async move {
+            loop {
+                let why = broken.borrow_and_update().clone();
+                match why {
+                    Some(why) => return why,
+                    // Ended in good order.
+                    None if broken.changed().await.is_err() => std::future::pending().await,
+                    None => {}
+                }
+            }
+        }
     }
 
     /// The kubelet's HTTP server, which serves any stream that it is given.
@@ -149,6 +166,7 @@ impl Kubelet {
         let devices = Arc::new(Devices::open(devices::directory(&config.data_dir), changed.clone())?);
         let (evicting, evicted) = mpsc::unbounded_channel();
         let objects = Objects::new(config.client.clone(), &config.caches);
+        let (broken_sender, broken) = watch::channel(None);
         let context = Arc::new(Context {
             recorder: Recorder::new(config.client.clone(), "kubelet", &config.node_name),
             volumes: Volumes {
@@ -172,6 +190,7 @@ impl Kubelet {
             seccomp_profiles: config.data_dir.join("seccomp"),
             logs: logs_dir,
             rules: Rules::of(&config.configuration),
+            registered: watch::channel(false).0,
             pods_changed: Notify::new(),
             ledger: Mutex::new(ledger),
             devices: devices.clone(),
@@ -196,6 +215,7 @@ impl Kubelet {
             probed: Mutex::default(),
             shutting_down: AtomicBool::new(false),
             stopping: stopping.clone(),
+            broken: broken_sender,
         });
         let (ready_sender, ready) = watch::channel(false);
         context.spawn(devices.serve());
@@ -234,6 +254,6 @@ impl Kubelet {
             context.spawn(health::serve(health::listen(address).await?));
         }
         let server = Server::new(context, pods);
-        Ok(Handle { ready, server, changed, _running: Arc::new(stopping.drop_guard()) })
+        Ok(Handle { ready, server, changed, broken, _running: Arc::new(stopping.drop_guard()) })
     }
 }

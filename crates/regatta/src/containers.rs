@@ -1,7 +1,9 @@
 //! Whose hands the pods' containers are in: the built-in runtime's, or another's behind its CRI socket.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cni::{self, Directories};
 use crate::cni_network::CniNetwork;
@@ -16,6 +18,9 @@ use runtime::{PodCgroups, Runtime};
 
 /// The label by which pods of this cluster are told from others of the same remote runtime.
 const OWNER: &str = "regatta.dev/cluster";
+
+/// How often the sandboxes of another runtime are compared with the addresses that they have.
+const LOOK: Duration = Duration::from_secs(20);
 
 pub struct Containers {
     pub runtime: Arc<dyn RuntimeService>,
@@ -76,6 +81,9 @@ pub async fn open(
     std::fs::create_dir_all(data.run())?;
     let socket = socket(data);
     directories(settings).install(&data.id, &socket)?;
+    // Of all its sandboxes: it attaches those of others to this network too.
+    let (everything, attached) = (Arc::new(cri::Remote::connect(endpoint).await?), network.clone());
+    parts.keep("addresses", move || give_back_in_time(everything.clone(), attached.clone()));
     parts.keep("plugin server", move || {
         let (socket, network) = (socket.clone(), network.clone());
         async move {
@@ -90,9 +98,34 @@ pub async fn open(
 
 /// Gives back the addresses of sandboxes that are gone, and removes their interfaces. Nothing is being attached yet.
 async fn give_back(runtime: &dyn RuntimeService, network: &net::PodNetwork) -> Result<()> {
-    let sandboxes = runtime.list_pod_sandbox(&PodSandboxFilter::default()).await?;
-    let there = sandboxes.into_iter().map(|sandbox| sandbox.id).collect();
-    network.gc(there).await.context("cannot give back the addresses of pods that are gone")
+    network.gc(sandboxes(runtime).await?).await.context("cannot give back the addresses of pods that are gone")
+}
+
+async fn sandboxes(runtime: &dyn RuntimeService) -> Result<HashSet<String>> {
+    let there = runtime.list_pod_sandbox(&PodSandboxFilter::default()).await?;
+    Ok(there.into_iter().map(|sandbox| sandbox.id).collect())
+}
+
+/// Gives back, for ever, the addresses of another runtime's sandboxes that went without a word: those that it does not list twice,
+/// since it lists one only after it has attached it.
+async fn give_back_in_time(runtime: Arc<cri::Remote>, network: Arc<PodNetwork>) {
+    let network = &network.0;
+    let mut missed = HashSet::new();
+    loop {
+        let looked = async {
+            let there = sandboxes(&*runtime).await?;
+            let missing: HashSet<String> = network.attached().into_iter().filter(|id| !there.contains(id)).collect();
+            for sandbox in missing.intersection(&missed) {
+                network.detach(sandbox).await?;
+            }
+            anyhow::Ok(missing)
+        };
+        match looked.await {
+            Ok(missing) => missed = missing,
+            Err(error) => tracing::debug!(error = format!("{error:#}"), "the sandboxes' addresses cannot be compared"),
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Ends every container, in good order where the records can be read.

@@ -15,8 +15,8 @@ use crate::parts::Parts;
 use crate::pki::Pki;
 use crate::settings::Plan;
 
-/// How often the certificates are looked at. They are renewed thirty days before their end.
-const PERIOD: Duration = Duration::from_secs(12 * 3600);
+/// How often the certificates and the machine's addresses are looked at.
+const PERIOD: Duration = Duration::from_secs(30);
 
 /// The keys, with serving certificates for every name and address by which this machine is known.
 pub fn keys(data: &DataDir, plan: &Plan) -> Result<Pki> {

@@ -319,6 +319,9 @@ async fn compose(
         server.clone(),
         port,
     )));
+    let (broken, failing) = (kubelet.broken(), parts.clone());
+    let watched = async move { failing.fail(format!("the kubelet has failed: {}", broken.await)) };
+    parts.tasks().spawn(parts.shutdown().clone().run_until_cancelled_owned(watched));
     let serving = kubelet.server().clone();
     // Only the API server of this process has the door, so who comes through it is known.
     let acceptor: Acceptor = Arc::new(move |stream, _| serving.accept(stream));

@@ -64,6 +64,8 @@ impl Registry {
     fn start(htpasswd: Option<&str>) -> Option<Registry> {
         let program = ["/usr/bin/docker-registry", "/usr/bin/registry"].into_iter().find(|p| Path::new(p).exists());
         let Some(program) = program else {
+            let whole = ["REGATTA_SPEC", "CI"].iter().any(|name| std::env::var_os(name).is_some());
+            assert!(!whole, "needs docker-registry");
             eprintln!("skipped: docker-registry is not installed");
             return None;
         };

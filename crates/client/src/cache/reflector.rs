@@ -1,8 +1,9 @@
 //! Keeps a cache's store like the server's collection: a streamed list, else pages, then a watch that is resumed.
 
-use std::{borrow::Cow, collections::HashSet, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashSet, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::{Buf, BytesMut};
+use futures::FutureExt;
 use http::{Request, StatusCode, header::ACCEPT};
 use http_body_util::BodyExt;
 use kube::client::Body;
@@ -51,6 +52,8 @@ enum Failure {
     Silent,
     #[error("the stream ended within an event or the first list")]
     Cut,
+    #[error("a defect of the reader")]
+    Broken,
 }
 
 #[derive(Deserialize)]
@@ -109,10 +112,14 @@ impl Reflector {
         let mut revision = None;
         loop {
             let started = tokio::time::Instant::now();
-            let ended = match &revision {
-                None if !self.streams_lists => self.list().await.map(|listed| revision = Some(listed)),
-                _ => self.watch(&mut revision).await,
+            let attempt = async {
+                match &revision {
+                    None if !self.streams_lists => self.list().await.map(|listed| revision = Some(listed)),
+                    _ => self.watch(&mut revision).await,
+                }
             };
+            // Whoever waits for the cache must not wait for ever.
+            let ended = AssertUnwindSafe(attempt).catch_unwind().await.unwrap_or(Err(Failure::Broken));
             let lived = started.elapsed() > Duration::from_secs(1);
             match ended {
                 // A list that is done, or a watch that lived as long as agreed.
@@ -123,6 +130,11 @@ impl Reflector {
                     if revision.is_some() && !lived {
                         continue;
                     }
+                }
+                Err(Failure::Broken) => {
+                    revision = None;
+                    tracing::error!(path = self.source.path, "a cache broke, it is read anew");
+                    backoff.wait().await;
                 }
                 Err(Failure::NotStreamed) => self.streams_lists = false,
                 Err(Failure::Expired) => {

@@ -315,7 +315,11 @@ mod tests {
         let socket = directory.path().join("bus");
         let address = format!("--address=unix:path={}", socket.display());
         let daemon = std::process::Command::new("dbus-daemon").args(["--session", "--nofork", &address]).spawn();
-        let Ok(mut daemon) = daemon else { return eprintln!("skipped: needs dbus-daemon") };
+        let Ok(mut daemon) = daemon else {
+            let whole = ["REGATTA_SPEC", "CI"].iter().any(|name| std::env::var_os(name).is_some());
+            assert!(!whole, "needs dbus-daemon");
+            return eprintln!("skipped: needs dbus-daemon");
+        };
         let began = std::time::Instant::now();
         while !socket.exists() && began.elapsed().as_secs() < 30 {
             std::thread::sleep(std::time::Duration::from_millis(5));

@@ -166,6 +166,11 @@ impl PodNetwork {
         on_own_thread(move || network.detach_now(&sandbox)).await
     }
 
+    /// The sandboxes that have an address.
+    pub fn attached(&self) -> Vec<String> {
+        self.0.ipam.lock().records().map(|record| record.sandbox.clone()).collect()
+    }
+
     /// Detaches every sandbox that is not in `valid`, which must name those too that are just being attached, and removes interfaces of this cluster that belong to none.
     pub async fn gc(&self, valid: HashSet<String>) -> Result<(), Error> {
         let network = self.clone();

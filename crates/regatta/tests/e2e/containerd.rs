@@ -88,9 +88,18 @@ fn the_same_kubelet_runs_pods_on_containerd_with_this_network() {
     // The server is killed: the pods run on, and are known again.
     let id = field("web", ".status.containerStatuses[0].containerID");
     cluster.crash();
+    let lost = cluster.data.join("net/lost.json");
+    let record =
+        r#"{"version": 1, "sandbox": "lost", "namespace": "default", "name": "lost", "addresses": ["10.42.0.99"]}"#;
+    std::fs::write(&lost, record).expect("record");
     cluster.up();
     let field = |pod: &str, path: &str| cluster.kubectl(&["get", "pod", pod, "-o", &format!("jsonpath={{{path}}}")]);
     assert_eq!(field("web", ".status.containerStatuses[0].containerID"), id);
+    cluster.wait_for("the address of a sandbox that is gone", || match lost.exists() {
+        true => Err("is still taken".to_owned()),
+        false => Ok(()),
+    });
+    assert_eq!(machine.get(&pod).as_deref(), Ok("web\n"), "and no other is taken away");
     cluster.kubectl(&["delete", "pod", "again", "job", "--timeout=30s"]);
     cluster.purge();
     let containerd = cluster.containerd.as_ref().expect("containerd");

@@ -205,3 +205,51 @@ fn a_directory_named_by_way_of_a_link_is_the_same_cluster_before_and_after_its_f
     cluster.purge();
     assert_eq!(machine.traces(), before);
 }
+
+/// What the cluster shows to those who connect to `address`.
+fn shown(cluster: &Cluster, address: &str) -> Result<String, String> {
+    let mut curl = cluster.machine.command("curl");
+    curl.args(["-sS", "--max-time", "5", "-o", "/dev/null", "-w", "%{certs}", "--cacert"]);
+    let output = curl.arg(cluster.data.join("pki/ca.crt")).arg(format!("https://{address}/healthz")).output();
+    let output = output.expect("curl runs");
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+#[test]
+fn certificates_follow_the_machines_addresses_and_are_renewed_before_their_end() {
+    if !possible() {
+        return;
+    }
+    let machine = Machine::new();
+    let mut cluster = Cluster::start(&machine, &[]);
+    assert!(shown(&cluster, "192.168.88.77:6443").is_err(), "nobody has that address yet");
+    succeed(machine.command("ip").args(["address", "add", "192.168.88.77/24", "dev", "eth0"]));
+    cluster.wait_for("the new address in the certificate", || shown(&cluster, "192.168.88.77:6443"));
+    let made = |name: &str| std::fs::read_to_string(cluster.data.join("pki").join(name)).expect("file");
+    let kubeconfig = || std::fs::read_to_string(cluster.data.join("kubeconfig.yaml")).expect("kubeconfig");
+    let before = [made("apiserver.crt"), made("kubelet.crt"), kubeconfig()];
+    // As if a year had almost passed.
+    let soon =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("time").as_secs() + 29 * 86_400;
+    for name in ["apiserver.json", "kubelet.json", "admin.json"] {
+        let mut about: serde_json::Value = serde_json::from_str(&made(name)).expect("json");
+        about["ends"] = soon.into();
+        std::fs::write(cluster.data.join("pki").join(name), about.to_string()).expect("file");
+    }
+    cluster.wait_for("the certificates to be renewed", || {
+        let after = [made("apiserver.crt"), made("kubelet.crt"), kubeconfig()];
+        match after.iter().zip(&before).all(|(new, old)| new != old) {
+            true => Ok(()),
+            false => Err("they are the old ones".to_owned()),
+        }
+    });
+    cluster.wait_for("the API to show the new one", || {
+        shown(&cluster, "192.168.88.10:6443").and_then(|shown| match shown.contains(made("apiserver.crt").trim()) {
+            true => Ok(()),
+            false => Err("it shows another".to_owned()),
+        })
+    });
+    assert!(shown(&cluster, "192.168.88.10:10250").expect("kubelet").contains(made("kubelet.crt").trim()));
+    cluster.kubectl(&["get", "--raw", "/api/v1/nodes/node/proxy/healthz"]);
+    cluster.purge();
+}

@@ -33,14 +33,15 @@ impl Drop for World {
 const APPLETS: &str = "sh cat echo sleep id ls mknod dd mount umount hostname env true false kill head tail wc stty \
                        tty ps touch rm mkdir grep nc seq yes unshare chroot chmod ln readlink stat test cut sort trap sed";
 
-/// Whether tests can run here; says so where they cannot.
+/// Whether tests can run here. A run that is meant to be whole passes over nothing.
 pub fn possible() -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    let busybox = Path::new("/usr/bin/busybox").exists();
-    if !root || !busybox {
+    let possible = nix::unistd::geteuid().is_root() && Path::new("/usr/bin/busybox").exists();
+    let whole = ["REGATTA_SPEC", "CI"].iter().any(|name| std::env::var_os(name).is_some());
+    assert!(possible || !whole, "needs root and a static /usr/bin/busybox");
+    if !possible {
         eprintln!("skipped: needs root and a static /usr/bin/busybox");
     }
-    root && busybox
+    possible
 }
 
 /// The program next to the tests that is the shim and a server to be killed.
