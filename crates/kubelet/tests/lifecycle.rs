@@ -215,3 +215,13 @@ async fn a_stubborn_container_is_killed_sooner_when_the_grace_is_cut() {
     node.until("p", Value::is_null).await;
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_defect_of_the_kubelet_is_told() {
+    let node = Node::start().await;
+    let kubelet = node.kubelet.as_ref().unwrap();
+    node.runtime.state.lock().defect = true;
+    kubelet.node_changed();
+    let why = tokio::time::timeout(Duration::from_secs(30), kubelet.broken()).await.expect("told");
+    assert!(why.contains("a defect"), "{why}");
+}

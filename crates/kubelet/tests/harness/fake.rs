@@ -21,6 +21,8 @@ pub struct State {
     pub sandboxes: BTreeMap<String, (PodSandboxConfig, PodSandboxStatus)>,
     pub containers: BTreeMap<String, (ContainerConfig, ContainerStatus)>,
     pub images: BTreeSet<String>,
+    /// Who asks for the images meets a defect.
+    pub defect: bool,
     /// Images that no registry has.
     pub missing: BTreeSet<String>,
     pub pulls: Vec<(String, Option<String>)>,
@@ -341,6 +343,7 @@ impl RuntimeService for Fake {
 impl ImageService for Fake {
     async fn list_images(&self, _: &ImageFilter) -> Result<Vec<Image>> {
         let state = self.state.lock();
+        assert!(!state.defect, "a defect");
         Ok(state
             .images
             .iter()
