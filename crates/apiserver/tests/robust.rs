@@ -5,7 +5,7 @@ mod harness;
 use std::time::Duration;
 
 use client::Identity;
-use harness::{Cluster, raw, send};
+use harness::{Cluster, ask, complaint, raw, send};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -98,44 +98,6 @@ async fn objects(client: &kube::Client) {
         let (code, made) = send(client, "POST", path, JSON, &object.to_string()).await;
         assert_eq!(code, 201, "{made}");
     }
-}
-
-/// What is wrong with an answer to something bad; nothing if all is well.
-fn complaint(code: u16, body: &str) -> Option<String> {
-    if code < 400 {
-        return None;
-    }
-    let status: Value = serde_json::from_str(body).unwrap_or_default();
-    let whole = status["kind"] == "Status"
-        && status["status"] == "Failure"
-        && status["code"] == code
-        && status["reason"].as_str().is_some_and(|reason| !reason.is_empty())
-        && status["message"].as_str().is_some_and(|message| !message.is_empty());
-    let fits = match status["reason"].as_str().unwrap_or("") {
-        "BadRequest" => code == 400,
-        "NotFound" => code == 404,
-        "MethodNotAllowed" => code == 405,
-        "AlreadyExists" | "Conflict" => code == 409,
-        "RequestEntityTooLarge" => code == 413,
-        "UnsupportedMediaType" => code == 415,
-        "Invalid" => code == 422,
-        "Forbidden" => code == 403,
-        "NotAcceptable" => code == 406,
-        _ => false,
-    };
-    (!whole || !fits).then(|| format!("{code} {body:.300}"))
-}
-
-async fn ask(client: &kube::Client, method: &str, path: &str, content: &str, body: &[u8]) -> (u16, String) {
-    let request = http::Request::builder()
-        .method(method)
-        .uri(path)
-        .header("content-type", content)
-        .body(body.to_vec())
-        .expect("a request");
-    let answered = tokio::time::timeout(Duration::from_secs(30), raw(client, request)).await;
-    let (code, _, body) = answered.unwrap_or_else(|_| panic!("{method} {path} hangs"));
-    (code, body)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
