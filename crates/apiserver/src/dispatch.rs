@@ -35,7 +35,7 @@ async fn other(server: &Server, request: Request, info: &RequestInfo) -> Result<
         "api" | "apis" => discovery::answer(server, &headers, &query, path),
         "openapi" => openapi::answer(server, &headers, path, &query),
         "healthz" | "livez" | "readyz" => Ok(health::answer(server, path, &query).await),
-        "metrics" if path == "/metrics" => Ok(metrics::answer(server)),
+        "metrics" if path == "/metrics" => Ok(metrics::answer(server).await),
         "version" if path == "/version" => Ok(discovery::version()),
         "openid" | ".well-known" => discovery::issuer(server, path),
         "" => Ok(discovery::root(server)),

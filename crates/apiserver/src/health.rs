@@ -25,10 +25,16 @@ const CHECKS: &[(&str, bool)] = &[
     ("shutdown", true),
 ];
 
+/// The checks of an endpoint.
+pub fn checks(endpoint: &str) -> impl Iterator<Item = &'static str> + use<> {
+    let ready = endpoint == "readyz";
+    CHECKS.iter().filter(move |(_, readiness)| ready || !readiness).map(|(name, _)| *name)
+}
+
 /// Answers `/readyz` or `/readyz/<check>`.
 pub async fn answer(server: &Server, path: &str, query: &Query) -> Response {
     let (endpoint, single) = path[1..].split_once('/').unwrap_or((&path[1..], ""));
-    let mut checks = CHECKS.iter().filter(|(_, readiness)| !readiness || endpoint == "readyz").map(|(name, _)| *name);
+    let mut checks = checks(endpoint);
     if !single.is_empty() {
         return match checks.find(|name| *name == single) {
             None => text(StatusCode::NOT_FOUND, "404 page not found\n".to_owned()),
@@ -69,7 +75,8 @@ fn text(code: StatusCode, text: String) -> Response {
     response
 }
 
-async fn passes(server: &Server, check: &str) -> bool {
+/// Whether a check passes.
+pub async fn passes(server: &Server, check: &str) -> bool {
     match check {
         "etcd" | "etcd-readiness" => server.store.fresh().await.is_ok() && server.store.is_writable(),
         "shutdown" => server.ready.load(Ordering::Acquire) && !server.stopping.is_cancelled(),

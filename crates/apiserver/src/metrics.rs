@@ -5,9 +5,10 @@ mod report;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Instant, SystemTime};
 
+use client::metrics::Histogram;
 use http::header;
 use parking_lot::RwLock;
 
@@ -23,6 +24,8 @@ const BOUNDS: [f64; 23] = [
     0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0,
     45.0, 60.0,
 ];
+/// Upper bounds of answers' sizes, in bytes.
+const SIZES: [f64; 7] = [1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
 /// How many label sets there may be.
 const MOST_SERIES: usize = 4000;
 
@@ -38,11 +41,9 @@ struct Labels {
     code: u16,
 }
 
-#[derive(Default)]
 struct Series {
-    count: AtomicU64,
-    nanoseconds: AtomicU64,
-    buckets: [AtomicU64; BOUNDS.len()],
+    took: Histogram<{ BOUNDS.len() }>,
+    sizes: Histogram<{ SIZES.len() }>,
     /// Requests under way that may take as long as they like.
     running: Arc<AtomicI64>,
 }
@@ -62,14 +63,9 @@ impl Default for Metrics {
     }
 }
 
-impl Series {
-    fn record(&self, took: Duration) {
-        self.count.fetch_add(1, Ordering::Relaxed);
-        self.nanoseconds.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        let seconds = took.as_secs_f64();
-        if let Some(bucket) = BOUNDS.iter().position(|bound| seconds <= *bound) {
-            self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-        }
+impl Default for Series {
+    fn default() -> Self {
+        Series { took: Histogram::new(&BOUNDS), sizes: Histogram::new(&SIZES), running: Arc::default() }
     }
 }
 
@@ -109,7 +105,11 @@ pub async fn observe(server: Arc<Server>, request: Request, next: Next) -> Respo
     let verb = verb(&info, applies);
     let series = series(&server, &info, verb, dry_run, response.status().as_u16());
     if let Some(series) = series {
-        series.1.record(started.elapsed());
+        series.1.took.record(started.elapsed().as_secs_f64());
+        if matches!(verb, "GET" | "LIST") && !long {
+            let (body, series) = (std::mem::replace(response.body_mut(), Body::empty()), series.clone());
+            *response.body_mut() = body.measured(move |size| series.1.sizes.record(size as f64));
+        }
         if long {
             let body = std::mem::replace(response.body_mut(), Body::empty());
             *response.body_mut() = body.held(Running::of(&series.1.running));

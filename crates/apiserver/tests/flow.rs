@@ -132,6 +132,12 @@ async fn answers_name_their_flow_schema_and_level_and_a_full_level_refuses_its_o
     for series in [
         "apiserver_flowcontrol_dispatched_requests_total{flow_schema=\"narrow\",priority_level=\"narrow\"}",
         "apiserver_flowcontrol_nominal_limit_seats{priority_level=\"global-default\"}",
+        "apiserver_flowcontrol_current_executing_seats{flow_schema=\"exempt\",priority_level=\"exempt\"} 1",
+        "apiserver_flowcontrol_request_wait_duration_seconds_count{execute=\"true\",flow_schema=\"narrow\",",
+        "apiserver_admission_step_admission_duration_seconds_bucket{type=\"admit\",operation=\"CREATE\",rejected=\"false\",le=\"0.005\"}",
+        "apiserver_admission_controller_admission_duration_seconds_count{name=\"NamespaceLifecycle\",type=\"validate\",",
+        "apiserver_response_sizes_bucket{component=\"apiserver\",",
+        "kubernetes_healthcheck{name=\"etcd-readiness\",type=\"readyz\"} 1",
     ] {
         assert!(metrics.contains(series), "{series}");
     }

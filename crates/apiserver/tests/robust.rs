@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use client::Identity;
 use harness::{Cluster, ask, complaint, raw, send};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const JSON: &str = "application/json";

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Once};
 
 use parking_lot::Mutex;
 
@@ -17,11 +17,119 @@ pub struct QueueCounts {
     pub working: AtomicI64,
 }
 
+/// Counts values below upper bounds.
+#[derive(Debug)]
+pub struct Histogram<const N: usize> {
+    bounds: &'static [f64; N],
+    buckets: [AtomicU64; N],
+    count: AtomicU64,
+    /// The bits of a float.
+    sum: AtomicU64,
+}
+
+impl<const N: usize> Histogram<N> {
+    pub const fn new(bounds: &'static [f64; N]) -> Self {
+        let buckets = [const { AtomicU64::new(0) }; N];
+        Histogram { bounds, buckets, count: AtomicU64::new(0), sum: AtomicU64::new(0) }
+    }
+
+    pub fn record(&self, value: f64) {
+        if let Some(bucket) = self.bounds.iter().position(|bound| value <= *bound) {
+            self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let add = |sum: u64| Some((f64::from_bits(sum) + value).to_bits());
+        let _ = self.sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+    }
+
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Writes the samples of one set of labels (`a="b",c="d"`).
+    pub fn write(&self, out: &mut String, name: &str, labels: &str) {
+        let comma = if labels.is_empty() { "" } else { "," };
+        let mut below = 0;
+        for (bound, bucket) in self.bounds.iter().zip(&self.buckets) {
+            below += bucket.load(Ordering::Relaxed);
+            let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {below}");
+        }
+        let count = self.count();
+        let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"+Inf\"}} {count}");
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+        let sum = f64::from_bits(self.sum.load(Ordering::Relaxed));
+        let _ = writeln!(out, "{name}_sum{labels} {sum}\n{name}_count{labels} {count}");
+    }
+}
+
+/// What a family counts for one set of labels.
+pub trait Series: Send + Sync + 'static {
+    const KIND: &'static str;
+    fn write(&self, out: &mut String, name: &str, labels: &str);
+}
+
+impl Series for AtomicU64 {
+    const KIND: &'static str = "counter";
+
+    fn write(&self, out: &mut String, name: &str, labels: &str) {
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+        let _ = writeln!(out, "{name}{labels} {}", self.load(Ordering::Relaxed));
+    }
+}
+
+impl<const N: usize> Series for Histogram<N> {
+    const KIND: &'static str = "histogram";
+
+    fn write(&self, out: &mut String, name: &str, labels: &str) {
+        Histogram::write(self, out, name, labels);
+    }
+}
+
+/// A metric by its labels' values, made as a `static` and told from its first use on.
+pub struct Family<S, const L: usize> {
+    name: &'static str,
+    help: &'static str,
+    labels: [&'static str; L],
+    make: fn() -> S,
+    series: Mutex<BTreeMap<[String; L], Arc<S>>>,
+    told: Once,
+}
+
+impl<S: Series, const L: usize> Family<S, L> {
+    pub const fn new(name: &'static str, help: &'static str, labels: [&'static str; L], make: fn() -> S) -> Self {
+        Family { name, help, labels, make, series: Mutex::new(BTreeMap::new()), told: Once::new() }
+    }
+
+    /// The series of these values, for good.
+    pub fn of(&'static self, values: [&str; L]) -> Arc<S> {
+        self.told.call_once(|| ALL.families.lock().push(self));
+        let mut series = self.series.lock();
+        series.entry(values.map(str::to_owned)).or_insert_with(|| Arc::new((self.make)())).clone()
+    }
+}
+
+/// A family without its types.
+trait Told: Sync {
+    fn write(&self, out: &mut String);
+}
+
+impl<S: Series, const L: usize> Told for Family<S, L> {
+    fn write(&self, out: &mut String) {
+        let _ = writeln!(out, "# HELP {} {}\n# TYPE {} {}", self.name, self.help, self.name, S::KIND);
+        for (values, series) in self.series.lock().iter() {
+            let labels: Vec<String> =
+                self.labels.iter().zip(values).map(|(label, value)| format!("{label}={value:?}")).collect();
+            series.write(out, self.name, &labels.join(","));
+        }
+    }
+}
+
 #[derive(Default)]
 struct All {
     queues: Mutex<BTreeMap<String, Arc<QueueCounts>>>,
     /// By method and status code.
     requests: Mutex<BTreeMap<(String, u16), u64>>,
+    families: Mutex<Vec<&'static dyn Told>>,
 }
 
 static ALL: LazyLock<All> = LazyLock::new(All::default);
@@ -73,6 +181,7 @@ pub fn report() -> String {
     for ((method, code), count) in ALL.requests.lock().iter() {
         let _ = writeln!(out, "{name}{{code=\"{code}\",host=\"in-process\",method=\"{method}\"}} {count}");
     }
+    ALL.families.lock().iter().for_each(|family| family.write(&mut out));
     out
 }
 
@@ -91,5 +200,20 @@ mod tests {
             report.contains("rest_client_requests_total{code=\"200\",host=\"in-process\",method=\"GET\"} 2"),
             "{report}"
         );
+    }
+    #[test]
+    fn families_count_by_their_labels() {
+        static STARTS: Family<AtomicU64, 1> = Family::new("starts_total", "Starts", ["of"], || AtomicU64::new(0));
+        static TIMES: Family<Histogram<2>, 0> = Family::new("times", "Times", [], || Histogram::new(&[0.5, 2.0]));
+        STARTS.of(["a \"b\""]).fetch_add(3, Ordering::Relaxed);
+        [0.25, 1.0, 8.0].into_iter().for_each(|took| TIMES.of([]).record(took));
+        let report = report();
+        for line in [
+            "# TYPE starts_total counter\nstarts_total{of=\"a \\\"b\\\"\"} 3\n",
+            "# TYPE times histogram\ntimes_bucket{le=\"0.5\"} 1\ntimes_bucket{le=\"2\"} 2\ntimes_bucket{le=\"+Inf\"} 3\n",
+            "times_sum 9.25\ntimes_count 3\n",
+        ] {
+            assert!(report.contains(line), "{line} is not in {report}");
+        }
     }
 }

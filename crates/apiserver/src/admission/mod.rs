@@ -13,12 +13,19 @@ mod runtime_class;
 mod service_account;
 mod storage;
 
+use std::fmt::Write;
+use std::time::Instant;
+
 use api::{Status, Value};
 use async_trait::async_trait;
+use client::metrics::Histogram;
 
 pub use attributes::{Attributes, Operation};
 
 use crate::rest::Call;
+
+/// Upper bounds of what a step takes, in seconds.
+const BOUNDS: [f64; 6] = [0.005, 0.025, 0.1, 0.5, 1.0, 2.5];
 
 /// One plugin.
 #[async_trait]
@@ -38,31 +45,55 @@ pub trait Plugin: Send + Sync {
 }
 
 /// The plugins in their order.
-pub struct Chain(Vec<Box<dyn Plugin>>);
+pub struct Chain {
+    plugins: Vec<Member>,
+    mutating: Steps,
+    validating: Steps,
+}
+
+struct Member {
+    name: &'static str,
+    plugin: Box<dyn Plugin>,
+    mutating: Steps,
+    validating: Steps,
+}
+
+/// How long a step took, by operation and by whether it refused.
+type Steps = [[Histogram<{ BOUNDS.len() }>; 2]; 4];
+
+fn steps() -> Steps {
+    std::array::from_fn(|_| std::array::from_fn(|_| Histogram::new(&BOUNDS)))
+}
+
+fn record(steps: &Steps, operation: Operation, started: Instant, outcome: &Result<(), Status>) {
+    steps[operation as usize][usize::from(outcome.is_err())].record(started.elapsed().as_secs_f64());
+}
 
 impl Chain {
     /// What upstream enables by default, as far as it is here.
     pub fn standard() -> Self {
-        Chain(vec![
-            Box::new(namespace_lifecycle::NamespaceLifecycle),
-            Box::new(limit_ranger::LimitRanger),
-            Box::new(service_account::ServiceAccount),
-            Box::new(node_restriction::NodeRestriction),
-            Box::new(pods::TaintNodesByCondition),
-            Box::new(pod_security::PodSecurity),
-            Box::new(priority::Priority),
-            Box::new(pods::DefaultTolerationSeconds),
-            Box::new(storage::DefaultStorageClass),
-            Box::new(storage::StorageObjectInUseProtection),
-            Box::new(storage::PersistentVolumeClaimResize),
-            Box::new(storage::LocalVolumeRestriction),
-            Box::new(runtime_class::RuntimeClass),
-            Box::new(certificates::CertificateApproval),
-            Box::new(certificates::CertificateSigning),
-            Box::new(certificates::CertificateSubjectRestriction),
-            Box::new(storage::DefaultIngressClass),
-            Box::new(pods::PodTopologyLabels),
-        ])
+        let plugins: Vec<(_, Box<dyn Plugin>)> = vec![
+            ("NamespaceLifecycle", Box::new(namespace_lifecycle::NamespaceLifecycle)),
+            ("LimitRanger", Box::new(limit_ranger::LimitRanger)),
+            ("ServiceAccount", Box::new(service_account::ServiceAccount)),
+            ("NodeRestriction", Box::new(node_restriction::NodeRestriction)),
+            ("TaintNodesByCondition", Box::new(pods::TaintNodesByCondition)),
+            ("PodSecurity", Box::new(pod_security::PodSecurity)),
+            ("Priority", Box::new(priority::Priority)),
+            ("DefaultTolerationSeconds", Box::new(pods::DefaultTolerationSeconds)),
+            ("DefaultStorageClass", Box::new(storage::DefaultStorageClass)),
+            ("StorageObjectInUseProtection", Box::new(storage::StorageObjectInUseProtection)),
+            ("PersistentVolumeClaimResize", Box::new(storage::PersistentVolumeClaimResize)),
+            ("LocalVolumeRestriction", Box::new(storage::LocalVolumeRestriction)),
+            ("RuntimeClass", Box::new(runtime_class::RuntimeClass)),
+            ("CertificateApproval", Box::new(certificates::CertificateApproval)),
+            ("CertificateSigning", Box::new(certificates::CertificateSigning)),
+            ("CertificateSubjectRestriction", Box::new(certificates::CertificateSubjectRestriction)),
+            ("DefaultIngressClass", Box::new(storage::DefaultIngressClass)),
+            ("PodTopologyLabels", Box::new(pods::PodTopologyLabels)),
+        ];
+        let member = |(name, plugin)| Member { name, plugin, mutating: steps(), validating: steps() };
+        Chain { plugins: plugins.into_iter().map(member).collect(), mutating: steps(), validating: steps() }
     }
 
     pub async fn mutate(
@@ -71,10 +102,18 @@ impl Chain {
         old: Option<&Value>,
         object: &mut Value,
     ) -> Result<(), Status> {
-        for plugin in self.0.iter().filter(|plugin| plugin.handles(attributes)) {
-            plugin.mutate(attributes, old, object).await?;
+        let began = Instant::now();
+        let mut outcome = Ok(());
+        for member in self.plugins.iter().filter(|member| member.plugin.handles(attributes)) {
+            let started = Instant::now();
+            outcome = member.plugin.mutate(attributes, old, object).await;
+            record(&member.mutating, attributes.operation, started, &outcome);
+            if outcome.is_err() {
+                break;
+            }
         }
-        Ok(())
+        record(&self.mutating, attributes.operation, began, &outcome);
+        outcome
     }
 
     pub async fn validate(
@@ -83,16 +122,52 @@ impl Chain {
         old: Option<&Value>,
         object: &Value,
     ) -> Result<(), Status> {
-        for plugin in self.0.iter().filter(|plugin| plugin.handles(attributes)) {
-            plugin.validate(attributes, old, object).await?;
+        let began = Instant::now();
+        let mut outcome = Ok(());
+        for member in self.plugins.iter().filter(|member| member.plugin.handles(attributes)) {
+            let started = Instant::now();
+            outcome = member.plugin.validate(attributes, old, object).await;
+            record(&member.validating, attributes.operation, started, &outcome);
+            if outcome.is_err() {
+                break;
+            }
         }
-        Ok(())
+        record(&self.validating, attributes.operation, began, &outcome);
+        outcome
+    }
+
+    /// Writes how long the steps took, in Prometheus' text format.
+    pub fn report(&self, out: &mut String) {
+        let name = "apiserver_admission_step_admission_duration_seconds";
+        let help = "Admission sub-step latency histogram in seconds, broken out for each operation and API resource and step type (validate or admit).";
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} histogram");
+        for (kind, steps) in [("admit", &self.mutating), ("validate", &self.validating)] {
+            write(out, name, &format!("type=\"{kind}\""), steps);
+        }
+        let name = "apiserver_admission_controller_admission_duration_seconds";
+        let help = "Admission controller latency histogram in seconds, identified by name and broken out for each operation and API resource and type (validate or admit).";
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} histogram");
+        for member in &self.plugins {
+            for (kind, steps) in [("admit", &member.mutating), ("validate", &member.validating)] {
+                write(out, name, &format!("name=\"{}\",type=\"{kind}\"", member.name), steps);
+            }
+        }
     }
 
     /// Admits a delete of the object.
     pub async fn delete(&self, attributes: &Attributes<'_>, object: &Value) -> Result<(), Status> {
         self.mutate(attributes, Some(object), &mut Value::Null).await?;
         self.validate(attributes, Some(object), object).await
+    }
+}
+
+fn write(out: &mut String, name: &str, labels: &str, steps: &Steps) {
+    let operations = [Operation::Create, Operation::Update, Operation::Delete, Operation::Connect];
+    for (operation, outcomes) in operations.into_iter().zip(steps) {
+        for (rejected, histogram) in [false, true].into_iter().zip(outcomes).filter(|(_, h)| h.count() > 0) {
+            let labels = format!("{labels},operation=\"{}\",rejected=\"{rejected}\"", operation.as_str());
+            histogram.write(out, name, &labels);
+        }
     }
 }
 

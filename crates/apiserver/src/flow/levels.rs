@@ -90,6 +90,7 @@ pub struct Seat {
 pub struct Usage {
     pub level: Arc<str>,
     pub nominal: usize,
+    #[cfg(test)]
     pub used: usize,
     pub waiting: usize,
 }
@@ -192,6 +193,7 @@ impl Levels {
             .map(|(name, level)| Usage {
                 level: name.clone(),
                 nominal: level.limits.nominal,
+                #[cfg(test)]
                 used: level.used,
                 waiting: level.waiting,
             })

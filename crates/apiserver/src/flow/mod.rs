@@ -12,11 +12,12 @@ pub mod schemas;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::Status;
 use api::status::Reason;
 use arc_swap::ArcSwap;
+use client::metrics::Histogram;
 use http::{HeaderName, HeaderValue};
 
 use crate::access::user;
@@ -43,8 +44,11 @@ pub struct Flow {
     pub levels: Levels,
 }
 
+/// Upper bounds of how long a request waits, in seconds.
+const BOUNDS: [f64; 13] = [0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0];
+
 /// What became of a FlowSchema's requests.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Counts {
     pub executing: AtomicI64,
     pub waiting: AtomicI64,
@@ -52,21 +56,40 @@ pub struct Counts {
     pub full: AtomicU64,
     pub no_seat: AtomicU64,
     pub timed_out: AtomicU64,
+    pub seats: AtomicI64,
+    /// How long requests waited that were refused in the end, and those that were not.
+    pub waited: [Histogram<{ BOUNDS.len() }>; 2],
 }
 
-/// A number that is one higher while this lives.
-struct One<'c>(&'c AtomicI64);
-
-impl<'c> One<'c> {
-    fn of(count: &'c AtomicI64) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        One(count)
+impl Default for Counts {
+    fn default() -> Self {
+        Counts {
+            executing: AtomicI64::default(),
+            waiting: AtomicI64::default(),
+            dispatched: AtomicU64::default(),
+            full: AtomicU64::default(),
+            no_seat: AtomicU64::default(),
+            timed_out: AtomicU64::default(),
+            seats: AtomicI64::default(),
+            waited: std::array::from_fn(|_| Histogram::new(&BOUNDS)),
+        }
     }
 }
 
-impl Drop for One<'_> {
+/// Adds to a number while this lives.
+struct Held<'c>(&'c AtomicI64, i64);
+
+impl<'c> Held<'c> {
+    fn of(count: &'c AtomicI64, number: usize) -> Self {
+        let number = i64::try_from(number).unwrap_or(i64::MAX);
+        count.fetch_add(number, Ordering::Relaxed);
+        Held(count, number)
+    }
+}
+
+impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(self.1, Ordering::Relaxed);
     }
 }
 
@@ -81,13 +104,14 @@ pub async fn limit(server: Arc<Server>, request: Request, next: Next) -> Respons
     let Some(found) = schemas.find(&user(&request), &info) else { return next.run(request).await };
     let schema = found.schema;
     let counts = &schema.counts;
+    let seats = seats(&server, &info, &guard::query(&request));
     let seat = if schema.exempt {
         None
     } else {
-        let seats = seats(&server, &info, &guard::query(&request));
-        let waiting = One::of(&counts.waiting);
+        let (waiting, began) = (Held::of(&counts.waiting, 1), Instant::now());
         let taken = server.flow.levels.take(&schema.level, found.flow, seats, PATIENCE).await;
         drop(waiting);
+        counts.waited[usize::from(taken.is_ok())].record(began.elapsed().as_secs_f64());
         match taken {
             Ok(seat) => seat,
             Err(refusal) => {
@@ -102,7 +126,7 @@ pub async fn limit(server: Arc<Server>, request: Request, next: Next) -> Respons
         }
     };
     counts.dispatched.fetch_add(1, Ordering::Relaxed);
-    let executing = One::of(&counts.executing);
+    let executing = (Held::of(&counts.executing, 1), Held::of(&counts.seats, seats));
     let response = next.run(request).await;
     drop((seat, executing));
     marked(response, schema)

@@ -2,11 +2,11 @@
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use http::StatusCode;
 
-use super::{BOUNDS, Labels};
+use super::Labels;
 use crate::discovery::{MAJOR, MINOR};
 use crate::server::Server;
 use crate::wire::{Response, answer};
@@ -29,11 +29,13 @@ impl Report {
 }
 
 /// Writes everything out.
-pub fn answer(server: &Server) -> Response {
+pub async fn answer(server: &Server) -> Response {
     let mut report = Report(String::with_capacity(64 * 1024));
     requests(server, &mut report);
     objects(server, &mut report);
     flow(server, &mut report);
+    server.admission.report(&mut report.0);
+    health(server, &mut report).await;
     process(server, &mut report);
     report.0.push_str(&client::metrics::report());
     answer::bytes(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", report.0.into_bytes())
@@ -55,23 +57,19 @@ fn requests(server: &Server, report: &mut Report) {
     for (l, series) in all.iter().map(|s| (&s.0, &s.1)) {
         let dry = if l.dry_run { "All" } else { "" };
         let labels = format!("code=\"{}\",dry_run=\"{dry}\",{}", l.code, labels(l));
-        report.sample(name, &labels, series.count.load(Ordering::Relaxed));
+        report.sample(name, &labels, series.took.count());
     }
     let name = "apiserver_request_duration_seconds";
     report.family(name, "histogram", "Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.");
     let timed = |l: &Labels| l.code < 400 && !matches!(l.verb, "WATCH" | "CONNECT");
     for (l, series) in all.iter().map(|s| (&s.0, &s.1)).filter(|(l, _)| timed(l)) {
         let labels = format!("dry_run=\"{}\",{}", if l.dry_run { "All" } else { "" }, labels(l));
-        let mut below = 0;
-        for (bound, bucket) in BOUNDS.iter().zip(&series.buckets) {
-            below += bucket.load(Ordering::Relaxed);
-            report.sample(&format!("{name}_bucket"), &format!("{labels},le=\"{bound}\""), below);
-        }
-        let count = series.count.load(Ordering::Relaxed);
-        report.sample(&format!("{name}_bucket"), &format!("{labels},le=\"+Inf\""), count);
-        let sum = Duration::from_nanos(series.nanoseconds.load(Ordering::Relaxed)).as_secs_f64();
-        report.sample(&format!("{name}_sum"), &labels, sum);
-        report.sample(&format!("{name}_count"), &labels, count);
+        series.took.write(&mut report.0, name, &labels);
+    }
+    let name = "apiserver_response_sizes";
+    report.family(name, "histogram", "Response size distribution in bytes for each group, version, verb, resource, subresource, scope and component.");
+    for (l, series) in all.iter().map(|s| (&s.0, &s.1)).filter(|(l, s)| l.code < 400 && s.sizes.count() > 0) {
+        series.sizes.write(&mut report.0, name, &labels(l));
     }
     let name = "apiserver_longrunning_requests";
     report.family(name, "gauge", "Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component. Not all requests are tracked this way.");
@@ -143,13 +141,8 @@ fn objects(server: &Server, report: &mut Report) {
 fn flow(server: &Server, report: &mut Report) {
     let usage = server.flow.levels.usage();
     type Column = fn(&crate::flow::levels::Usage) -> usize;
-    let columns: [(&str, &str, Column); 3] = [
+    let columns: [(&str, &str, Column); 2] = [
         ("nominal_limit_seats", "Nominal number of execution seats configured for each priority level", |u| u.nominal),
-        (
-            "current_executing_seats",
-            "Concurrency (number of seats) occupied by the currently executing requests",
-            |u| u.used,
-        ),
         (
             "current_inqueue_seats",
             "Number of seats currently pending in queues of the API Priority and Fairness subsystem",
@@ -166,22 +159,36 @@ fn flow(server: &Server, report: &mut Report) {
     let schemas = server.flow.schemas.load();
     let labels =
         |s: &crate::flow::schemas::Schema| format!("flow_schema=\"{}\",priority_level=\"{}\"", s.name, s.level);
-    let gauge = |count: &AtomicI64| count.load(Ordering::Relaxed);
-    for (name, help) in [
+    type Count = fn(&crate::flow::Counts) -> &AtomicI64;
+    let gauges: [(&str, &str, Count); 3] = [
         (
             "current_executing_requests",
             "Number of requests in initial (for a WATCH) or any (for a non-WATCH) execution stage in the API Priority and Fairness subsystem",
+            |counts| &counts.executing,
+        ),
+        (
+            "current_executing_seats",
+            "Concurrency (number of seats) occupied by the currently executing (initial stage for a WATCH, any stage otherwise) requests in the API Priority and Fairness subsystem",
+            |counts| &counts.seats,
         ),
         (
             "current_inqueue_requests",
             "Number of requests currently pending in queues of the API Priority and Fairness subsystem",
+            |counts| &counts.waiting,
         ),
-    ] {
-        let full = format!("apiserver_flowcontrol_{name}");
-        report.family(&full, "gauge", help);
+    ];
+    for (name, help, count) in gauges {
+        let name = format!("apiserver_flowcontrol_{name}");
+        report.family(&name, "gauge", help);
         for s in &schemas.0 {
-            let executing = name.contains("executing");
-            report.sample(&full, &labels(s), gauge(if executing { &s.counts.executing } else { &s.counts.waiting }));
+            report.sample(&name, &labels(s), count(&s.counts).load(Ordering::Relaxed));
+        }
+    }
+    let name = "apiserver_flowcontrol_request_wait_duration_seconds";
+    report.family(name, "histogram", "Length of time a request spent waiting in its queue");
+    for s in &schemas.0 {
+        for (executed, waited) in [false, true].into_iter().zip(&s.counts.waited).filter(|(_, w)| w.count() > 0) {
+            waited.write(&mut report.0, name, &format!("execute=\"{executed}\",{}", labels(s)));
         }
     }
     let name = "apiserver_flowcontrol_dispatched_requests_total";
@@ -199,6 +206,17 @@ fn flow(server: &Server, report: &mut Report) {
         ];
         for (reason, count) in reasons {
             report.sample(name, &format!("{},reason=\"{reason}\"", labels(s)), count.load(Ordering::Relaxed));
+        }
+    }
+}
+
+async fn health(server: &Server, report: &mut Report) {
+    let name = "kubernetes_healthcheck";
+    report.family(name, "gauge", "This metric records the result of a single healthcheck.");
+    for endpoint in ["healthz", "livez", "readyz"] {
+        for check in crate::health::checks(endpoint) {
+            let passes = u8::from(crate::health::passes(server, check).await);
+            report.sample(name, &format!("name=\"{check}\",type=\"{endpoint}\""), passes);
         }
     }
 }

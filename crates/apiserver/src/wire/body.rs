@@ -36,6 +36,28 @@ impl Body {
         Body::Full(Bytes::new())
     }
 
+    /// A body that tells its length when it has been made.
+    pub fn measured(self, tell: impl FnOnce(usize) + Send + 'static) -> Self {
+        match self {
+            Body::Full(bytes) => {
+                tell(bytes.len());
+                Body::Full(bytes)
+            }
+            Body::Stream(mut stream) => {
+                let (mut tell, mut length) = (Some(tell), 0);
+                Self::stream(futures::stream::poll_fn(move |cx| {
+                    let next = std::task::ready!(stream.as_mut().poll_next(cx));
+                    match &next {
+                        Some(part) => length += part.len(),
+                        None => drop(tell.take().map(|tell| tell(length))),
+                    }
+                    std::task::Poll::Ready(next)
+                }))
+            }
+            through @ Body::Through(_) => through,
+        }
+    }
+
     pub fn stream(stream: impl Stream<Item = Bytes> + Send + 'static) -> Self {
         Body::Stream(Box::pin(stream))
     }
