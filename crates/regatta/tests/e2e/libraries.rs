@@ -55,6 +55,7 @@ async fn use_kube(cluster: &Cluster<'_>) {
     objects(&client).await;
     pods(&client).await;
     dynamic(&client).await;
+    messages(&client).await;
 }
 
 fn config_map(name: &str, value: &str) -> ConfigMap {
@@ -145,4 +146,170 @@ async fn dynamic(client: &Client) {
     let scaled = api.patch_scale("web", &PatchParams::default(), &Patch::Merge(json!({"spec": {"replicas": 2}}))).await;
     assert_eq!(scaled.expect("scale").spec.expect("spec").replicas, Some(2));
     api.delete("web", &DeleteParams::foreground()).await.expect("delete");
+}
+
+/// Messages of the published `.proto` files, as far as they are looked at.
+mod proto {
+    use std::collections::HashMap;
+
+    #[derive(prost::Message)]
+    pub struct TypeMeta {
+        #[prost(string, tag = "1")]
+        pub api_version: String,
+        #[prost(string, tag = "2")]
+        pub kind: String,
+    }
+
+    #[derive(prost::Message)]
+    pub struct Unknown {
+        #[prost(message, optional, tag = "1")]
+        pub type_meta: Option<TypeMeta>,
+        #[prost(bytes, tag = "2")]
+        pub raw: Vec<u8>,
+    }
+
+    #[derive(Clone, prost::Message)]
+    pub struct ObjectMeta {
+        #[prost(string, tag = "1")]
+        pub name: String,
+        #[prost(string, tag = "3")]
+        pub namespace: String,
+        #[prost(string, tag = "5")]
+        pub uid: String,
+        #[prost(string, tag = "6")]
+        pub resource_version: String,
+        #[prost(map = "string, string", tag = "11")]
+        pub labels: HashMap<String, String>,
+    }
+
+    #[derive(prost::Message)]
+    pub struct ConfigMap {
+        #[prost(message, optional, tag = "1")]
+        pub metadata: Option<ObjectMeta>,
+        #[prost(map = "string, string", tag = "2")]
+        pub data: HashMap<String, String>,
+        #[prost(map = "string, bytes", tag = "3")]
+        pub binary_data: HashMap<String, Vec<u8>>,
+    }
+
+    #[derive(prost::Message)]
+    pub struct ListMeta {
+        #[prost(string, tag = "2")]
+        pub resource_version: String,
+        #[prost(string, tag = "3")]
+        pub more: String,
+    }
+
+    #[derive(prost::Message)]
+    pub struct ConfigMapList {
+        #[prost(message, optional, tag = "1")]
+        pub metadata: Option<ListMeta>,
+        #[prost(message, repeated, tag = "2")]
+        pub items: Vec<ConfigMap>,
+    }
+
+    #[derive(prost::Message)]
+    pub struct Status {
+        #[prost(string, tag = "3")]
+        pub message: String,
+        #[prost(string, tag = "4")]
+        pub reason: String,
+        #[prost(int32, tag = "6")]
+        pub code: i32,
+    }
+
+    #[derive(prost::Message)]
+    pub struct Raw {
+        #[prost(bytes, tag = "1")]
+        pub raw: Vec<u8>,
+    }
+
+    #[derive(prost::Message)]
+    pub struct WatchEvent {
+        #[prost(string, tag = "1")]
+        pub kind: String,
+        #[prost(message, optional, tag = "2")]
+        pub object: Option<Raw>,
+    }
+}
+
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+const MAGIC: &[u8] = b"k8s\0";
+
+fn wrapped(kind: &str, message: &impl prost::Message) -> Vec<u8> {
+    let type_meta = Some(proto::TypeMeta { api_version: "v1".to_owned(), kind: kind.to_owned() });
+    let envelope = proto::Unknown { type_meta, raw: message.encode_to_vec() };
+    [MAGIC, &prost::Message::encode_to_vec(&envelope)].concat()
+}
+
+fn unwrapped<M: prost::Message + Default>(kind: &str, bytes: &[u8]) -> M {
+    let envelope: proto::Unknown =
+        prost::Message::decode(bytes.strip_prefix(MAGIC).expect("the magic number")).expect("an envelope");
+    assert_eq!(envelope.type_meta.map(|meta| meta.kind).as_deref(), Some(kind));
+    M::decode(&envelope.raw[..]).expect("a message")
+}
+
+/// One request in protobuf, as those make it who generate their types from the published files.
+async fn exchange(client: &Client, method: &str, path: &str, body: Vec<u8>) -> (u16, Vec<u8>) {
+    let request = http::Request::builder().method(method).uri(path);
+    let request = request.header("accept", PROTOBUF).header("content-type", PROTOBUF).body(body.into());
+    let response = client.send(request.expect("a request")).await.expect("an answer");
+    assert_eq!(response.headers()["content-type"], PROTOBUF, "{method} {path}");
+    let code = response.status().as_u16();
+    (code, http_body_util::BodyExt::collect(response.into_body()).await.expect("a body").to_bytes().to_vec())
+}
+
+async fn messages(client: &Client) {
+    const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+    let map = |name: &str| proto::ConfigMap {
+        metadata: Some(proto::ObjectMeta {
+            name: name.to_owned(),
+            labels: [("form".to_owned(), "protobuf".to_owned())].into(),
+            ..Default::default()
+        }),
+        data: [("k".to_owned(), "é".to_owned())].into(),
+        binary_data: [("b".to_owned(), vec![0, 255, 1])].into(),
+    };
+    let (code, made) = exchange(client, "POST", MAPS, wrapped("ConfigMap", &map("p1"))).await;
+    let made: proto::ConfigMap = unwrapped("ConfigMap", &made);
+    let meta = made.metadata.clone().expect("metadata");
+    assert!(code == 201 && !meta.uid.is_empty() && meta.namespace == "default", "{code} {meta:?}");
+    assert_eq!((made.data, made.binary_data), (map("p1").data, map("p1").binary_data));
+    let (code, refused) = exchange(client, "POST", MAPS, wrapped("ConfigMap", &map("p1"))).await;
+    let refused: proto::Status = unwrapped("Status", &refused);
+    assert_eq!((code, refused.code, refused.reason.as_str()), (409, 409, "AlreadyExists"), "{}", refused.message);
+    exchange(client, "POST", MAPS, wrapped("ConfigMap", &map("p2"))).await;
+    let (_, page) = exchange(client, "GET", &format!("{MAPS}?labelSelector=form%3Dprotobuf&limit=1"), Vec::new()).await;
+    let page: proto::ConfigMapList = unwrapped("ConfigMapList", &page);
+    let more = page.metadata.expect("metadata").more;
+    let (_, rest) =
+        exchange(client, "GET", &format!("{MAPS}?labelSelector=form%3Dprotobuf&limit=1&continue={more}"), Vec::new())
+            .await;
+    let rest: proto::ConfigMapList = unwrapped("ConfigMapList", &rest);
+    let names: Vec<_> = page.items.into_iter().chain(rest.items).filter_map(|m| m.metadata).map(|m| m.name).collect();
+    assert_eq!(names, ["p1", "p2"]);
+    let changed = proto::ConfigMap {
+        metadata: Some(meta.clone()),
+        data: [("k".to_owned(), "2".to_owned())].into(),
+        ..Default::default()
+    };
+    assert_eq!(exchange(client, "PUT", &format!("{MAPS}/p1"), wrapped("ConfigMap", &changed)).await.0, 200);
+    assert_eq!(exchange(client, "PUT", &format!("{MAPS}/p1"), wrapped("ConfigMap", &changed)).await.0, 409);
+    let (_, gone) = exchange(client, "DELETE", &format!("{MAPS}/p1"), Vec::new()).await;
+    assert!(gone.starts_with(MAGIC));
+
+    let from = &meta.resource_version;
+    let path = format!("{MAPS}?watch=1&timeoutSeconds=1&fieldSelector=metadata.name%3Dp1&resourceVersion={from}");
+    let request = http::Request::get(path).header("accept", format!("{PROTOBUF};stream=watch"));
+    let response = client.send(request.body(Vec::new().into()).expect("a request")).await.expect("an answer");
+    let frames = http_body_util::BodyExt::collect(response.into_body()).await.expect("a body").to_bytes();
+    let (mut frames, mut seen) = (&frames[..], Vec::new());
+    while let Some((length, rest)) = frames.split_first_chunk::<4>() {
+        let (frame, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
+        let event: proto::WatchEvent = prost::Message::decode(frame).expect("an event");
+        let map: proto::ConfigMap = unwrapped("ConfigMap", &event.object.expect("an object").raw);
+        seen.push((event.kind, map.data["k"].clone()));
+        frames = rest;
+    }
+    assert_eq!(seen, [("MODIFIED".to_owned(), "2".to_owned()), ("DELETED".to_owned(), "2".to_owned())]);
 }

@@ -2,6 +2,7 @@
 
 import threading
 
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from kubernetes import client, config, dynamic, utils, watch
 from kubernetes.client.rest import ApiException
 from kubernetes.stream import portforward, stream
@@ -103,6 +104,47 @@ answer = b""
 while chunk := socket.recv(4096):
     answer += chunk
 assert b"404 Not Found" in answer, answer
+
+# Protobuf, with types made from the published field numbers.
+STRING, BYTES, MESSAGE = 9, 12, 11
+file = descriptor_pb2.FileDescriptorProto(name="kubernetes.proto", package="k8s", syntax="proto3")
+
+
+def message(name, *fields):
+    made = file.message_type.add(name=name)
+    for number, field, kind, of, repeated in fields:
+        made.field.add(name=field, number=number, type=kind, type_name=of and f".k8s.{of}", label=3 if repeated else 1)
+
+
+message("TypeMeta", (1, "apiVersion", STRING, None, False), (2, "kind", STRING, None, False))
+message("Unknown", (1, "typeMeta", MESSAGE, "TypeMeta", False), (2, "raw", BYTES, None, False))
+message("Meta", (1, "name", STRING, None, False), (3, "namespace", STRING, None, False), (5, "uid", STRING, None, False))
+message("Entry", (1, "key", STRING, None, False), (2, "value", STRING, None, False))
+message("ConfigMap", (1, "metadata", MESSAGE, "Meta", False), (2, "data", MESSAGE, "Entry", True))
+message("ConfigMapList", (2, "items", MESSAGE, "ConfigMap", True))
+pool = descriptor_pool.DescriptorPool()
+pool.Add(file)
+types = {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"k8s.{name}")) for name in ("Unknown", "ConfigMap", "ConfigMapList")}
+
+
+def exchange(method, path, kind, body=None):
+    form = "application/vnd.kubernetes.protobuf"
+    if body is not None:
+        body = b"k8s\0" + types["Unknown"](typeMeta={"apiVersion": "v1", "kind": "ConfigMap"}, raw=body.SerializeToString()).SerializeToString()
+    answer = client.ApiClient().rest_client.pool_manager.request(
+        method, client.Configuration.get_default_copy().host + path, body=body, headers={"Accept": form, "Content-Type": form}
+    )
+    assert answer.status < 300 and answer.headers["Content-Type"] == form and answer.data[:4] == b"k8s\0", answer.data
+    envelope = types["Unknown"].FromString(answer.data[4:])
+    assert envelope.typeMeta.kind == kind, envelope
+    return types[kind].FromString(envelope.raw)
+
+
+maps = "/api/v1/namespaces/py/configmaps"
+made = exchange("POST", maps, "ConfigMap", types["ConfigMap"](metadata={"name": "wire"}, data=[{"key": "k", "value": "é"}]))
+assert made.metadata.uid and made.metadata.namespace == "py" and made.data[0].value == "é", made
+assert core.read_namespaced_config_map("wire", "py").data == {"k": "é"}
+assert "wire" in [item.metadata.name for item in exchange("GET", maps, "ConfigMapList").items]
 
 # Other groups, subresources, files of objects, the dynamic client.
 utils.create_from_dict(
