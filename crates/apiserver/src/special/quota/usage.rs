@@ -6,7 +6,7 @@ use api::kinds::pods::resources::{quantity, totals};
 use api::quantity::{Format, Quantity};
 
 use super::scopes::take_in;
-use super::{Amounts, amounts};
+use super::{Amounts, amounts, text};
 use crate::clock;
 use crate::rest::metadata;
 
@@ -68,7 +68,7 @@ pub fn overdue(pod: &Value, now: i64) -> bool {
 
 fn pod(pod: &Value, used: &mut Amounts) {
     used.insert("pods".to_owned(), count(1));
-    let spec = &pod["spec"];
+    let spec = &held(pod);
     let (mut requests, mut limits) = (totals(spec, "requests"), totals(spec, "limits"));
     for (name, amount) in amounts(&spec["overhead"]) {
         if let Some(limit) = limits.get_mut(&name).filter(|limit| !limit.is_zero()) {
@@ -83,6 +83,36 @@ fn pod(pod: &Value, used: &mut Amounts) {
         used.insert(format!("requests.{name}"), amount);
     }
     used.extend(limits.into_iter().map(|(name, amount)| (format!("limits.{name}"), amount)));
+}
+
+/// The spec with what the containers hold: while they are resized the larger of what is wanted and what they have, and what they
+/// have where their node can never give what is wanted.
+fn held(pod: &Value) -> Value {
+    let (mut spec, status) = (pod["spec"].clone(), &pod["status"]);
+    let mut conditions = status["conditions"].as_array().into_iter().flatten();
+    let never = conditions.any(|c| c["type"] == "PodResizePending" && c["reason"] == "Infeasible");
+    for (containers, statuses) in [("containers", "containerStatuses"), ("initContainers", "initContainerStatuses")] {
+        for container in spec[containers].as_array_mut().into_iter().flatten() {
+            let mut statuses = status[statuses].as_array().into_iter().flatten();
+            let Some(has) = statuses.find(|has| has["name"] == container["name"]) else { continue };
+            if !has["resources"].is_object() {
+                continue;
+            }
+            let resources = &has["resources"];
+            for (field, given) in [
+                ("requests", vec![&resources["requests"], &has["allocatedResources"]]),
+                ("limits", vec![&resources["limits"]]),
+            ] {
+                let wanted = if never { Amounts::new() } else { amounts(&container["resources"][field]) };
+                let most = given.into_iter().flat_map(amounts).fold(wanted, |mut most, (name, amount)| {
+                    most.entry(name).and_modify(|most| *most = (*most).max(amount)).or_insert(amount);
+                    most
+                });
+                container["resources"][field] = text(&most);
+            }
+        }
+    }
+    spec
 }
 
 fn service(service: &Value, used: &mut Amounts) {
@@ -177,6 +207,22 @@ mod tests {
         assert_eq!(used("pods", pod(json!({"phase": "Failed"}), json!({}))), ["count/pods=1"]);
         let late = json!({"deletionTimestamp": "2001-01-01T00:00:00Z", "deletionGracePeriodSeconds": 30});
         assert_eq!(used("pods", pod(json!({"phase": "Running"}), late)), ["count/pods=1"]);
+    }
+
+    #[test]
+    fn pods_that_are_resized_use_the_larger_of_what_they_want_and_have() {
+        let cpu = |cpu: &str| json!({"requests": {"cpu": cpu}, "limits": {"cpu": cpu}});
+        let pod = |conditions: Value| {
+            json!({"spec": {"containers": [{"name": "a", "resources": cpu("1")}, {"name": "b", "resources": cpu("5")}]},
+                "status": {"conditions": conditions, "containerStatuses": [
+                    {"name": "a", "resources": cpu("2"), "allocatedResources": {"cpu": "3"}}, {"name": "b", "resources": cpu("4")}]}})
+        };
+        let uses = |conditions: Value| {
+            (used("pods", pod(conditions.clone()))[1].clone(), used("pods", pod(conditions))[2].clone())
+        };
+        assert_eq!(uses(json!([])), ("cpu=8".to_owned(), "limits.cpu=7".to_owned()));
+        let never = json!([{"type": "PodResizePending", "status": "True", "reason": "Infeasible"}]);
+        assert_eq!(uses(never), ("cpu=7".to_owned(), "limits.cpu=6".to_owned()));
     }
 
     #[test]
