@@ -82,6 +82,22 @@ fn a_cluster_address_reaches_every_endpoint_and_is_refused_without_any() {
 }
 
 #[test]
+fn an_endpoint_that_is_no_pod_is_refused_whoever_asks() {
+    on_a_node(async || {
+        let directory = tempfile::tempdir().unwrap();
+        let network = PodNetwork::open(config(directory.path())).unwrap();
+        let [_one, _two, client] = three(&network).await;
+        load(&network, &format!("{{type: NodePort, clusterIP: 10.96.0.5, {PORTS}}}"), &["10.42.0.200"]);
+        refused(client.ask("10.96.0.5:80"));
+        refused(client.ask("10.42.0.1:30080"));
+        for target in ["10.96.0.5:80", "10.42.0.1:30080", "127.0.0.1:30080"] {
+            let answer = ask(target).map_err(|error| error.kind());
+            assert_eq!(answer, Err(std::io::ErrorKind::ConnectionRefused), "{target}");
+        }
+    });
+}
+
+#[test]
 fn a_node_port_answers_on_every_address_of_the_node_and_to_the_outside() {
     on_a_node(async || {
         let directory = tempfile::tempdir().unwrap();

@@ -24,9 +24,9 @@ const META_L4PROTO: u32 = 16;
 const CMP_EQ: u32 = 0;
 const CMP_NEQ: u32 = 1;
 const CT_STATE: u32 = 0;
-const CT_STATUS: u32 = 2;
-const CT_STATUS_DNAT: u32 = 1 << 5;
 const CT_STATE_NEW: u32 = 8;
+const RT_NEXTHOP4: u32 = 1;
+const RT_NEXTHOP6: u32 = 2;
 const FIB_SADDR: u32 = 1;
 const FIB_DADDR: u32 = 2;
 const FIB_ADDRTYPE: u32 = 3;
@@ -134,11 +134,13 @@ impl Rule {
             .cmp(CMP_NEQ, &0u32.to_ne_bytes())
     }
 
-    /// The packet's destination is as the sender wrote it.
-    pub fn untranslated(self) -> Rule {
-        self.expression("ct", |e| e.be32(1, R0).be32(2, CT_STATUS))
-            .mask(&CT_STATUS_DNAT.to_ne_bytes())
-            .cmp(CMP_EQ, &0u32.to_ne_bytes())
+    /// The packet's route, as it is after a translation, leads through this gateway.
+    pub fn through(self, gateway: IpAddr) -> Rule {
+        let key = match Family::of(gateway) {
+            Family::V4 => RT_NEXTHOP4,
+            Family::V6 => RT_NEXTHOP6,
+        };
+        self.expression("rt", |e| e.be32(1, R0).be32(2, key)).cmp(CMP_EQ, &octets(gateway))
     }
 
     pub fn marked(self, bit: u32) -> Rule {

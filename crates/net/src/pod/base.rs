@@ -40,6 +40,15 @@ pub struct Served {
 /// The port at which clients ask for names.
 pub const DNS: u16 = 53;
 
+/// The gateway through which the routes of the pod and service ranges lead to the anchor, by which the rules know them: an address
+/// that is set aside for being nobody's (RFC 7600, RFC 6666).
+pub fn nowhere(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::from([192, 0, 0, 8]),
+        Family::V6 => IpAddr::from([0x100, 0, 0, 0, 0, 0, 0, 1]),
+    }
+}
+
 /// Names of sets of one address family.
 pub fn set(name: &str, family: Family) -> String {
     format!("{name}-{}", family.suffix())
@@ -75,9 +84,10 @@ pub fn table(name: &str, prefix: &str, anchor: &str, ranges: &Ranges, served: &S
     let unserved = Rule::default().begins().verdict(&jump("unserved"));
     let door = Rule::default().to_interface(anchor).verdict(&goto(REJECT));
     chain("forward", at("filter", libc::NF_INET_FORWARD, FILTER), vec![unserved.clone(), door]);
-    // In the output hook the interface is still that of the address before its translation.
-    let door = Rule::default().to_interface(anchor).untranslated().verdict(&goto(REJECT));
-    chain("output", at("filter", libc::NF_INET_LOCAL_OUT, FILTER), vec![unserved.clone(), door]);
+    // In the output hook the interface is still that of the address before its translation, but the route is not.
+    let doors = Family::ALL.map(|family| Rule::family(family).through(nowhere(family)).verdict(&goto(REJECT)));
+    let output = [unserved.clone()].into_iter().chain(doors).collect();
+    chain("output", at("filter", libc::NF_INET_LOCAL_OUT, FILTER), output);
     let mut input = vec![unserved];
     for range in &ranges.services {
         // Of the service range only the DNS address is an address of this machine, and only for DNS.

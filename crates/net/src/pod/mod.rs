@@ -200,7 +200,8 @@ impl PodNetwork {
         let anchor = link::find(&mut socket, prefix).map_err(netlink(what))?;
         let index = anchor.ok_or(Errno::ENODEV).map_err(netlink(what))?.index;
         let gateways = if config.plugins { Vec::new() } else { self.gateways() };
-        let mut messages = vec![link::up(index)];
+        // What is sent to a node port on the loopback address must get as far as the rule that refuses it.
+        let mut messages = vec![link::up(index), link::route_loopback(index)];
         messages.extend(gateways.iter().chain(&config.served.addresses).map(|address| link::address(index, *address)));
         let Ranges { pods, cluster, services } = &config.ranges;
         let pods = if config.plugins { &[][..] } else { &[&pods[..], &cluster[..]].concat() };
@@ -213,7 +214,7 @@ impl PodNetwork {
             let family = Family::of(range.addr());
             let source = gateways.iter().find(|gateway| Family::of(**gateway) == family);
             if source.is_some() || config.plugins {
-                messages.push(link::route(index, range.trunc(), None, source.copied()));
+                messages.push(link::route(index, range.trunc(), Some(base::nowhere(family)), source.copied()));
             }
         }
         socket.run(messages).map_err(netlink(what))
