@@ -174,6 +174,9 @@ async fn services_get_addresses_and_ports_that_nobody_else_has_and_give_them_bac
     let (_, addresses) = get(&client, "/apis/networking.k8s.io/v1/ipaddresses").await;
     let addresses: Value = serde_json::from_str(&addresses).expect("JSON");
     assert_eq!(addresses["items"].as_array().map(Vec::len), Some(2), "{addresses}");
+    let owner = &addresses["items"][0]["metadata"]["managedFields"][0];
+    assert_eq!((&owner["manager"], &owner["operation"]), (&json!("kube-apiserver"), &json!("Update")), "{addresses}");
+    assert!(owner["fieldsV1"]["f:spec"]["f:parentRef"].is_object(), "{addresses}");
 }
 
 #[tokio::test]

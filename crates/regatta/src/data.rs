@@ -23,6 +23,9 @@ const WELCOME: [&str; 2] = ["lost+found", "manifests"];
 /// What only root may look into: secrets, keys, and what pods keep.
 const PRIVATE: [&str; 4] = ["store", "pki", "kubelet", "runtime"];
 
+/// What else a cluster makes in its directory.
+const OWN: [&str; 5] = [MARKER, "kubeconfig.yaml", "images", "net", "cni"];
+
 /// A data directory, known by its path.
 #[derive(Clone, Debug)]
 pub struct DataDir {
@@ -99,6 +102,12 @@ impl DataDir {
         Ok((hold, marker.map(|m| m.settings)))
     }
 
+    /// Takes what is left of a cluster for its removal. What the kernel has of it proves that the directory was its own.
+    pub fn take_to_remove(&self) -> Result<Hold> {
+        fs::create_dir_all(&self.path).with_context(|| format!("cannot make {}", self.path.display()))?;
+        self.lock()
+    }
+
     /// Whether nothing is there but what may be before a first start.
     fn is_fresh(&self) -> Result<bool> {
         let entries =
@@ -114,19 +123,19 @@ impl DataDir {
             return Ok(false);
         }
         let hold = self.lock()?;
-        for path in remains {
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            match removed {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("cannot remove {}", path.display()));
-                }
-                _ => {}
-            }
-        }
+        remove(remains)?;
         drop(hold);
         // What others have put there stays, and its directory with it.
         let _ = fs::remove_dir(&self.path);
         Ok(true)
+    }
+
+    /// Takes away all that a cluster is known to make here.
+    pub fn remove_own(&self) -> Result<()> {
+        remove(REMAINS.iter().chain(&PRIVATE).chain(&OWN).map(|name| self.path.join(name)))?;
+        // Others' files may be in there.
+        let _ = fs::remove_dir(self.path.join("manifests"));
+        Ok(())
     }
 
     /// Makes the directories that only root may look into, and closes those that an earlier version left open.
@@ -234,6 +243,19 @@ impl DataDir {
         }
         crate::pki::write(&path, &text, 0o644)
     }
+}
+
+fn remove(paths: impl IntoIterator<Item = PathBuf>) -> Result<()> {
+    for path in paths {
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        match removed {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The directory's one path, whether it exists or not: links and `..` on the way are followed as far as there is

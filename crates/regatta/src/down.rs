@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::containers;
-use crate::data::DataDir;
+use crate::data::{DataDir, Settings};
 
 /// How long the server may take to stop.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -17,7 +17,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub async fn down(data_dir: &Path, purge: bool) -> Result<()> {
     let data = DataDir::at(data_dir)?;
     crate::preflight::root("down")?;
-    if data.marker()?.is_none() {
+    let marker = match data.marker() {
+        // What the marker says helps to remove the cluster, but is not needed for it.
+        Err(error) if purge && data.run().exists() => {
+            tracing::warn!(error = format!("{error:#}"), "the cluster is removed without its settings");
+            None
+        }
+        marker => marker?,
+    };
+    if marker.is_none() {
         if !purge {
             bail!("no cluster has been started from {}", data.path.display());
         }
@@ -35,7 +43,7 @@ pub async fn down(data_dir: &Path, purge: bool) -> Result<()> {
         None => {}
     }
     if purge {
-        remove(&data).await?;
+        remove(&data, marker.map(|marker| marker.settings)).await?;
     }
     Ok(())
 }
@@ -55,15 +63,23 @@ async fn stop(data: &DataDir, pid: i32) -> Result<()> {
     }
 }
 
-async fn remove(data: &DataDir) -> Result<()> {
-    let settings = data.marker()?.map(|m| m.settings).unwrap_or_default();
-    let (hold, _) = data.take()?;
-    containers::purge(data, &settings).await.context("cannot remove the containers")?;
+/// Removes the cluster. Without its settings, which its marker has, only what it is known to make goes from its directory.
+async fn remove(data: &DataDir, settings: Option<Settings>) -> Result<()> {
+    let hold = data.take_to_remove()?;
+    let (marked, settings) = (settings.is_some(), &settings.unwrap_or_default());
+    containers::purge(data, settings).await.context("cannot remove the containers")?;
     net::PodNetwork::purge(&data.id, &data.join("net"), &data.run()).context("cannot remove the network")?;
     unmount(&[data.run(), data.path.clone()])?;
-    crate::kubeconfig::remove(data, &settings);
+    crate::kubeconfig::remove(data, settings);
+    if !marked {
+        data.remove_own()?;
+    }
     for path in [&data.run(), &data.path] {
-        match std::fs::remove_dir_all(path) {
+        let everything = marked || *path != data.path;
+        let removed = if everything { std::fs::remove_dir_all(path) } else { std::fs::remove_dir(path) };
+        match removed {
+            // Something that others have put there.
+            Err(error) if !everything && error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {}
             // A mount point, emptied by now, stays.
             Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {}
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

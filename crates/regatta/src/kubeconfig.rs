@@ -55,27 +55,27 @@ impl Kubeconfig {
 
 /// Takes the cluster out of every kubeconfig that it was written to. A file that holds nothing else goes.
 pub fn remove(data: &DataDir, settings: &Settings) {
-    let Ok(authority) = fs::read_to_string(data.join("pki/ca.crt")) else { return };
-    let authority = STANDARD.encode(authority);
+    let authority = fs::read_to_string(data.join("pki/ca.crt")).map(|pem| STANDARD.encode(pem)).ok();
+    let ours = Ours { authority: authority.as_deref(), name: &settings.context };
     let mut paths = settings.kubeconfigs.clone();
     paths.push(settings.kubeconfig.clone());
     paths.sort();
     paths.dedup();
     for path in paths.into_iter().filter(|path| !path.as_os_str().is_empty()) {
-        if let Err(error) = remove_from(&path, &authority) {
+        if let Err(error) = remove_from(&path, &ours) {
             tracing::warn!(path = %path.display(), error = format!("{error:#}"), "the cluster stays in a kubeconfig");
         }
     }
 }
 
-fn remove_from(path: &Path, authority: &str) -> Result<()> {
+fn remove_from(path: &Path, ours: &Ours<'_>) -> Result<()> {
     let path = match fs::canonicalize(path) {
         Ok(path) => path,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error.into()),
     };
     let Some(mut content) = parse(&fs::read_to_string(&path)?) else { return Ok(()) };
-    match take(&mut content, authority) {
+    match take(&mut content, ours) {
         Left::Unchanged => Ok(()),
         Left::Others => save(&path, &content),
         Left::Nothing => Ok(fs::remove_file(&path)?),
@@ -123,7 +123,7 @@ struct Entry<'a> {
 
 /// Puts the cluster's entries in, in place of those of an earlier start; gives the context's name.
 fn put(content: &mut Value, id: &str, entry: Entry<'_>) -> String {
-    let ours = ours(content, entry.authority);
+    let ours = Ours { authority: Some(entry.authority), name: "" }.clusters(content);
     let taken = |name: &str| {
         ["clusters", "contexts"].iter().any(|list| {
             let entries = content[*list].as_array().into_iter().flatten();
@@ -157,11 +157,23 @@ fn put(content: &mut Value, id: &str, entry: Entry<'_>) -> String {
     name
 }
 
-/// The names of the clusters that have this authority.
-fn ours(content: &Value, authority: &str) -> Vec<String> {
-    let clusters = content["clusters"].as_array().into_iter().flatten();
-    let own = clusters.filter(|entry| entry["cluster"]["certificate-authority-data"] == authority);
-    own.filter_map(|entry| entry["name"].as_str().map(str::to_owned)).collect()
+/// By what the cluster's entries are known.
+struct Ours<'a> {
+    authority: Option<&'a str>,
+    /// Where the authority is lost; empty where nothing is known.
+    name: &'a str,
+}
+
+impl Ours<'_> {
+    /// The names of the cluster's entries among the clusters.
+    fn clusters(&self, content: &Value) -> Vec<String> {
+        let clusters = content["clusters"].as_array().into_iter().flatten();
+        let own = clusters.filter(|entry| match self.authority {
+            Some(authority) => entry["cluster"]["certificate-authority-data"] == authority,
+            None => !self.name.is_empty() && entry["name"] == self.name,
+        });
+        own.filter_map(|entry| entry["name"].as_str().map(str::to_owned)).collect()
+    }
 }
 
 /// Sets the fields of the entry of that name; what a user has added to it (a namespace, say) stays.
@@ -187,9 +199,9 @@ enum Left {
     Nothing,
 }
 
-/// Takes out the clusters with this authority, their contexts, and the users that only those had.
-fn take(content: &mut Value, authority: &str) -> Left {
-    let clusters = ours(content, authority);
+/// Takes out our clusters, their contexts, and the users that only those had.
+fn take(content: &mut Value, ours: &Ours<'_>) -> Left {
+    let clusters = ours.clusters(content);
     if clusters.is_empty() {
         return Left::Unchanged;
     }
@@ -298,6 +310,11 @@ mod tests {
         place.write(&file).expect("written");
         assert_eq!(read(&file)["contexts"].as_array().expect("contexts").len(), 1);
         remove(&place.data(), &Settings { kubeconfig: file.clone(), ..Settings::default() });
+        assert!(!file.exists());
+        // Also where the authority is lost, by the name that was given.
+        let context = place.write(&file).expect("written");
+        fs::remove_file(place.data().join("pki/ca.crt")).expect("authority");
+        remove(&place.data(), &Settings { kubeconfig: file.clone(), context, ..Settings::default() });
         assert!(!file.exists());
         for other in ["hello", "{a: 1}", "kind: Pod\napiVersion: v1\n", "clusters: 3", "\u{1}"] {
             fs::write(&file, other).expect("file");

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -101,6 +101,13 @@ impl Folder {
         let path = self.path.join("ca.crt");
         if let Some(certificate) = read(&path)? {
             return Ok(Pair { certificate, key });
+        }
+        // A new authority is no replacement of a lost one: every certificate and kubeconfig names the old one.
+        if self.path.join("apiserver.crt").exists() {
+            bail!(
+                "the cluster's authority {} is missing; restore it, or begin anew after `regatta down --purge`",
+                path.display()
+            );
         }
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -208,6 +215,9 @@ mod tests {
         assert_eq!(first.service_account_key, third.service_account_key);
         assert_ne!(first.serving.certificate, third.serving.certificate);
         assert_eq!(first.admin.certificate, third.admin.certificate);
+        fs::remove_file(directory.path().join("ca.crt")).expect("authority");
+        let error = Pki::ensure(directory.path(), &[], &[]).err().expect("the authority is lost").to_string();
+        assert!(error.contains("ca.crt is missing; restore it"), "{error}");
         use std::os::unix::fs::PermissionsExt;
         let mode = fs::metadata(directory.path().join("ca.key")).expect("key").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);

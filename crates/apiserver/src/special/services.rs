@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use api::apply::{self, Ctx};
 use api::kind::Kind;
 use api::validation::Errors;
 use api::{Status, Value};
@@ -22,6 +23,8 @@ pub const PORTS: &str = "/registry/servicenodeports/";
 /// The label that says who has made an `IPAddress`, and what it says of those that are made here.
 const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
 const MANAGER: &str = "ipallocator.k8s.io";
+/// Who owns the fields of those that are made here.
+const OWNER: &str = "kube-apiserver";
 /// How many random addresses or ports are tried before the range is searched from its beginning.
 const GUESSES: usize = 32;
 
@@ -261,10 +264,11 @@ fn addresses(call: &Call) -> Option<std::sync::Arc<Kind>> {
 
 /// The `IPAddress` object that takes an address for a Service.
 fn record(call: &Call, address: &IpAddr, service: &Value) -> Vec<u8> {
-    api::codec::stored::encode(&json!({
+    let now = clock::now();
+    let mut object = json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
         "metadata": {
-            "name": address.to_string(), "uid": uuid::Uuid::new_v4().to_string(), "creationTimestamp": clock::now(), "generation": 1,
+            "name": address.to_string(), "uid": uuid::Uuid::new_v4().to_string(), "creationTimestamp": now, "generation": 1,
             "labels": {
                 "ipaddress.kubernetes.io/ip-family": if address.is_ipv4() { "IPv4" } else { "IPv6" },
                 MANAGED_BY: MANAGER,
@@ -273,7 +277,13 @@ fn record(call: &Call, address: &IpAddr, service: &Value) -> Vec<u8> {
         "spec": {"parentRef": {
             "resource": "services", "namespace": call.info.namespace, "name": metadata::text(service, "name"),
         }},
-    }))
+    });
+    if let Some(kind) = addresses(call) {
+        let (schema, api_version) = (&kind.schema, &kind.api_version());
+        let context = Ctx { schema, api_version, manager: OWNER, subresource: "", now: &now };
+        apply::track_update(None, &mut object, &context);
+    }
+    api::codec::stored::encode(&object)
 }
 
 /// Whether an `IPAddress` is taken by this Service.

@@ -10,6 +10,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -55,7 +56,13 @@ pub async fn answer(
         return Err(Refusal::bad_request(if options.previous {
             format!("previous terminated container \"{container}\" in pod \"{name}\" not found")
         } else {
-            format!("container \"{container}\" in pod \"{name}\" is waiting to start: ContainerCreating")
+            let why = match told(pod, container).and_then(|s| s.state.as_ref()?.waiting.as_ref()?.reason.as_deref()) {
+                Some("ErrImagePull") => "image can't be pulled",
+                Some("ImagePullBackOff") => "trying and failing to pull image",
+                Some(reason) => reason,
+                None => "ContainerCreating",
+            };
+            format!("container \"{container}\" in pod \"{name}\" is waiting to start: {why}")
         }));
     };
     let path = PathBuf::from(&found.log_path);
@@ -113,8 +120,12 @@ fn is_newest(seen: &Observed, container: &crate::pods::observed::Container) -> b
 
 /// The run that the status shows as the last one; while a container waits for its restart that is the newest there is.
 fn told_previous(pod: &Pod, container: &str) -> Option<String> {
+    told(pod, container)?.last_state.as_ref()?.terminated.as_ref()?.container_id.clone()
+}
+
+/// What the API shows of a container.
+fn told<'p>(pod: &'p Pod, container: &str) -> Option<&'p v1::ContainerStatus> {
     let status = pod.status()?;
     let lists = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
-    let told = lists.into_iter().flatten().flatten().find(|s| s.name == container)?;
-    told.last_state.as_ref()?.terminated.as_ref()?.container_id.clone()
+    lists.into_iter().flatten().flatten().find(|s| s.name == container)
 }

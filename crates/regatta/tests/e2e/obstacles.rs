@@ -253,3 +253,30 @@ fn certificates_follow_the_machines_addresses_and_are_renewed_before_their_end()
     cluster.kubectl(&["get", "--raw", "/api/v1/nodes/node/proxy/healthz"]);
     cluster.purge();
 }
+
+#[test]
+fn a_cluster_without_its_marker_is_purged_and_what_others_put_into_its_directory_stays() {
+    if !possible() {
+        return;
+    }
+    let machine = Machine::new();
+    let before = machine.traces();
+    for damage in ["", "{"] {
+        let directory = tempfile::tempdir().expect("directory");
+        let mut cluster = Cluster::start_at(&machine, directory.path().join("data"), &[]);
+        cluster.import_images();
+        cluster.apply(&tool());
+        cluster.kubectl(&["wait", "pod/tool", "--for=condition=Ready", "--timeout=60s"]);
+        cluster.interrupt();
+        match damage {
+            "" => std::fs::remove_file(cluster.data.join("regatta.json")).expect("remove"),
+            damage => std::fs::write(cluster.data.join("regatta.json"), damage).expect("write"),
+        }
+        std::fs::write(cluster.data.join("mine"), "x").expect("write");
+        succeed(&mut cluster.regatta(&["down", "--purge"]));
+        assert_eq!(machine.traces(), before, "{damage}");
+        let left: Vec<_> =
+            std::fs::read_dir(&cluster.data).expect("directory").flatten().map(|e| e.file_name()).collect();
+        assert_eq!(left, ["mine"]);
+    }
+}
