@@ -17,6 +17,9 @@ use crate::owner::{Named, controller_reference};
 
 pub(super) const MANAGED_BY: &str = "endpointslice-controller.k8s.io";
 
+/// For each family, whether the zones share its endpoints, or why not.
+pub(super) type Shared = Vec<(String, Result<(), String>)>;
+
 /// The writes that turn the slices that are into those that should be. `zone` gives a node's zone; with `zones` they share
 /// the endpoints.
 pub(super) fn plan(
@@ -25,7 +28,7 @@ pub(super) fn plan(
     existing: Vec<EndpointSlice>,
     zone: impl Fn(&str) -> Option<String>,
     zones: Option<&Zones>,
-) -> Writes {
+) -> (Writes, Shared) {
     let triggered = backends.iter().filter_map(|backend| backend.since).max();
     let set = Set {
         name: service.name().to_owned(),
@@ -36,10 +39,10 @@ pub(super) fn plan(
         triggered: triggered.map(|at| at.to_string()),
     };
     let mut groups = groups(service, backends, zone);
-    for family in groups.chunk_by_mut(|a, b| a.family == b.family) {
-        zones.into_iter().for_each(|zones| hints::give(family, zones));
-    }
-    set.plan(groups, existing)
+    let families = groups.chunk_by_mut(|a, b| a.family == b.family);
+    let shared = families.filter_map(|family| Some((family[0].family.clone(), hints::give(family, zones?))));
+    let shared = shared.collect();
+    (set.plan(groups, existing), shared)
 }
 
 /// The Service's labels, and those by which slices are found.
@@ -95,6 +98,7 @@ fn endpoint(service: &Service, backend: &Backend, address: &str, zone: Option<St
     let ready = publishes_not_ready(service) || (backend.ready && !backend.terminating);
     let node = (!backend.node.is_empty()).then(|| backend.node.clone());
     let distribution = service.spec.as_ref().and_then(|spec| spec.traffic_distribution.as_deref());
+    let distribution = distribution.filter(|_| !hints::are_wanted(service));
     let for_zones = || zone.iter().map(|name| ForZone { name: name.clone() }).collect::<Vec<_>>();
     let for_nodes = || node.iter().map(|name| ForNode { name: name.clone() }).collect::<Vec<_>>();
     let some = |ready: bool| ready.then_some(());
@@ -154,7 +158,7 @@ mod tests {
 
     /// Runs the plan and returns the slices that result, with names for the new ones.
     fn apply(service: &Service, backends: &[Backend], existing: &[EndpointSlice]) -> (Vec<EndpointSlice>, usize) {
-        let writes = plan(service, backends, existing.to_vec(), |_| Some("zone-a".to_owned()), None);
+        let (writes, _) = plan(service, backends, existing.to_vec(), |_| Some("zone-a".to_owned()), None);
         let count = writes.create.len() + writes.update.len() + writes.delete.len();
         let name = |slice: &EndpointSlice| slice.metadata.name.clone();
         let touched: Vec<_> = writes.update.iter().chain(&writes.delete).map(name).collect();
@@ -243,12 +247,20 @@ mod tests {
 
     #[test]
     fn traffic_is_kept_close_where_that_is_asked_for() {
+        let pods = [pod("a", "10.1.0.1", true, json!({}))];
         let close = service(json!({"trafficDistribution": "PreferSameNode"}));
-        let (slices, _) = apply(&close, &[pod("a", "10.1.0.1", true, json!({}))], &[]);
+        let (slices, _) = apply(&close, &pods, &[]);
         let hints = slices[0].endpoints.as_ref().unwrap()[0].hints.clone().unwrap();
         assert_eq!(
             (hints.for_zones.unwrap()[0].name.as_str(), hints.for_nodes.unwrap()[0].name.as_str()),
             ("zone-a", "node")
         );
+        // Zones that share the endpoints come before that.
+        let mut shared = close;
+        let annotations = shared.metadata.annotations.get_or_insert_default();
+        annotations.insert("service.kubernetes.io/topology-mode".to_owned(), "Auto".to_owned());
+        let (writes, told) = plan(&shared, &pods, Vec::new(), |_| Some("zone-a".to_owned()), Some(&Zones::new()));
+        assert_eq!(writes.create[0].endpoints.as_ref().unwrap()[0].hints, None);
+        assert!(matches!(&told[..], [(family, Err(_))] if family == "IPv4"), "{told:?}");
     }
 }

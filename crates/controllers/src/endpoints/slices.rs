@@ -1,25 +1,23 @@
 //! The EndpointSlice controller.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
-use client::{Cache, Key};
+use client::{Cache, Item, Key};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use parking_lot::Mutex;
 
 use super::{
     Selectors, backends,
-    hints::{self, Zones},
+    hints::{self, Place},
     is_managed, slice,
     write::Slices,
 };
 use crate::{
-    condition,
     frame::{Env, Synced, UNSEEN},
     owner::Named,
 };
 
 const WORKERS: usize = 5;
-const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
-const CONTROL_PLANE_LABEL: &str = "node-role.kubernetes.io/control-plane";
 
 pub(crate) async fn run(env: Env) {
     let controller = Controller {
@@ -27,22 +25,32 @@ pub(crate) async fn run(env: Env) {
         pods: env.caches.get(),
         nodes: env.caches.get(),
         slices: Slices::new(&env, slice::MANAGED_BY),
+        shared: Mutex::default(),
+        env: env.clone(),
     };
     let work = Selectors::watch(&controller.services, &controller.pods)
         .on(&controller.slices.cache, Slices::queue_owner(slice::MANAGED_BY))
         .on(&controller.nodes, {
-            let services = controller.services.clone();
-            // A node that gets another zone, or is gone, changes every Service with a pod there; it happens seldom.
+            let (services, nodes) = (controller.services.clone(), controller.nodes.clone());
             move |change, queue| {
-                let zone = |item: &Option<Arc<client::Item>>| {
-                    item.as_ref().and_then(|item| item.labels.get(ZONE_LABEL).map(str::to_owned))
-                };
-                if zone(&change.old) != zone(&change.new) {
-                    services.list().iter().for_each(|service| queue.add(service.key.clone()));
+                let place = |item: &Option<Arc<Item>>| item.as_ref().and_then(|item| place(&nodes, item).cloned());
+                let (old, new) = (place(&change.old), place(&change.new));
+                if old == new {
+                    return;
                 }
+                // Another zone changes every Service with a pod there; it happens seldom.
+                let zone = |place: &Option<Place>| place.as_ref().and_then(|place| place.zone.clone());
+                let is_moved = zone(&old) != zone(&new);
+                let shares = |item: &Item| services.parse(item).is_some_and(|service| hints::are_wanted(&service));
+                let concerned = services.list().into_iter().filter(|item| is_moved || shares(item));
+                concerned.for_each(|service| queue.add(service.key.clone()));
             }
         });
     work.run(&env, WORKERS, |key| controller.sync(key)).await;
+}
+
+fn place<'a>(nodes: &Cache<Node>, item: &'a Item) -> Option<&'a Place> {
+    item.facts(|item| nodes.parse(item).map(|node| Place::of(&node)).ok_or(())).ok()
 }
 
 struct Controller {
@@ -50,6 +58,9 @@ struct Controller {
     pods: Cache<Pod>,
     nodes: Cache<Node>,
     slices: Slices,
+    /// The Services whose endpoints the zones share.
+    shared: Mutex<HashSet<Key>>,
+    env: Env,
 }
 
 impl Controller {
@@ -57,32 +68,41 @@ impl Controller {
         let Some(service) = self.services.read(&key.namespace, &key.name) else {
             // The slices follow by garbage collection.
             self.slices.forget(&key);
+            self.shared.lock().remove(&key);
             return Ok(None);
         };
         if !is_managed(&service) || service.is_deleting() {
             return Ok(None);
         }
         let Some(existing) = self.slices.existing(&key, service.uid()) else { return Ok(Some(UNSEEN)) };
-        let zone = |node: &str| Some(self.nodes.get("", node)?.labels.get(ZONE_LABEL)?.to_owned());
-        let zones = hints::are_wanted(&service).then(|| self.zones());
-        let writes = slice::plan(&service, &backends(&service, &self.pods), existing, zone, zones.as_ref());
+        let zone = |node: &str| place(&self.nodes, self.nodes.get("", node)?.as_ref())?.zone.clone();
+        let zones = hints::are_wanted(&service).then(|| {
+            let nodes = self.nodes.list();
+            hints::zones(nodes.iter().filter_map(|item| place(&self.nodes, item)))
+        });
+        let (writes, shared) = slice::plan(&service, &backends(&service, &self.pods), existing, zone, zones.as_ref());
+        self.tell(&key, &service, shared);
         self.slices.write(&key, &service, writes, "FailedToUpdateEndpointSlices").await.map(|()| None)
     }
 
-    /// The CPU of the zones, but for nodes of the control plane and those that are not ready.
-    fn zones(&self) -> Zones {
-        let mut zones = Zones::new();
-        for node in self.nodes.list().iter().filter_map(|item| self.nodes.parse(item)) {
-            let label = |name: &str| node.metadata.labels.as_ref().and_then(|labels| labels.get(name));
-            let status = node.status.as_ref();
-            let is_ready = status.is_some_and(|status| condition::is_true(&status.conditions, "Ready"));
-            let cpu = status.and_then(|status| status.allocatable.as_ref()?.get("cpu"));
-            let cpu = cpu.and_then(|cpu| api::quantity::Quantity::parse(&cpu.0).ok());
-            if let (Some(zone), Some(cpu), true, None) = (label(ZONE_LABEL), cpu, is_ready, label(CONTROL_PLANE_LABEL))
-            {
-                *zones.entry(zone.clone()).or_default() += cpu.milli_value();
+    /// Tells of zones that begin to share the endpoints, and of those that do not.
+    fn tell(&self, key: &Key, service: &Service, shared: slice::Shared) {
+        const DISABLED: &str = "TopologyAwareHintsDisabled";
+        if shared.is_empty() && self.shared.lock().remove(key) {
+            self.env.recorder.warning(service, DISABLED, "Topology Aware Hints has been disabled");
+        }
+        for (family, outcome) in shared {
+            match outcome {
+                Err(why) => {
+                    self.shared.lock().remove(key);
+                    self.env.recorder.warning(service, DISABLED, format!("{why}, addressType: {family}"));
+                }
+                Ok(()) if self.shared.lock().insert(key.clone()) => {
+                    let message = format!("Topology Aware Hints has been enabled, addressType: {family}");
+                    self.env.recorder.normal(service, "TopologyAwareHintsEnabled", message);
+                }
+                Ok(()) => {}
             }
         }
-        zones
     }
 }
