@@ -58,7 +58,7 @@ pub(crate) async fn run(env: Env) {
         for node in out_of_service {
             let name = node.metadata.name.as_deref().unwrap_or_default();
             for pod in all.on_node(name).iter().filter(|pod| pod.deleting) {
-                end(&env, pod, Some("PodGC: node is out of service")).await?;
+                end(&env, pod, None).await?;
             }
         }
         for pod in pods.iter().filter(|pod| pod.deleting && pod.node_name.is_empty()) {
@@ -83,22 +83,29 @@ fn is_out_of_service(node: &Node) -> bool {
     tainted && !node.status.as_ref().is_some_and(is_ready)
 }
 
-/// Deletes a pod at once, after noting why where it was running.
+/// Deletes a pod at once, after noting that it has failed, and why if its node was lost: whoever holds it by a finalizer still
+/// has to tell how it ended.
 async fn end(env: &Env, pod: &Item, why: Option<&str>) -> Result<(), crate::Error> {
-    if let Some(why) = why.filter(|_| !pods::is_finished(pod)) {
-        let typed: Pod = pod.parse()?;
-        let mut conditions = typed.status.and_then(|status| status.conditions);
-        crate::condition::set(
-            &mut conditions,
-            crate::condition::condition("DisruptionTarget", "True", "DeletionByPodGC", why),
-        );
-        let patch = json!({"status": {"phase": "Failed", "conditions": conditions}});
+    if !pods::is_finished(pod) {
+        let patch = failed(pod.parse()?, why);
         match env.patch::<Pod>(pod.namespace(), pod.name(), "status", &patch).await {
             Err(error) if error.is_not_found() => return Ok(()),
             answer => answer?,
         };
     }
     env.delete::<Pod>(pod.namespace(), pod.name(), &pod.uid, DeleteParams::default().grace_period(0)).await
+}
+
+/// What makes of a pod one that has failed.
+fn failed(pod: Pod, why: Option<&str>) -> serde_json::Value {
+    let mut patch = json!({"status": {"phase": "Failed"}});
+    if let Some(why) = why {
+        let mut conditions = pod.status.and_then(|status| status.conditions);
+        let target = crate::condition::condition("DisruptionTarget", "True", "DeletionByPodGC", why);
+        crate::condition::set(&mut conditions, target);
+        patch["status"]["conditions"] = json!(conditions);
+    }
+    patch
 }
 
 #[cfg(test)]
@@ -116,5 +123,24 @@ mod tests {
         assert!(is_out_of_service(&node(OUT_OF_SERVICE, "Unknown")));
         assert!(!is_out_of_service(&node(OUT_OF_SERVICE, "True")));
         assert!(!is_out_of_service(&node("other", "False")));
+    }
+
+    #[test]
+    fn a_pod_has_failed_before_it_is_deleted_and_says_why_if_its_node_is_lost() {
+        let pod = || {
+            let ready = json!({"type": "Ready", "status": "True"});
+            serde_json::from_value(
+                json!({"metadata": {"name": "p"}, "status": {"phase": "Running", "conditions": [ready]}}),
+            )
+            .unwrap()
+        };
+        assert_eq!(failed(pod(), None), json!({"status": {"phase": "Failed"}}));
+        let status = &failed(pod(), Some("PodGC: node no longer exists"))["status"];
+        assert_eq!((&status["phase"], &status["conditions"][0]["type"]), (&json!("Failed"), &json!("Ready")));
+        let target = &status["conditions"][1];
+        assert_eq!(
+            (&target["reason"], &target["message"]),
+            (&json!("DeletionByPodGC"), &json!("PodGC: node no longer exists"))
+        );
     }
 }
