@@ -237,8 +237,9 @@ impl Progress<'_> {
         status.failed = nonzero(counted_failed);
         status.uncounted_terminated_pods =
             Some(UncountedTerminatedPods { succeeded: some(succeeding), failed: some(failing) });
-        if indexed && !self.completed.is_empty() {
-            status.completed_indexes = Some(self.completed.to_string());
+        if indexed {
+            // Those beyond the end of a Job that was made smaller are forgotten.
+            status.completed_indexes = (!self.completed.is_empty()).then(|| self.completed.to_string());
         }
         if limits_indexes {
             status.failed_indexes = Some(self.failed_indexes.to_string());

@@ -69,6 +69,16 @@ fn told(decision: &Decision) -> String {
 }
 
 #[test]
+fn indexes_beyond_the_end_of_a_job_that_was_made_smaller_are_forgotten() {
+    for (completions, pods, expected) in [(1, "a:Running@0", None), (3, "", Some("1,2")), (2, "", Some("1"))] {
+        let spec = json!({"completions": completions, "parallelism": completions, "completionMode": "Indexed"});
+        let status = run(spec, json!({"completedIndexes": "1-3", "succeeded": 3}), pods).status;
+        assert_eq!(status.completed_indexes.as_deref(), expected);
+        assert_eq!(status.succeeded, (completions > 1).then_some(completions - 1));
+    }
+}
+
+#[test]
 fn jobs_of_every_kind_do_what_is_documented() {
     let three = json!({"completions": 3, "parallelism": 2});
     let queue = json!({"parallelism": 2});
