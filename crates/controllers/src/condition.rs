@@ -14,6 +14,8 @@ use crate::frame::now;
 
 /// A condition of some kind of object.
 pub(crate) trait Condition: Clone + PartialEq {
+    /// Whether one that changes becomes the last of its list, as upstream's older controllers have it.
+    const MOVES: bool;
     fn new(kind: &str, status: &str, reason: &str, message: &str, at: Time) -> Self;
     fn kind(&self) -> &str;
     fn status(&self) -> &str;
@@ -23,8 +25,10 @@ pub(crate) trait Condition: Clone + PartialEq {
 }
 
 macro_rules! conditions {
-    ($($kind:ty { $($also:ident),* }),* $(,)?) => {$(
+    ($($kind:ty { $($also:ident),* } $moves:expr),* $(,)?) => {$(
         impl Condition for $kind {
+            const MOVES: bool = $moves;
+
             #[allow(clippy::needless_update)] // Some kinds have further fields.
             fn new(kind: &str, status: &str, reason: &str, message: &str, at: Time) -> Self {
                 $(let $also = Some(at.clone());)*
@@ -64,16 +68,16 @@ macro_rules! conditions {
 }
 
 conditions! {
-    DeploymentCondition { last_update_time },
-    ReplicaSetCondition {},
-    ReplicationControllerCondition {},
-    StatefulSetCondition {},
-    DaemonSetCondition {},
-    JobCondition { last_probe_time },
-    NamespaceCondition {},
-    NodeCondition { last_heartbeat_time },
-    PodCondition {},
-    HorizontalPodAutoscalerCondition {},
+    DeploymentCondition { last_update_time } true,
+    ReplicaSetCondition {} true,
+    ReplicationControllerCondition {} true,
+    StatefulSetCondition {} true,
+    DaemonSetCondition {} true,
+    JobCondition { last_probe_time } false,
+    NamespaceCondition {} false,
+    NodeCondition { last_heartbeat_time } false,
+    PodCondition {} false,
+    HorizontalPodAutoscalerCondition {} false,
 }
 
 /// A condition that begins now.
@@ -91,16 +95,21 @@ pub(crate) fn is_true<C: Condition>(conditions: &Option<Vec<C>>, kind: &str) -> 
 
 /// Sets a condition unless its status and reason are there already. The transition time moves with the status alone.
 pub(crate) fn set<C: Condition>(conditions: &mut Option<Vec<C>>, mut new: C) {
-    if let Some(present) = find(conditions, new.kind()) {
-        if present.status() == new.status() && present.reason() == new.reason() {
-            return;
-        }
-        if present.status() == new.status() {
-            new.set_since(present.since().cloned());
-        }
+    let list = conditions.get_or_insert_default();
+    let Some(at) = list.iter().position(|present| present.kind() == new.kind()) else { return list.push(new) };
+    let present = &list[at];
+    if present.status() == new.status() && present.reason() == new.reason() {
+        return;
     }
-    remove(conditions, new.kind());
-    conditions.get_or_insert_default().push(new);
+    if present.status() == new.status() {
+        new.set_since(present.since().cloned());
+    }
+    if C::MOVES {
+        list.remove(at);
+        list.push(new);
+    } else {
+        list[at] = new;
+    }
 }
 
 pub(crate) fn remove<C: Condition>(conditions: &mut Option<Vec<C>>, kind: &str) {
@@ -109,5 +118,23 @@ pub(crate) fn remove<C: Condition>(conditions: &mut Option<Vec<C>>, kind: &str) 
         if list.is_empty() {
             *conditions = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_that_changes_keeps_its_place_or_becomes_the_last() {
+        fn kinds<C: Condition>() -> Vec<String> {
+            let mut all: Option<Vec<C>> = None;
+            for (kind, status) in [("a", "True"), ("b", "True"), ("a", "False")] {
+                set(&mut all, condition(kind, status, "Because", ""));
+            }
+            all.unwrap().iter().map(|condition| format!("{}={}", condition.kind(), condition.status())).collect()
+        }
+        assert_eq!(kinds::<DeploymentCondition>(), ["b=True", "a=False"]);
+        assert_eq!(kinds::<HorizontalPodAutoscalerCondition>(), ["a=False", "b=True"]);
     }
 }
