@@ -73,7 +73,10 @@ impl Obstacles {
 
 impl Controller {
     async fn sync(&self, key: Key) -> Synced {
-        let Some(mut namespace) = self.namespaces.read("", &key.name).filter(Named::is_deleting) else {
+        let is_going = self.namespaces.get("", &key.name).is_some_and(|namespace| namespace.deleting);
+        // The cache may be behind, and another namespace have the name by now, whose content is to stay.
+        let live = if is_going { self.env.cluster::<Namespace>().get_opt(&key.name).await? } else { None };
+        let Some(mut namespace) = live.filter(Named::is_deleting) else {
             self.waits.lock().remove(&key);
             return Ok(None);
         };

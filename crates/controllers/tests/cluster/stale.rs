@@ -16,12 +16,12 @@ use k8s_openapi::{
     api::{
         apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
         batch::v1::{CronJob, Job},
-        core::v1::{PersistentVolumeClaim, Pod},
+        core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod},
     },
 };
 use kube::{
     Api, Resource,
-    api::{ListParams, WatchEvent, WatchParams},
+    api::{DeleteParams, ListParams, PostParams, WatchEvent, WatchParams},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -326,4 +326,27 @@ async fn a_pod_has_one_claim_for_each_of_its_own_volumes_and_devices() {
     cluster.until::<PersistentVolumeClaim>("five", |claims| claims.len() == 5).await;
     let claims = (count::<PersistentVolumeClaim>(&cluster).await, count::<ResourceClaim>(&cluster).await);
     assert_eq!(claims, (5, 5));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_that_is_made_again_keeps_what_is_in_it() {
+    let cluster = Cluster::with_lag(LAG).await;
+    let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
+    let maps: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), "team");
+    let (namespace, map) = (json!({"metadata": {"name": "team"}}), json!({"metadata": {"name": "mine"}}));
+    let namespace: Namespace = serde_json::from_value(namespace).unwrap();
+    let map: ConfigMap = serde_json::from_value(map).unwrap();
+    for _ in 0..3 {
+        // The one before it may be on its way out.
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        while let Err(error) = namespaces.create(&PostParams::default(), &namespace).await {
+            assert!(tokio::time::Instant::now() < deadline, "{error}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        maps.create(&PostParams::default(), &map).await.unwrap();
+        // It stays until all that the controller has yet to see is seen.
+        tokio::time::sleep(LAG * 3).await;
+        assert!(maps.get_opt("mine").await.unwrap().is_some(), "it went with the namespace before");
+        namespaces.delete("team", &DeleteParams::default()).await.unwrap();
+    }
 }
