@@ -18,9 +18,9 @@ use crate::{
     owner::Named,
 };
 
-const TYPE: &str = "kubernetes.io/service-account-token";
-const NAME: &str = "kubernetes.io/service-account.name";
-const UID: &str = "kubernetes.io/service-account.uid";
+pub(crate) const TYPE: &str = "kubernetes.io/service-account-token";
+pub(crate) const NAME: &str = "kubernetes.io/service-account.name";
+pub(crate) const UID: &str = "kubernetes.io/service-account.uid";
 /// As long as a token may live; it ends with its Secret before that.
 const LIFE: i64 = 1 << 32;
 
@@ -60,9 +60,12 @@ struct Issued {
 
 impl Controller {
     async fn sync(&self, key: Key) -> Synced {
-        let Some(secret) = self.secrets.read(&key.namespace, &key.name).filter(|secret| !secret.is_deleting()) else {
-            return Ok(None);
+        let Some(secret) = self.secrets.read(&key.namespace, &key.name) else {
+            return self.unlist(&key).await.map(|()| None);
         };
+        if secret.is_deleting() {
+            return Ok(None);
+        }
         let Some(account) = secret.annotation(NAME).filter(|name| !name.is_empty()) else { return Ok(None) };
         match self.account_uid(&secret, account).await? {
             Some(uid) => self.fill(&secret, account, &uid).await?,
@@ -71,6 +74,25 @@ impl Controller {
             }
         }
         Ok(None)
+    }
+
+    /// Takes a Secret that is gone out of the lists of the accounts that name it.
+    async fn unlist(&self, key: &Key) -> Result<(), Error> {
+        let accounts = self.accounts.list_ns(&key.namespace);
+        let shorter = accounts.iter().filter_map(|item| without(self.accounts.parse(item)?, &key.name));
+        let shorter: Vec<ServiceAccount> = shorter.collect();
+        // It may be there all the same, as a Secret of another type.
+        if shorter.is_empty() || self.env.api::<Secret>(&key.namespace).get_opt(&key.name).await?.is_some() {
+            return Ok(());
+        }
+        for account in shorter {
+            let api = self.env.api::<ServiceAccount>(&key.namespace);
+            match api.replace(account.name(), &PostParams::default(), &account).await {
+                Err(kube::Error::Api(status)) if status.is_not_found() => {}
+                answer => drop(answer?),
+            }
+        }
+        Ok(())
     }
 
     /// The uid of the Secret's account; none if there is no such account, or another one by now.
@@ -118,6 +140,14 @@ impl Controller {
     }
 }
 
+/// An account without this Secret in its list; none if it is not there.
+fn without(mut account: ServiceAccount, secret: &str) -> Option<ServiceAccount> {
+    let list = account.secrets.as_mut()?;
+    let before = list.len();
+    list.retain(|listed| listed.name.as_deref() != Some(secret));
+    (list.len() < before).then_some(account)
+}
+
 /// What, beside the token, is not as it should be.
 fn lacking(present: &BTreeMap<String, ByteString>, ca: &str, namespace: &str) -> BTreeMap<&'static str, ByteString> {
     let wanted = [("ca.crt", ca), ("namespace", namespace)];
@@ -133,6 +163,15 @@ fn lacking(present: &BTreeMap<String, ByteString>, ca: &str, namespace: &str) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_account_loses_the_secrets_that_are_gone() {
+        let account =
+            || serde_json::from_value(json!({"secrets": [{"name": "a"}, {"name": "b"}, {"name": "a"}]})).unwrap();
+        let left = without(account(), "a").and_then(|account| account.secrets).unwrap();
+        assert_eq!(left.iter().filter_map(|listed| listed.name.as_deref()).collect::<Vec<_>>(), ["b"]);
+        assert!(without(account(), "c").is_none());
+    }
 
     #[test]
     fn only_what_is_wrong_is_written() {

@@ -37,6 +37,7 @@ mod selector;
 mod service_account;
 mod services;
 mod statefulset;
+mod token_cleaner;
 mod ttl_after_finished;
 mod volume;
 
@@ -107,6 +108,7 @@ const ALL: &[(&str, Start)] = &[
     ("namespace-controller", |env| namespace::run(env).boxed()),
     ("service-account-controller", |env| service_account::run(env).boxed()),
     (CONTROL_PLANE, |env| account_tokens::run(env).boxed()),
+    ("legacy-service-account-token-cleaner", |env| token_cleaner::run(env).boxed()),
     ("root-ca-cert-publisher", |env| root_ca::run(env).boxed()),
     ("resource-claim-controller", |env| resource_claim::run(env).boxed()),
     ("resourcequota-controller", |env| quota::run(env).boxed()),

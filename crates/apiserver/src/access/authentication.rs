@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use client::Identity;
 use http::{HeaderMap, HeaderValue, header};
 
-use super::{AUTHENTICATED, Peer, UNAUTHENTICATED, anonymous, member};
+use super::{AUTHENTICATED, Peer, UNAUTHENTICATED, anonymous, member, usage};
 use crate::server::Server;
 use crate::stack::Next;
 use crate::wire::{Request, Response, answer};
@@ -26,7 +26,7 @@ pub async fn authenticate(server: Arc<Server>, mut request: Request, next: Next)
     next.run(request).await
 }
 
-fn identify(server: &Server, request: &Request) -> Result<Arc<Identity>, Status> {
+fn identify(server: &Arc<Server>, request: &Request) -> Result<Arc<Identity>, Status> {
     let refused = match request.extensions().get::<Peer>() {
         Some(Peer::Known(identity)) => return Ok(with_authenticated(identity)),
         Some(Peer::Refused) => true,
@@ -39,7 +39,7 @@ fn identify(server: &Server, request: &Request) -> Result<Arc<Identity>, Status>
     match bearer {
         Some(token) => {
             let audiences = [crate::access::token::ISSUER.to_owned()];
-            let (identity, _) = server.tokens.authenticate(&server.store, &token, &audiences)?;
+            let (identity, _) = usage::authenticate(server, &token, &audiences)?;
             Ok(with_authenticated(&Arc::new(identity)))
         }
         None if refused || request.headers().contains_key(header::AUTHORIZATION) => Err(Status::unauthorized()),

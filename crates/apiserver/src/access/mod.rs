@@ -6,6 +6,7 @@ pub mod certificate;
 pub mod grants;
 pub mod impersonation;
 pub mod token;
+pub mod usage;
 
 use std::sync::Arc;
 

@@ -61,6 +61,14 @@ pub struct Reference {
     pub uid: String,
 }
 
+/// A token that is to be believed.
+pub struct Believed {
+    pub identity: Identity,
+    /// Those of the wanted ones that it is for.
+    pub audiences: Vec<String>,
+    pub claims: Arc<Claims>,
+}
+
 /// Signs and verifies tokens.
 pub struct Tokens {
     signer: EncodingKey,
@@ -112,13 +120,8 @@ impl Tokens {
         serde_json::json!({"keys": keys.collect::<Vec<_>>()})
     }
 
-    /// Who a token says its bearer is, and for which of the wanted audiences; 401 where it is not to be believed.
-    pub fn authenticate(
-        &self,
-        store: &Store,
-        token: &str,
-        audiences: &[String],
-    ) -> Result<(Identity, Vec<String>), Status> {
+    /// What a token says, as far as it is for the wanted audiences; 401 where it is not to be believed.
+    pub fn authenticate(&self, store: &Store, token: &str, audiences: &[String]) -> Result<Believed, Status> {
         let claims = self.verify(token).ok_or_else(Status::unauthorized)?;
         let now = clock::seconds();
         let valid = claims.iss == ISSUER && claims.nbf <= now + 10 && now < claims.exp;
@@ -126,7 +129,7 @@ impl Tokens {
         if !valid || common.is_empty() || !alive(store, &claims.bound, now) {
             return Err(Status::unauthorized());
         }
-        Ok((identity(&claims), common))
+        Ok(Believed { identity: identity(&claims), audiences: common, claims })
     }
 
     fn verify(&self, token: &str) -> Option<Arc<Claims>> {

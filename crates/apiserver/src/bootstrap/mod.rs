@@ -26,6 +26,16 @@ pub async fn run(server: &Arc<Server>) -> Result<(), Status> {
     for object in roles::all() {
         ensure(server, object).await?;
     }
+    let today = crate::clock::now();
+    ensure(
+        server,
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "kube-apiserver-legacy-service-account-token-tracking", "namespace": "kube-system"},
+            "data": {"since": today.split('T').next()},
+        }),
+    )
+    .await?;
     let range = server.config.service_cidr;
     ensure(
         server,

@@ -27,7 +27,7 @@ pub async fn token(call: &Call) -> Result<Response, Status> {
     if audiences.is_empty() {
         audiences.push(ISSUER.to_owned());
     }
-    review["status"] = match call.server.tokens.authenticate(&call.server.store, &token, &audiences) {
+    review["status"] = match crate::access::usage::authenticate(&call.server, &token, &audiences) {
         Ok((mut identity, audiences)) => {
             identity.groups.push(crate::access::AUTHENTICATED.to_owned());
             json!({"authenticated": true, "user": user_info(&identity), "audiences": audiences})
