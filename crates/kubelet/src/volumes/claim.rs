@@ -45,7 +45,7 @@ impl Makings<'_> {
         if claim.metadata.deletion_timestamp.is_some() {
             return Err(failed("PVC is being deleted".to_owned()));
         }
-        let is_bound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
+        let is_bound = is_bound(&claim);
         let volume = claim.spec.and_then(|s| s.volume_name).filter(|name| is_bound && !name.is_empty());
         let volume = volume.ok_or_else(|| failed("PVC is not bound".to_owned()))?;
         let volumes: Api<PersistentVolume> = Api::all(self.volumes.client.clone());
@@ -76,9 +76,42 @@ impl Makings<'_> {
     }
 }
 
+/// Whether a claim is bound. The annotation is what the scheduler goes by; the phase follows it a moment later.
+fn is_bound(claim: &PersistentVolumeClaim) -> bool {
+    let annotations = claim.metadata.annotations.as_ref();
+    let is_completed = annotations.is_some_and(|all| all.contains_key("pv.kubernetes.io/bind-completed"));
+    match claim.status.as_ref().and_then(|status| status.phase.as_deref()) {
+        Some("Bound") => true,
+        Some("Pending") | None => is_completed,
+        _ => false,
+    }
+}
+
 fn message(error: kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         error => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_claim_is_bound_before_its_phase_says_so_but_not_once_its_volume_is_lost() {
+        let cases = [
+            ("Bound", "", true),
+            ("Pending", "pv.kubernetes.io/bind-completed", true),
+            ("Pending", "volume.kubernetes.io/selected-node", false),
+            ("Lost", "pv.kubernetes.io/bind-completed", false),
+        ];
+        for (phase, annotation, expected) in cases {
+            let metadata = json!({"name": "c", "annotations": {annotation: "yes"}});
+            let claim = serde_json::from_value(json!({"metadata": metadata, "status": {"phase": phase}})).unwrap();
+            assert_eq!(is_bound(&claim), expected, "{phase} {annotation}");
+        }
     }
 }
