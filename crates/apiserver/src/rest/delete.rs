@@ -199,7 +199,7 @@ pub async fn delete_collection(call: &Call) -> Result<Response, Status> {
         .try_concat()
         .await?;
     let listed = list::Listed { revision: snapshot.revision(), ..list::Listed::of(entries) };
-    let mut response = list::respond(call, &listed)?;
+    let mut response = list::respond(call, listed)?;
     let warnings: Vec<String> = warning(call, &options).into_iter().chain(noted).collect();
     answer::warn(&mut response, &warnings);
     Ok(response)

@@ -14,9 +14,10 @@ use serde_json::json;
 use store::{Entry, Snapshot};
 
 use super::continuation::Continuation;
+use super::forms::{self, Keep};
 use super::options::{Options, fresh_enough};
 use super::select::Selection;
-use super::{Call, forms, output, store_error, view};
+use super::{Call, output, store_error, view};
 use crate::wire::gzip::{self, LARGE};
 use crate::wire::{Body, Format, Response, View, answer};
 
@@ -24,6 +25,9 @@ const EXPIRED: &str = "The provided continue parameter is too old to display a c
 the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the \
 provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk \
 was returned and now may show up in the list.";
+
+/// The size of a large list's chunks. The allocator tidies up after each piece of 64 KiB or more that is freed.
+const CHUNK: usize = 32 * 1024;
 
 /// What is answered with.
 pub struct Listed {
@@ -50,7 +54,7 @@ pub async fn list(call: &Call) -> Result<Response, Status> {
         Err(Opening::Failed(status)) => return Err(status),
         Err(Opening::Expired(token)) => return Ok(expired(&token)),
     };
-    respond(call, &collect(call, &selection, &snapshot, after.as_ref(), limit))
+    respond(call, collect(call, &selection, &snapshot, after.as_ref(), limit))
 }
 
 enum Opening {
@@ -125,7 +129,7 @@ fn expired(token: &str) -> Response {
 }
 
 /// The answer in the client's form.
-pub fn respond(call: &Call, listed: &Listed) -> Result<Response, Status> {
+pub fn respond(call: &Call, listed: Listed) -> Result<Response, Status> {
     let mut meta = json!({"resourceVersion": listed.revision.to_string()});
     if let Some(token) = &listed.continuation {
         meta["continue"] = Value::from(token.as_str());
@@ -138,10 +142,11 @@ pub fn respond(call: &Call, listed: &Listed) -> Result<Response, Status> {
     match (accept.format, accept.view) {
         (Format::Json, _) if accept.pretty => {}
         (Format::Json, View::Object) if call.is_stored_version() => {
-            return Ok(stream(call, json_list(call, &meta), listed.entries.clone(), splice));
+            return Ok(stream(call, json_list(call, &meta), listed.entries, splice));
         }
         (Format::Json, View::Object) => {
-            let objects = listed.entries.iter().map(|entry| forms::converted(call, entry, entry.modified));
+            let objects =
+                listed.entries.iter().map(|entry| forms::converted(call, entry, entry.modified, Keep::WithRoom));
             let objects = objects.collect::<Result<Vec<_>, _>>()?;
             return Ok(stream(call, json_list(call, &meta), objects, |out, index, object| {
                 comma(out, index);
@@ -149,9 +154,9 @@ pub fn respond(call: &Call, listed: &Listed) -> Result<Response, Status> {
             }));
         }
         (Format::Json, View::Metadata) => {
-            return Ok(stream(call, metadata_list(&meta), listed.entries.clone(), splice_metadata));
+            return Ok(stream(call, metadata_list(&meta), listed.entries, splice_metadata));
         }
-        (Format::Protobuf, _) if output::is_message(call) => return messages(call, &meta, listed),
+        (Format::Protobuf, _) if output::is_message(call) => return messages(call, &meta, &listed),
         _ => {}
     }
     let objects = listed.entries.iter().map(|entry| call.parse(entry)).collect::<Result<Vec<_>, _>>()?;
@@ -209,7 +214,7 @@ fn splice_metadata(out: &mut Vec<u8>, index: usize, entry: &Arc<Entry>) {
 }
 
 fn messages(call: &Call, meta: &Value, listed: &Listed) -> Result<Response, Status> {
-    let messages = listed.entries.iter().map(|entry| forms::message(call, entry, entry.modified));
+    let messages = listed.entries.iter().map(|entry| forms::message(call, entry, entry.modified, Keep::WithRoom));
     let messages = messages.collect::<Result<Vec<_>, _>>()?;
     let kind = &call.kind;
     let ListParts { head, tail } =
@@ -230,10 +235,10 @@ where
     let Frame { content_type, head, tail } = frame;
     let mut items = items.into_iter().enumerate();
     let mut chunk = head;
-    let mut fill = move |mut chunk: Vec<u8>| {
-        chunk.reserve(LARGE + LARGE / 8);
+    let mut fill = move |mut chunk: Vec<u8>, size: usize| {
+        chunk.reserve(size + size / 8);
         let mut left = true;
-        while chunk.len() < LARGE && left {
+        while chunk.len() < size && left {
             match items.next() {
                 Some((index, item)) => write(&mut chunk, index, &item),
                 None => left = false,
@@ -255,7 +260,7 @@ where
     let chunks = std::iter::from_fn(move || {
         let (chunk, more) = match first.take() {
             Some(chunk) => (chunk, true),
-            None if left => fill(Vec::new()),
+            None if left => fill(Vec::new(), CHUNK),
             None => return None,
         };
         left = more;
@@ -270,8 +275,8 @@ where
 }
 
 /// Makes the first chunk; true where it is the whole.
-fn items_fit(fill: &mut impl FnMut(Vec<u8>) -> (Vec<u8>, bool), chunk: &mut Vec<u8>) -> bool {
-    let (first, left) = fill(std::mem::take(chunk));
+fn items_fit(fill: &mut impl FnMut(Vec<u8>, usize) -> (Vec<u8>, bool), chunk: &mut Vec<u8>) -> bool {
+    let (first, left) = fill(std::mem::take(chunk), LARGE);
     *chunk = first;
     !left
 }

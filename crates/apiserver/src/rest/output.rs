@@ -5,13 +5,14 @@ use http::StatusCode;
 use serde_json::json;
 use store::Entry;
 
-use super::{Call, forms, view};
+use super::forms::{self, Keep};
+use super::{Call, view};
 use crate::wire::{Format, Response, View, answer};
 
 /// An object that is stored.
 pub fn entry(call: &Call, code: StatusCode, entry: &Entry) -> Result<Response, Status> {
     if is_message(call) {
-        let message = forms::message(call, entry, entry.modified)?;
+        let message = forms::message(call, entry, entry.modified, Keep::WithRoom)?;
         let bytes = api::codec::protobuf::envelope(&call.kind.api_version(), &call.kind.kind, &message);
         return Ok(answer::bytes(code, "application/vnd.kubernetes.protobuf", bytes));
     }

@@ -59,6 +59,12 @@ impl Selection {
             && (!call.kind.namespaced || !namespace.is_empty())
         {
             range.push_str(&name);
+            // The range says as much.
+            terms.retain(|term| match term.source {
+                Source::Name => term.negated || term.value != name,
+                Source::Namespace => term.negated || term.value != namespace,
+                Source::Stored(_) | Source::Converted(_) => true,
+            });
         }
         if range.split('/').any(|segment| segment == "." || segment == "..") {
             return Err(Status::bad_request("a name in the field selector is not valid"));

@@ -14,9 +14,10 @@ use store::{Entry, Event, EventKind, Watch};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use super::forms::{self, Keep};
 use super::options::{Options, fresh_enough};
 use super::select::Selection;
-use super::{Call, forms, output, store_error, view};
+use super::{Call, output, store_error, view};
 
 use crate::wire::{Accept, Body, Format, Response, View, answer};
 
@@ -94,7 +95,7 @@ pub async fn watch(mut call: Call) -> Result<Response, Status> {
     watching.set_timer();
     Ok(response(
         watching.call.accept.content_type(true),
-        Body::stream(futures::stream::unfold(watching, Watching::advance)),
+        Body::stream(futures::stream::unfold(Box::new(watching), Watching::advance)),
     ))
 }
 
@@ -120,7 +121,7 @@ fn refused(call: &Call, status: &Status) -> Response {
 
 impl Watching {
     /// The next chunk, as soon as there is something to say.
-    async fn advance(mut self) -> Option<(Bytes, Self)> {
+    async fn advance(mut self: Box<Self>) -> Option<(Bytes, Box<Self>)> {
         let mut out = Vec::new();
         if !self.initial.is_empty() || self.announce_end {
             self.send_initial(&mut out);
@@ -193,13 +194,13 @@ impl Watching {
                 line(out, kind, |out| api::codec::stored::splice_into(out, &entry.value, revision));
                 Ok(())
             }
-            View::Object if json => forms::converted(call, entry, revision)
+            View::Object if json => forms::converted(call, entry, revision, Keep::Surely)
                 .map(|object| line(out, kind, |out| out.extend_from_slice(&object))),
             View::Metadata if json => {
                 line(out, kind, |out| view::metadata_into(out, &entry.value, revision));
                 Ok(())
             }
-            _ if output::is_message(call) => forms::message(call, entry, revision).map(|message| {
+            _ if output::is_message(call) => forms::message(call, entry, revision, Keep::Surely).map(|message| {
                 let kind_of = &call.kind;
                 let object = api::codec::protobuf::envelope(&kind_of.api_version(), &kind_of.kind, &message);
                 out.extend_from_slice(&api::codec::protobuf::event(kind, &object));
