@@ -257,9 +257,7 @@ fn jobs_end_as_their_policies_say() {
             spec(IDLE, "restartPolicy: Never,")
         ));
     }
-    let refused = ["create", "cronjob", "x", "--image=x", "--schedule=TZ=UTC 0 * * * *"];
-    let refused = cluster.try_kubectl(&refused).expect_err("no time zone in a schedule");
-    assert!(refused.contains("cannot use TZ or CRON_TZ in schedule"), "{refused}");
+    clocks(&cluster);
 
     let job = |name: &str, fields: &str, command: &str| {
         cluster.apply(&format!(
@@ -332,6 +330,7 @@ fn jobs_end_as_their_policies_say() {
     assert_eq!(cluster.pods("app=patient").len(), 0);
     cluster.until_pods("app=patient", 1);
 
+    missed(&cluster);
     // The second run of the clock was forbidden here, and took the first one's place there.
     let told = |object: &str, reason: &str| {
         let field = format!("--field-selector=involvedObject.name={object},reason={reason}");
@@ -355,6 +354,203 @@ fn jobs_end_as_their_policies_say() {
             .map_or(0, |jobs| { jobs.iter().filter(|job| name(job).starts_with("replace-")).count() }),
         1
     );
+}
+
+fn clock(cluster: &Cluster, name: &str, fields: &str, command: &str) {
+    cluster.apply(&format!(
+        "apiVersion: batch/v1\nkind: CronJob\nmetadata: {{name: {name}}}\nspec: {{{fields}, jobTemplate: {{spec: {{backoffLimit: 0, \
+         template: {{spec: {}}}}}}}}}\n",
+        spec(command, "restartPolicy: Never,")
+    ));
+}
+
+/// Schedules in a time zone, and histories of what ran. Runs by hand count in the histories too.
+fn clocks(cluster: &Cluster) {
+    let refused = ["create", "cronjob", "x", "--image=x", "--schedule=TZ=UTC 0 * * * *"];
+    let refused = cluster.try_kubectl(&refused).expect_err("no time zone in a schedule");
+    assert!(refused.contains("cannot use TZ or CRON_TZ in schedule"), "{refused}");
+    let now = jiff::Timestamp::now();
+    // In Nepal it is a quarter to when it is a full hour elsewhere: a time of the day that is now only there.
+    let there = now.in_tz("Asia/Kathmandu").expect("a time zone");
+    let at = |after: i64| {
+        let time = there.saturating_add(jiff::SignedDuration::from_mins(after));
+        format!("schedule: '{} {} * * *'", time.minute(), time.hour())
+    };
+    clock(cluster, "there", &format!("{}, timeZone: Asia/Kathmandu", at(1)), "[sh, -c, 'exit 0']");
+    clock(cluster, "here", &at(1), "[sh, -c, 'exit 0']");
+    for (name, command, limits) in [
+        ("well", "exit 0", "successfulJobsHistoryLimit: 1"),
+        ("badly", "exit 1", "failedJobsHistoryLimit: 2"),
+        ("nothing", "exit 0", "successfulJobsHistoryLimit: 0"),
+    ] {
+        clock(cluster, name, &format!("schedule: '0 0 1 1 *', {limits}"), &format!("[sh, -c, '{command}']"));
+        for number in 0..3 {
+            cluster.kubectl(&["create", "job", &format!("{name}-{number}"), &format!("--from=cronjob/{name}")]);
+        }
+    }
+    for (name, kept) in [("well", 1), ("badly", 2), ("nothing", 0)] {
+        cluster.wait_for(&format!("{kept} Jobs of {name}"), || {
+            let jobs = cluster.try_kubectl(&["get", "jobs", "--no-headers"])?;
+            let own: Vec<&str> = jobs.lines().filter(|line| line.starts_with(name)).collect();
+            let over = own.iter().all(|line| line.contains("Complete") || line.contains("Failed"));
+            if own.len() == kept && over { Ok(()) } else { Err(jobs) }
+        });
+    }
+    // Those that have yet to miss a time.
+    for (name, deadline) in [("patient", ""), ("strict", ", startingDeadlineSeconds: 10")] {
+        clock(cluster, name, &format!("schedule: '* * * * *', suspend: true{deadline}"), "[sh, -c, 'exit 0']");
+    }
+}
+
+/// Who is suspended while its time comes makes up for it later, unless that is too late.
+fn missed(cluster: &Cluster) {
+    // Well after a full minute that both have missed, and well before the next one.
+    cluster.wait_for("a time between two minutes", || {
+        let made: jiff::Timestamp =
+            cluster.field("cronjob/strict", ".metadata.creationTimestamp").parse().map_err(|e| format!("{e}"))?;
+        let now = jiff::Timestamp::now();
+        let (minute, second) = (now.as_second() / 60, now.as_second() % 60);
+        if minute > made.as_second() / 60 && (15..45).contains(&second) { Ok(()) } else { Err(now.to_string()) }
+    });
+    let resume = |name: &str| cluster.kubectl(&["patch", "cronjob", name, "-p", "{\"spec\":{\"suspend\":false}}"]);
+    let last = |name: &str| cluster.field(&format!("cronjob/{name}"), ".status.lastScheduleTime");
+    let minute = jiff::Timestamp::now().as_second() / 60;
+    resume("strict");
+    resume("patient");
+    cluster.wait_for("the missed run", || if last("patient").is_empty() { Err("none".to_owned()) } else { Ok(()) });
+    let ran: jiff::Timestamp = last("patient").parse().expect("a time");
+    assert_eq!(ran.as_second(), minute * 60);
+    if jiff::Timestamp::now().as_second() / 60 == minute {
+        assert_eq!(last("strict"), "", "it is too late for this one");
+    }
+    assert_ne!(last("there"), "");
+    assert_eq!(last("here"), "");
+}
+
+#[test]
+fn accounts_certificates_and_quotas_are_kept_as_they_should_be() {
+    if !possible() {
+        return;
+    }
+    let machine = Machine::new();
+    let cluster = Cluster::start(&machine, &[]);
+
+    // A namespace's account and certificate come back, whatever becomes of them.
+    cluster.kubectl(&["create", "namespace", "own"]);
+    let of_own = |what: &str, path: &str| {
+        cluster.try_kubectl(&["-n", "own", "get", what, "-o", &format!("jsonpath={{{path}}}")]).unwrap_or_default()
+    };
+    let until = |what: &str, path: &str, test: &dyn Fn(&str) -> bool| {
+        cluster.wait_for(&format!("{path} of {what}"), || {
+            let found = of_own(what, path);
+            if test(&found) { Ok(found) } else { Err(found) }
+        })
+    };
+    let uid = until("serviceaccount/default", ".metadata.uid", &|uid| !uid.is_empty());
+    cluster.kubectl(&["-n", "own", "delete", "serviceaccount", "default"]);
+    until("serviceaccount/default", ".metadata.uid", &|now| !now.is_empty() && now != uid);
+    let map = "configmap/kube-root-ca.crt";
+    let ca = until(map, ".data.ca\\.crt", &|ca| ca.starts_with("-----BEGIN CERTIFICATE-----"));
+    cluster.kubectl(&["-n", "own", "patch", map, "-p", "{\"data\":{\"ca.crt\":\"wrong\",\"more\":\"x\"}}"]);
+    until(map, ".data", &|data| data.contains("BEGIN") && !data.contains("more"));
+    cluster.kubectl(&["-n", "own", "delete", map]);
+    until(map, ".data.ca\\.crt", &|now| now == ca);
+
+    // A Secret of an account gets its token, by which the account is known, and goes with it.
+    cluster.apply(
+        "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: robot, namespace: own}\n---\napiVersion: v1\nkind: Secret\nmetadata: \
+         {name: robot-token, namespace: own, annotations: {kubernetes.io/service-account.name: robot}}\ntype: \
+         kubernetes.io/service-account-token\n",
+    );
+    let token = until("secret/robot-token", ".data.token", &|token| !token.is_empty());
+    let token = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, token).expect("base64");
+    let token = String::from_utf8(token).expect("a token");
+    let server = cluster.kubectl(&["config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"]);
+    let as_robot = [
+        "--kubeconfig=/dev/null",
+        &format!("--server={server}"),
+        "--insecure-skip-tls-verify",
+        &format!("--token={token}"),
+        "auth",
+        "whoami",
+        "-o",
+        "jsonpath={.status.userInfo.username}",
+    ];
+    assert_eq!(cluster.kubectl(&as_robot), "system:serviceaccount:own:robot");
+    // The day of its last use is noted, and one that has been marked as old is not believed.
+    let today = jiff::Timestamp::now().strftime("%F").to_string();
+    let label = ".metadata.labels.kubernetes\\.io/legacy-token-last-used";
+    until("secret/robot-token", label, &|day| *day >= *today);
+    let tracking = "configmap/kube-apiserver-legacy-service-account-token-tracking";
+    let since = cluster.kubectl(&["-n", "kube-system", "get", tracking, "-o", "jsonpath={.data.since}"]);
+    assert!(since <= today, "{since}");
+    let mark = |label: &str| cluster.kubectl(&["-n", "own", "label", "secret", "robot-token", label]);
+    mark("kubernetes.io/legacy-token-invalid-since=2026-01-01");
+    let refused = cluster.try_kubectl(&as_robot).expect_err("an old token");
+    assert!(refused.contains("Unauthorized"), "{refused}");
+    mark("kubernetes.io/legacy-token-invalid-since-");
+    assert_eq!(cluster.kubectl(&as_robot), "system:serviceaccount:own:robot");
+    // An account that lists a token loses it with its Secret.
+    let listed = "{\"secrets\":[{\"name\":\"robot-token\"},{\"name\":\"other\"}]}";
+    cluster.kubectl(&["-n", "own", "patch", "serviceaccount", "default", "-p", listed]);
+    cluster.kubectl(&["-n", "own", "delete", "serviceaccount", "robot"]);
+    until("secret/robot-token", ".metadata.name", &str::is_empty);
+    until("serviceaccount/default", ".secrets[*].name", &|names| names == "other");
+    let refused = cluster.try_kubectl(&as_robot).expect_err("nobody's token");
+    assert!(refused.contains("Unauthorized"), "{refused}");
+
+    // A quota is counted anew when somebody has written another count, and as objects come and go.
+    cluster.kubectl(&["-n", "own", "create", "quota", "few", "--hard=count/configmaps=3,requests.storage=1Gi"]);
+    let used = ".status.used.count/configmaps";
+    until("quota/few", used, &|used| used == "1");
+    cluster.kubectl(&["-n", "own", "create", "configmap", "a"]);
+    cluster.kubectl(&["-n", "own", "create", "configmap", "b"]);
+    let refused = cluster.try_kubectl(&["-n", "own", "create", "configmap", "c"]).expect_err("too many");
+    let expected =
+        "exceeded quota: few, requested: count/configmaps=1, used: count/configmaps=3, limited: count/configmaps=3";
+    assert!(refused.contains(expected), "{refused}");
+    let wrong = "{\"status\":{\"used\":{\"count/configmaps\":\"9\"}}}";
+    cluster.kubectl(&["-n", "own", "patch", "quota", "few", "--subresource=status", "-p", wrong]);
+    let more = "[{\"op\":\"replace\",\"path\":\"/spec/hard/count~1configmaps\",\"value\":\"7\"}]";
+    cluster.kubectl(&["-n", "own", "patch", "quota", "few", "--type=json", "-p", more]);
+    until("quota/few", ".status.hard.count/configmaps", &|hard| hard == "7");
+    until("quota/few", used, &|used| used == "3");
+    cluster.kubectl(&["-n", "own", "delete", "configmap", "a"]);
+    until("quota/few", used, &|used| used == "2");
+
+    // An owner in another namespace is none, and that is told; one that never was is gone.
+    cluster.kubectl(&["create", "configmap", "owner"]);
+    let uid = cluster.field("configmap/owner", ".metadata.uid");
+    let owned = |name: &str, namespace: &str, uid: &str| {
+        cluster.apply(&format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: {namespace}, ownerReferences: [{{apiVersion: v1, kind: \
+             ConfigMap, name: owner, uid: {uid}}}]}}\n"
+        ));
+    };
+    owned("abroad", "own", &uid);
+    cluster.wait_for("the mistake to be told", || {
+        let field = "--field-selector=involvedObject.name=abroad,reason=OwnerRefInvalidNamespace";
+        let told = cluster.try_kubectl(&["-n", "own", "get", "events", field, "-o", "jsonpath={.items[*].message}"])?;
+        let expected = format!(
+            "ownerRef [v1/ConfigMap, namespace: own, name: owner, uid: {uid}] does not exist in namespace \"own\""
+        );
+        if told.contains(&expected) { Ok(()) } else { Err(told) }
+    });
+    until("configmap/abroad", ".metadata.name", &str::is_empty);
+    owned("fatherless", "default", "00000000-0000-0000-0000-000000000000");
+    cluster.until_gone("configmap/fatherless");
+
+    // Two that own each other go together with the first of them.
+    owned("child", "default", &uid);
+    let child = cluster.field("configmap/child", ".metadata.uid");
+    let patch = format!(
+        "{{\"metadata\":{{\"ownerReferences\":[{{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"name\":\"child\",\"uid\":\"{child}\",\
+         \"blockOwnerDeletion\":true}}]}}}}"
+    );
+    cluster.kubectl(&["patch", "configmap", "owner", "-p", &patch]);
+    cluster.kubectl(&["delete", "configmap", "owner", "--cascade=foreground", "--wait=false"]);
+    cluster.until_gone("configmap/owner");
+    cluster.until_gone("configmap/child");
 }
 
 #[test]

@@ -317,16 +317,25 @@ impl<'a> Cluster<'a> {
 
     /// Imports the sample's images and one with busybox.
     pub fn import_images(&self) {
-        let archive = self.data.with_extension("tar");
-        let import = || match &self.containerd {
-            Some(containerd) => containerd.import(&archive),
-            None => drop(succeed(self.regatta(&["image", "import"]).arg(&archive))),
-        };
-        succeed(Command::new(env!("CARGO_BIN_EXE_regatta")).args(["sample", "image"]).arg(&archive));
-        import();
-        busybox_archive(&archive);
-        import();
-        std::fs::remove_file(archive).expect("remove");
+        let sample = self.data.with_extension("tar");
+        succeed(Command::new(env!("CARGO_BIN_EXE_regatta")).args(["sample", "image"]).arg(&sample));
+        self.import_archive(&sample);
+        self.import(BUSYBOX, &["sh"]);
+    }
+
+    /// Imports busybox under this name, with this command.
+    pub fn import(&self, name: &str, command: &[&str]) {
+        let file = self.data.with_extension("tar");
+        archive(&file, name, command);
+        self.import_archive(&file);
+    }
+
+    fn import_archive(&self, file: &Path) {
+        match &self.containerd {
+            Some(containerd) => containerd.import(file),
+            None => drop(succeed(self.regatta(&["image", "import"]).arg(file))),
+        }
+        std::fs::remove_file(file).expect("remove");
     }
 
     /// Waits until `check` gives a value; fails with its last complaint.
