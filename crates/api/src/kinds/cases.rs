@@ -4,16 +4,19 @@
 //! (`becomes`), the errors as `field: message` (`errors`), or the table's cells (`cells`, 300 seconds after 1970). With
 //! `update` the created object is then changed to that one, through the subresource `through` if there is one.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use crate::kind::{Context, Kind, Registry};
 use crate::validation::Errors;
 
 const FILES: &[(&str, &str)] = &[
-    ("pods", include_str!("cases/pods.yaml")),
-    ("workloads", include_str!("cases/workloads.yaml")),
     ("core", include_str!("cases/core.yaml")),
     ("others", include_str!("cases/others.yaml")),
+    ("pods", include_str!("cases/pods.yaml")),
+    ("storage", include_str!("cases/storage.yaml")),
+    ("workloads", include_str!("cases/workloads.yaml")),
 ];
 
 fn texts(errors: &Errors) -> Vec<String> {
@@ -52,30 +55,38 @@ fn outcome(kind: &Kind, case: &Value) -> (Value, Vec<String>) {
     (updated, texts(&errors))
 }
 
+/// Every case and the file that it is in.
+fn cases() -> impl Iterator<Item = (&'static str, Value)> {
+    FILES.iter().flat_map(|(file, text)| {
+        let cases: Vec<Value> = serde_saphyr::from_str(text).expect("a list of cases in YAML");
+        cases.into_iter().map(move |case| (*file, case))
+    })
+}
+
+fn kind_of(registry: &Registry, case: &Value) -> Arc<Kind> {
+    let (api_version, kind) = (&case["create"]["apiVersion"], &case["create"]["kind"]);
+    let found = registry.by_kind(api_version.as_str().expect("apiVersion"), kind.as_str().expect("kind"));
+    found.unwrap_or_else(|| panic!("{kind} is registered")).clone()
+}
+
 #[test]
 fn every_case_comes_out_as_it_says() {
     let registry = Registry::builtin();
     let mut failures = Vec::new();
-    for (file, text) in FILES {
-        let cases: Value = serde_saphyr::from_str(text).expect("YAML");
-        for case in cases.as_array().expect("a list of cases") {
-            let (api_version, kind) = (&case["create"]["apiVersion"], &case["create"]["kind"]);
-            let kind = registry
-                .by_kind(api_version.as_str().expect("apiVersion"), kind.as_str().expect("kind"))
-                .expect("a kind that is registered");
-            let (object, errors) = outcome(kind, case);
-            let mut differ = |what: &str, is: Value, wanted: &Value| {
-                if is != *wanted {
-                    failures.push(format!("{file}: {}: {what}:\n  is     {is}\n  wanted {wanted}", case["name"]));
-                }
-            };
-            differ("errors", errors.into(), case.get("errors").unwrap_or(&Value::Array(Vec::new())));
-            if let Some(wanted) = case.get("becomes") {
-                differ("becomes", object.clone(), wanted);
+    for (file, case) in cases() {
+        let kind = kind_of(&registry, &case);
+        let (object, errors) = outcome(&kind, &case);
+        let mut differ = |what: &str, is: Value, wanted: &Value| {
+            if is != *wanted {
+                failures.push(format!("{file}: {}: {what}:\n  is     {is}\n  wanted {wanted}", case["name"]));
             }
-            if let Some(wanted) = case.get("cells") {
-                differ("cells", kind.strategy.cells(&case["create"], 300).into(), wanted);
-            }
+        };
+        differ("errors", errors.into(), case.get("errors").unwrap_or(&Value::Array(Vec::new())));
+        if let Some(wanted) = case.get("becomes") {
+            differ("becomes", object.clone(), wanted);
+        }
+        if let Some(wanted) = case.get("cells") {
+            differ("cells", kind.strategy.cells(&case["create"], 300).into(), wanted);
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));

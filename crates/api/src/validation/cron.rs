@@ -24,6 +24,14 @@ const DESCRIPTORS: &[&str] = &["@yearly", "@annually", "@monthly", "@weekly", "@
 
 /// Whether the schedule can be understood, or why not in the words of upstream's parser.
 pub fn check(schedule: &str) -> Result<(), String> {
+    let mut schedule = schedule;
+    if let Some(rest) = schedule.strip_prefix("TZ=").or_else(|| schedule.strip_prefix("CRON_TZ=")) {
+        let (zone, after) = rest.split_once(' ').unwrap_or((rest, ""));
+        if !super::names::time_zone(zone) {
+            return Err(format!("provided bad location {zone}: unknown time zone {zone}"));
+        }
+        schedule = after.trim();
+    }
     if schedule.starts_with('@') {
         return match schedule.strip_prefix("@every ") {
             Some(duration) if is_duration(duration) => Ok(()),

@@ -39,6 +39,19 @@ fn meta(meta: &Value, path: &Path, namespaced: bool, rule: NameRule, errors: &mu
     finalizers(list(meta, "finalizers"), &path.child("finalizers"), errors);
 }
 
+/// The metadata of a template of objects that has labels and annotations only, as a claim's in a pod.
+pub fn template_meta(meta: &Value, path: &Path, errors: &mut Errors) {
+    annotations(at(meta, "annotations"), &path.child("annotations"), errors);
+    labels(at(meta, "labels"), &path.child("labels"), errors);
+    for (name, value) in meta.as_object().into_iter().flatten() {
+        if !matches!(name.as_str(), "annotations" | "labels") && !value.is_null() {
+            // Upstream lowers the first letter of the field's name in Go.
+            let name = if name == "uid" { "uID" } else { name };
+            errors.forbidden(path.child(name), "cannot be set");
+        }
+    }
+}
+
 fn owners(meta: &Value, path: &Path, errors: &mut Errors) {
     let mut controller = None;
     for owner in list(meta, "ownerReferences") {

@@ -1,6 +1,8 @@
 //! Validation: field paths and errors in upstream's wording, and the syntaxes that many kinds share.
 
+pub mod conditions;
 pub mod cron;
+pub mod domains;
 pub mod labels;
 pub mod metadata;
 pub mod names;
@@ -11,6 +13,7 @@ use std::fmt::Display;
 
 use serde_json::Value;
 
+pub use conditions::conditions;
 pub use labels::label_selector;
 pub use metadata::{object_meta, object_meta_update};
 pub use names::NameRule;
@@ -86,6 +89,11 @@ impl Errors {
     /// `Invalid value: "x": why`.
     pub fn invalid(&mut self, field: impl Display, value: impl Into<Bad>, detail: impl Display) {
         self.add("FieldValueInvalid", field, "Invalid value", Some(value.into()), detail);
+    }
+
+    /// `Invalid value: why`: what is there is not shown.
+    pub fn invalid_as_a_whole(&mut self, field: impl Display, detail: impl Display) {
+        self.add("FieldValueInvalid", field, "Invalid value", None, detail);
     }
 
     /// `Required value: why`; the reason may be empty.

@@ -40,6 +40,16 @@ pub fn cidr(field: impl Display, text: &str, errors: &mut Errors) -> Option<ipne
     parsed
 }
 
+/// A range of addresses in the one form that newer kinds take.
+pub fn canonical_cidr(field: impl Display + Copy, text: &str, errors: &mut Errors) {
+    let Some(range) = cidr(field, text, errors) else { return };
+    if range.addr() != range.network() {
+        errors.invalid(field, text, "must not have bits set beyond the prefix length");
+    } else if range.to_string() != text {
+        errors.invalid(field, text, format!("must be in canonical form ({:?})", range.to_string()));
+    }
+}
+
 /// An address that an endpoint may have: neither unspecified nor loopback, link-local or multicast.
 pub fn endpoint_ip(field: impl Display + Copy, text: &str, errors: &mut Errors) {
     let Some(address) = ip(field, text, errors) else { return };

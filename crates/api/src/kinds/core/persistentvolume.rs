@@ -2,13 +2,14 @@
 
 use serde_json::{Value, json};
 
-use super::persistentvolumeclaim::{access_modes, access_modes_text, storage_class, unset};
+use super::persistentvolumeclaim::{access_modes, access_modes_text, class_name, storage_class, unset};
 use crate::kind::{Context, Kind, Strategy};
-use crate::kinds::access::{at, entries, fill, fill_text, has, list, text};
+use crate::kinds::access::{at, entries, fill, fill_text, has, keep_at, list, text};
 use crate::kinds::builder::Builder;
-use crate::kinds::pods::{affinity, defaults, resources, volumes};
+use crate::kinds::pods::sources::{self, Owner};
+use crate::kinds::pods::{affinity, defaults, resources};
 use crate::print::{self, AGE, Cell, NAME};
-use crate::validation::{Errors, Path};
+use crate::validation::{Errors, IMMUTABLE, Path};
 
 pub fn kind() -> Kind {
     Builder::new("", "v1", "PersistentVolume", "persistentvolumes")
@@ -38,22 +39,37 @@ const COLUMNS: &[Cell] = &[
     Cell::made("VolumeMode", |o| unset(at(o, "spec.volumeMode"))).wide(),
 ];
 
-/// Fields of the spec that are not the volume's source.
-const OWN: &[&str] = &[
-    "accessModes",
-    "capacity",
-    "claimRef",
-    "mountOptions",
-    "nodeAffinity",
-    "persistentVolumeReclaimPolicy",
-    "storageClassName",
-    "volumeAttributesClassName",
-    "volumeMode",
+/// The sources in the order in which upstream looks for them.
+const SOURCES: &[&str] = &[
+    "hostPath",
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "glusterfs",
+    "flocker",
+    "nfs",
+    "rbd",
+    "quobyte",
+    "cephfs",
+    "iscsi",
+    "cinder",
+    "fc",
+    "flexVolume",
+    "azureFile",
+    "vsphereVolume",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "azureDisk",
+    "scaleIO",
+    "local",
+    "storageos",
+    "csi",
 ];
 
-fn source(spec: &Value) -> impl Iterator<Item = (&String, &Value)> {
-    spec.as_object().into_iter().flatten().filter(|(name, value)| !OWN.contains(&name.as_str()) && !value.is_null())
-}
+/// Sources that take no mount options.
+const UNMOUNTED: &[&str] =
+    &["hostPath", "flocker", "fc", "flexVolume", "portworxVolume", "scaleIO", "local", "storageos", "csi"];
+
+const MOUNT_OPTIONS: &str = "volume.beta.kubernetes.io/mount-options";
 
 struct PersistentVolume;
 
@@ -93,45 +109,35 @@ impl Strategy for PersistentVolume {
 
     fn validate(&self, object: &Value, errors: &mut Errors) {
         let (spec, path) = (at(object, "spec"), Path::new("spec"));
-        access_modes(spec, &path, "", errors);
-        if entries(spec, "capacity").next().is_none() {
-            errors.required(path.child("capacity"), "");
-        }
-        if at(spec, "capacity.storage").is_null() || entries(spec, "capacity").count() > 1 {
-            errors.not_supported(path.child("capacity"), at(spec, "capacity"), &["storage"]);
-        }
-        for (name, value) in entries(spec, "capacity") {
-            resources::amount(name, value, &path.child("capacity").key(name), errors);
-        }
-        const POLICIES: &[&str] = &["Delete", "Recycle", "Retain"];
-        let at_policy = path.child("persistentVolumeReclaimPolicy");
-        errors.one_of_if_set(at_policy, at(spec, "persistentVolumeReclaimPolicy"), POLICIES);
-        errors.one_of_if_set(path.child("volumeMode"), at(spec, "volumeMode"), &["Block", "Filesystem"]);
-        let mut sources = source(spec);
-        match sources.next() {
-            None => errors.required(path, "must specify a volume type"),
-            Some((name, value)) => volumes::source(name, value, &path.child(name), errors),
-        }
-        for (kind, field) in [("csi", "volumeHandle"), ("local", "path")] {
-            if has(spec, kind) && text(at(spec, kind), field).is_empty() {
-                errors.required(path.child(kind).child(field), "");
-            }
-        }
-        for (name, _) in sources {
-            errors.forbidden(path.child(name), "may not specify more than 1 volume type");
-        }
-        if has(spec, "nodeAffinity.required") {
-            affinity::node_selector(at(spec, "nodeAffinity.required"), &path.child("nodeAffinity.required"), errors);
+        validate_spec(spec, text(object, "metadata.name"), &path, errors);
+        if at(object, "metadata.annotations").get(MOUNT_OPTIONS).is_some()
+            && UNMOUNTED.iter().any(|source| has(spec, source))
+        {
+            let field = Path::new("metadata.annotations");
+            errors.forbidden(field.child(MOUNT_OPTIONS), "may not specify mount options for this volume type");
         }
     }
 
     fn validate_update(&self, old: &Value, new: &Value, errors: &mut Errors) {
-        if !source(at(old, "spec")).eq(source(at(new, "spec"))) {
+        let mut allowed = new.clone();
+        let expand = "spec.csi.controllerExpandSecretRef";
+        if has(old, "spec.csi") && !has(old, expand) && has(new, "spec.csi") {
+            keep_at(old, &mut allowed, expand);
+        }
+        if SOURCES.iter().any(|source| at(at(old, "spec"), source) != at(at(&allowed, "spec"), source)) {
             errors.forbidden("spec.persistentvolumesource", "spec.persistentvolumesource is immutable after creation");
         }
-        errors.immutable(old, new, "spec.volumeMode");
-        if has(old, "spec.nodeAffinity") {
-            errors.immutable(old, new, "spec.nodeAffinity");
+        for field in ["volumeMode", "nodeAffinity"] {
+            let (was, is) = (at(at(old, "spec"), field), at(at(new, "spec"), field));
+            // A place may be said later, and in the names that labels have today.
+            let may_change = field == "nodeAffinity" && (was.is_null() || affinity::in_new_names(was) == *is);
+            if was != is && !may_change {
+                errors.invalid(field, is, IMMUTABLE);
+            }
+        }
+        let attributes = "spec.volumeAttributesClassName";
+        if has(old, attributes) && !has(new, attributes) {
+            errors.forbidden(attributes, "update from non-nil value to nil is forbidden");
         }
     }
 
@@ -141,5 +147,88 @@ impl Strategy for PersistentVolume {
 
     fn cells(&self, object: &Value, now: i64) -> Vec<Value> {
         print::row(COLUMNS, object, now)
+    }
+}
+
+/// Errors of what a volume of its own and one that an attachment brings along have in common.
+fn source(kind: &str, source: &Value, name: &str, path: &Path, errors: &mut Errors) {
+    sources::common(kind, source, Owner::PersistentVolume(name), path, errors);
+    if kind == "csi" {
+        sources::persistent_csi(source, path, errors);
+    }
+}
+
+fn validate_spec(spec: &Value, name: &str, path: &Path, errors: &mut Errors) {
+    access_modes(spec, path, "", errors);
+    let at_capacity = path.child("capacity");
+    if entries(spec, "capacity").next().is_none() {
+        errors.required(at_capacity, "");
+    }
+    if at(spec, "capacity.storage").is_null() || entries(spec, "capacity").count() > 1 {
+        errors.not_supported(at_capacity, at(spec, "capacity"), &["storage"]);
+    }
+    for (name, value) in entries(spec, "capacity") {
+        resources::basic(value, &at_capacity.key(name), errors);
+        resources::above_zero(value, &at_capacity.key(name), errors);
+    }
+    const POLICIES: &[&str] = &["Delete", "Recycle", "Retain"];
+    let at_policy = path.child("persistentVolumeReclaimPolicy");
+    errors.one_of_if_set(at_policy, at(spec, "persistentVolumeReclaimPolicy"), POLICIES);
+    let at_affinity = path.child("nodeAffinity");
+    match (at(spec, "nodeAffinity"), at(spec, "nodeAffinity.required")) {
+        (Value::Null, _) => {}
+        (_, Value::Null) => errors.required(at_affinity.child("required"), "must specify required node constraints"),
+        (_, selector) => affinity::node_selector(selector, &at_affinity.child("required"), errors),
+    }
+    sources::one_of(spec, SOURCES, path, errors, |kind, given, path, errors| source(kind, given, name, path, errors));
+    let first = SOURCES.iter().find(|source| has(spec, source));
+    if first == Some(&"local") && !has(spec, "nodeAffinity") {
+        errors.required(at_affinity, "Local volume requires node affinity");
+    }
+    let root = text(spec, "hostPath.path");
+    if root.starts_with('/')
+        && root.split('/').all(|part| matches!(part, "" | "."))
+        && text(spec, "persistentVolumeReclaimPolicy") == "Recycle"
+    {
+        errors.forbidden(at_policy, "may not be 'recycle' for a hostPath mount of '/'");
+    }
+    class_name(text(spec, "storageClassName"), &path.child("storageClassName"), errors);
+    errors.one_of_if_set(path.child("volumeMode"), at(spec, "volumeMode"), &["Block", "Filesystem"]);
+    if let Some(attributes) = at(spec, "volumeAttributesClassName").as_str() {
+        if attributes.is_empty() {
+            errors.required(path.child("volumeAttributesClassName"), "an empty string is disallowed");
+        }
+        class_name(attributes, &path.child("volumeAttributesClassName"), errors);
+        if !has(spec, "csi") {
+            errors.required(path.child("csi"), "has to be specified when using volumeAttributesClassName");
+        }
+    }
+}
+
+/// Errors of a volume that an attachment brings along, which is always a CSI driver's.
+pub fn validate_inline(spec: &Value, path: &Path, errors: &mut Errors) {
+    const CONTEXT: &str = "in the context of inline volumes";
+    for field in ["claimRef", "capacity"].into_iter().filter(|field| has(spec, field)) {
+        errors.forbidden(path.child(field), format!("may not be specified {CONTEXT}"));
+    }
+    if !has(spec, "csi") {
+        errors.required(path.child("csi"), format!("has to be specified {CONTEXT}"));
+    }
+    access_modes(spec, path, "", errors);
+    let policy = text(spec, "persistentVolumeReclaimPolicy");
+    if !policy.is_empty() && policy != "Retain" {
+        errors.forbidden(path.child("persistentVolumeReclaimPolicy"), format!("may only be Retain {CONTEXT}"));
+    }
+    if has(spec, "nodeAffinity") {
+        errors.forbidden(path.child("nodeAffinity"), format!("may not be specified {CONTEXT}"));
+    }
+    sources::one_of(spec, SOURCES, path, errors, |kind, given, path, errors| source(kind, given, "", path, errors));
+    if !text(spec, "storageClassName").is_empty() {
+        errors.forbidden(path.child("storageClassName"), format!("may not be specified {CONTEXT}"));
+    }
+    let mode = text(spec, "volumeMode");
+    if !mode.is_empty() && mode != "Filesystem" {
+        errors
+            .forbidden(path.child("volumeMode"), format!("may not specify volumeMode other than Filesystem {CONTEXT}"));
     }
 }

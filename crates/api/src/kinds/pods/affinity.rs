@@ -65,6 +65,27 @@ fn preference(term: &Value, path: &Path, errors: &mut Errors) {
     any_term(term, path, false, errors);
 }
 
+/// A volume's node affinity with the names that topology labels have today in place of the older ones.
+pub fn in_new_names(affinity: &Value) -> Value {
+    const NAMES: &[(&str, &str)] = &[
+        ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+        ("beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type"),
+        ("beta.kubernetes.io/os", "kubernetes.io/os"),
+        ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"),
+        ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+    ];
+    let mut affinity = affinity.clone();
+    for term in each_mut(&mut affinity, "required.nodeSelectorTerms") {
+        for expression in each_mut(term, "matchExpressions") {
+            let name = NAMES.iter().find(|(old, _)| text(expression, "key") == *old);
+            if let Some((_, new)) = name {
+                expression["key"] = Value::from(*new);
+            }
+        }
+    }
+    affinity
+}
+
 fn any_term(term: &Value, path: &Path, strict: bool, errors: &mut Errors) {
     let all = path.child("matchExpressions");
     for (index, expression) in list(term, "matchExpressions").iter().enumerate() {

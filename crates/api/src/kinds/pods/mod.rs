@@ -9,6 +9,7 @@ mod os;
 pub mod probes;
 pub mod resources;
 pub mod security;
+pub mod sources;
 pub mod spec;
 pub mod status;
 pub mod template;

@@ -18,7 +18,8 @@ pub fn quantity(value: &Value) -> Option<Quantity> {
     }
 }
 
-fn positive(value: &Value) -> bool {
+/// Whether a quantity is above zero.
+pub fn positive(value: &Value) -> bool {
     quantity(value).is_some_and(|q| !q.is_zero() && q.milli_value() >= 0)
 }
 
@@ -186,7 +187,8 @@ pub fn requirements(resources: &Value, path: &Path, pod_level: bool, errors: &mu
     }
 }
 
-fn shown(value: &Value) -> String {
+/// A quantity as errors show it.
+pub fn shown(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
@@ -220,6 +222,20 @@ fn resource_name(name: &str, path: &Path, pod_level: bool, errors: &mut Errors) 
 pub fn named_amount(name: &str, value: &Value, path: &Path, errors: &mut Errors) {
     resource_name(name, path, false, errors);
     amount(name, value, path, errors);
+}
+
+/// Upstream's `validateBasicResource`: not below zero.
+pub fn basic(value: &Value, path: &Path, errors: &mut Errors) {
+    if let Some(amount) = quantity(value).map(|q| q.value()).filter(|amount| *amount < 0) {
+        errors.invalid(path, amount, "must be a valid resource quantity");
+    }
+}
+
+/// A quantity above zero.
+pub fn above_zero(value: &Value, path: &Path, errors: &mut Errors) {
+    if !positive(value) {
+        errors.invalid(path, shown(value).as_str(), "must be greater than zero");
+    }
 }
 
 /// The amount of a resource; extended resources come whole.

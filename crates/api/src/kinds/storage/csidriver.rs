@@ -6,7 +6,7 @@ use crate::kind::{Kind, Strategy};
 use crate::kinds::access::{at, fill, flag, list, text};
 use crate::kinds::builder::Builder;
 use crate::print::{self, AGE, Cell, NAME};
-use crate::validation::{Errors, NameRule, names};
+use crate::validation::{Errors, IMMUTABLE, Path};
 
 pub fn kind() -> Kind {
     Builder::new("storage.k8s.io", "v1", "CSIDriver", "csidrivers").columns(COLUMNS).strategy(CsiDriver).build()
@@ -44,35 +44,44 @@ impl Strategy for CsiDriver {
         }
     }
 
-    fn name_rule(&self) -> NameRule {
-        NameRule::Own
-    }
-
     fn validate(&self, object: &Value, errors: &mut Errors) {
-        let name = text(object, "metadata.name");
-        if name.len() > 63 {
-            errors.too_long("metadata.name", 63);
-        }
-        errors.all_invalid("metadata.name", name, names::dns1123_subdomain(&name.to_lowercase()));
         const POLICIES: &[&str] = &["File", "None", "ReadWriteOnceWithFSType"];
-        errors.one_of_if_set("spec.fsGroupPolicy", at(object, "spec.fsGroupPolicy"), POLICIES);
-        for mode in list(object, "spec.volumeLifecycleModes") {
-            errors.one_of_supported("spec.volumeLifecycleModes", mode, &["Ephemeral", "Persistent"]);
-        }
-        for (index, token) in list(object, "spec.tokenRequests").iter().enumerate() {
-            if let Some(seconds) = at(token, "expirationSeconds").as_i64()
-                && seconds < 600
-            {
-                let field = format!("spec.tokenRequests[{index}].expirationSeconds");
-                errors.invalid(field, seconds, "may not specify a duration less than 10 minutes");
+        let (spec, path) = (at(object, "spec"), Path::new("spec"));
+        errors.one_of_if_set(path.child("fsGroupPolicy"), at(spec, "fsGroupPolicy"), POLICIES);
+        let (tokens, all) = (list(spec, "tokenRequests"), path.child("tokenRequests"));
+        for (index, token) in tokens.iter().enumerate() {
+            let path = all.index(index);
+            if tokens[..index].iter().any(|other| text(other, "audience") == text(token, "audience")) {
+                errors.duplicate(path.child("audience"), text(token, "audience"));
+                continue;
             }
+            let Some(seconds) = at(token, "expirationSeconds").as_i64() else { continue };
+            if seconds < 600 {
+                let why = "may not specify a duration less than 10 minutes";
+                errors.invalid(path.child("expirationSeconds"), seconds, why);
+            }
+            if seconds > 1 << 32 {
+                let why = "may not specify a duration larger than 2^32 seconds";
+                errors.invalid(path.child("expirationSeconds"), seconds, why);
+            }
+        }
+        for mode in list(spec, "volumeLifecycleModes") {
+            errors.one_of_supported(path.child("volumeLifecycleModes"), mode, &["Ephemeral", "Persistent"]);
+        }
+        let period = "nodeAllocatableUpdatePeriodSeconds";
+        if let Some(seconds) = at(spec, period).as_i64()
+            && seconds < 10
+        {
+            errors.invalid(path.child(period), seconds, "must be greater than or equal to 10 seconds");
         }
     }
 
     fn validate_update(&self, old: &Value, new: &Value, errors: &mut Errors) {
-        for field in ["attachRequired", "volumeLifecycleModes", "fsGroupPolicy"] {
-            errors.immutable(old, new, &format!("spec.{field}"));
+        let (was, is) = (at(old, "spec.attachRequired"), at(new, "spec.attachRequired"));
+        if was != is {
+            errors.invalid("spec.attachedRequired", is, IMMUTABLE);
         }
+        errors.immutable(old, new, "spec.volumeLifecycleModes");
     }
 
     fn has_generation(&self) -> bool {

@@ -5,9 +5,9 @@ use serde_json::Value;
 use crate::kind::{Kind, Strategy};
 use crate::kinds::access::{at, has, text};
 use crate::kinds::builder::Builder;
-use crate::kinds::pods::resources::negative;
+use crate::kinds::pods::resources::{negative, shown};
 use crate::print::{self, Cell, NAME};
-use crate::validation::{Errors, Path, label_selector, names};
+use crate::validation::{Errors, NOT_NEGATIVE, Path, label_selector, names};
 
 pub fn kind() -> Kind {
     Builder::new("storage.k8s.io", "v1", "CSIStorageCapacity", "csistoragecapacities")
@@ -29,10 +29,8 @@ impl Strategy for CsiStorageCapacity {
         if has(object, "nodeTopology") {
             label_selector(at(object, "nodeTopology"), &Path::new("nodeTopology"), errors);
         }
-        for field in ["capacity", "maximumVolumeSize"] {
-            if negative(at(object, field)) {
-                errors.invalid(field, at(object, field), "must be greater than or equal to 0");
-            }
+        if negative(at(object, "capacity")) {
+            errors.invalid("capacity", shown(at(object, "capacity")).as_str(), NOT_NEGATIVE);
         }
     }
 

@@ -2,11 +2,12 @@
 
 use serde_json::Value;
 
+use super::storageclass;
 use crate::kind::{Kind, Strategy};
 use crate::kinds::access::{at, text};
 use crate::kinds::builder::Builder;
 use crate::print::{self, AGE, Cell, NAME};
-use crate::validation::Errors;
+use crate::validation::{Errors, names};
 
 pub fn kind() -> Kind {
     Builder::new("storage.k8s.io", "v1", "VolumeAttributesClass", "volumeattributesclasses")
@@ -22,9 +23,11 @@ struct VolumeAttributesClass;
 
 impl Strategy for VolumeAttributesClass {
     fn validate(&self, object: &Value, errors: &mut Errors) {
-        if text(object, "driverName").is_empty() {
-            errors.required("driverName", "");
+        match text(object, "driverName") {
+            "" => errors.required("driverName", ""),
+            name => errors.all_invalid("driverName", name, names::qualified_name(&name.to_lowercase())),
         }
+        storageclass::parameters(object, errors);
         if at(object, "parameters").as_object().is_none_or(|map| map.is_empty()) {
             errors.required("parameters", "must contain at least one key/value pair");
         }
