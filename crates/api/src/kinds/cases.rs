@@ -12,6 +12,7 @@ use crate::kind::{Context, Kind, Registry};
 use crate::validation::Errors;
 
 const FILES: &[(&str, &str)] = &[
+    ("batch", include_str!("cases/batch.yaml")),
     ("core", include_str!("cases/core.yaml")),
     ("others", include_str!("cases/others.yaml")),
     ("pods", include_str!("cases/pods.yaml")),

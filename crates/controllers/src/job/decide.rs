@@ -222,7 +222,7 @@ impl Progress<'_> {
         self.succeeded = if self.is_indexed() { self.completed.len() } else { all_succeeded };
 
         let active = self.in_state(State::Active).count();
-        let ready = self.pods.iter().filter(|pod| pod.ready).count();
+        let ready = self.in_state(State::Active).filter(|pod| pod.ready).count();
         let terminating = self.in_state(State::Terminating).count();
         let number = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
         let nonzero = |count: i32| (count != 0).then_some(count);

@@ -3,10 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::kind::{Kind, Strategy};
-use crate::kinds::access::{at, fill, list, number, section, text};
+use crate::kinds::access::{at, fill, has, list, number, section, text};
 use crate::kinds::builder::Builder;
+use crate::kinds::pods::resources;
 use crate::print::{self, AGE, Cell, NAME};
-use crate::validation::{Errors, Path};
+use crate::validation::{Errors, NOT_NEGATIVE, Path, names};
 
 pub fn kind() -> Kind {
     Builder::new("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
@@ -128,52 +129,35 @@ impl Strategy for HorizontalPodAutoscaler {
     fn validate(&self, object: &Value, errors: &mut Errors) {
         let (spec, path) = (at(object, "spec"), Path::new("spec"));
         let (least, most) = (number(spec, "minReplicas"), number(spec, "maxReplicas"));
-        let scales_to_zero = list(spec, "metrics").iter().any(|m| matches!(text(m, "type"), "Object" | "External"));
-        if least < 1 && !(least == 0 && scales_to_zero) {
-            errors.invalid(path.child("minReplicas"), least, "must be greater than or equal to 1");
-        }
+        errors.not_negative(path.child("minReplicas"), at(spec, "minReplicas"));
         if most < 1 {
             errors.invalid(path.child("maxReplicas"), most, "must be greater than 0");
         }
         if least > most {
             errors.invalid(path.child("maxReplicas"), most, "must be greater than or equal to `minReplicas`");
         }
-        for field in ["kind", "name"] {
-            if text(at(spec, "scaleTargetRef"), field).is_empty() {
-                errors.required(path.child("scaleTargetRef").child(field), "");
-            }
-        }
+        reference(at(spec, "scaleTargetRef"), &path.child("scaleTargetRef"), errors);
         let all = path.child("metrics");
         for (index, metric) in list(spec, "metrics").iter().enumerate() {
             validate_metric(metric, &all.index(index), errors);
         }
+        let scales_to_zero = list(spec, "metrics").iter().any(|m| matches!(text(m, "type"), "Object" | "External"));
+        if at(spec, "minReplicas") == 0 && !scales_to_zero {
+            let why = "must specify at least one Object or External metric to support scaling to zero replicas";
+            errors.forbidden(all, why);
+        }
+        let behavior = path.child("behavior");
         for direction in ["scaleUp", "scaleDown"] {
-            let (rules, path) = (&spec["behavior"][direction], path.child("behavior"));
-            let path = path.child(direction);
-            if rules.is_null() {
-                continue;
+            let rules = at(at(spec, "behavior"), direction);
+            if !rules.is_null() {
+                scaling(rules, &behavior.child(direction), errors);
             }
-            let window = at(rules, "stabilizationWindowSeconds");
-            errors.not_negative(path.child("stabilizationWindowSeconds"), window);
-            if window.as_i64() > Some(3600) {
-                let field = path.child("stabilizationWindowSeconds");
-                errors.invalid(field, window, "must be less than or equal to 3600");
-            }
-            errors.one_of_if_set(path.child("selectPolicy"), at(rules, "selectPolicy"), &["Disabled", "Max", "Min"]);
-            let all = path.child("policies");
-            for (index, policy) in list(rules, "policies").iter().enumerate() {
-                let path = all.index(index);
-                errors.one_of_supported(path.child("type"), at(policy, "type"), &["Percent", "Pods"]);
-                for field in ["value", "periodSeconds"] {
-                    if number(policy, field) <= 0 {
-                        errors.invalid(path.child(field), number(policy, field), "must be greater than zero");
-                    }
-                }
-                if number(policy, "periodSeconds") > 1800 {
-                    let field = path.child("periodSeconds");
-                    errors.invalid(field, number(policy, "periodSeconds"), "must be less than or equal to 1800");
-                }
-            }
+        }
+    }
+
+    fn validate_subresource_update(&self, _subresource: &str, _old: &Value, new: &Value, errors: &mut Errors) {
+        for field in ["currentReplicas", "desiredReplicas"] {
+            errors.not_negative(Path::new("status").child(field), at(at(new, "status"), field));
         }
     }
 
@@ -182,34 +166,153 @@ impl Strategy for HorizontalPodAutoscaler {
     }
 }
 
-fn validate_metric(metric: &Value, path: &Path, errors: &mut Errors) {
-    let kind = text(metric, "type");
-    let Some((_, field)) = METRICS.iter().find(|(name, _)| *name == kind) else {
-        let kinds: Vec<&str> = ["ContainerResource", "External", "Object", "Pods", "Resource"].to_vec();
-        errors.one_of(path.child("type"), at(metric, "type"), &kinds);
-        return;
-    };
-    let source = at(metric, field);
-    let path = path.child(field);
-    if source.is_null() {
-        errors.required(path, "must populate information for the given metric source");
-        return;
+/// A reference to an object in whichever version.
+fn reference(reference: &Value, path: &Path, errors: &mut Errors) {
+    for field in ["kind", "name"] {
+        match text(reference, field) {
+            "" => errors.required(path.child(field), ""),
+            name => errors.all_invalid(path.child(field), name, names::path_segment(name, false)),
+        }
     }
-    let target = at(source, "target");
-    errors.one_of(path.child("target").child("type"), at(target, "type"), &["AverageValue", "Utilization", "Value"]);
-    if field.to_lowercase().contains("resource") {
-        if text(source, "name").is_empty() {
-            errors.required(path.child("name"), "must specify a resource name");
+}
+
+fn scaling(rules: &Value, path: &Path, errors: &mut Errors) {
+    const LONGEST_WINDOW: i64 = 3600;
+    const LONGEST_PERIOD: i64 = 1800;
+    let (window, at_window) = (number(rules, "stabilizationWindowSeconds"), path.child("stabilizationWindowSeconds"));
+    if window < 0 {
+        errors.invalid(at_window, window, "must be greater than or equal to zero");
+    }
+    if window > LONGEST_WINDOW {
+        errors.invalid(at_window, window, format!("must be less than or equal to {LONGEST_WINDOW}"));
+    }
+    errors.one_of_if_set(path.child("selectPolicy"), at(rules, "selectPolicy"), &["Disabled", "Max", "Min"]);
+    let all = path.child("policies");
+    if list(rules, "policies").is_empty() {
+        errors.required(all, "must specify at least one Policy");
+    }
+    for (index, policy) in list(rules, "policies").iter().enumerate() {
+        let path = all.index(index);
+        errors.one_of_supported(path.child("type"), at(policy, "type"), &["Percent", "Pods"]);
+        for field in ["value", "periodSeconds"] {
+            if number(policy, field) <= 0 {
+                errors.invalid(path.child(field), number(policy, field), "must be greater than zero");
+            }
         }
-        if at(target, "averageUtilization").is_null() && at(target, "averageValue").is_null() {
+        let period = number(policy, "periodSeconds");
+        if period > LONGEST_PERIOD {
+            let why = format!("must be less than or equal to {LONGEST_PERIOD}");
+            errors.invalid(path.child("periodSeconds"), period, why);
+        }
+    }
+    if resources::negative(at(rules, "tolerance")) {
+        let tolerance = resources::shown(at(rules, "tolerance"));
+        errors.invalid(path.child("tolerance"), tolerance.as_str(), NOT_NEGATIVE);
+    }
+}
+
+fn validate_metric(metric: &Value, path: &Path, errors: &mut Errors) {
+    const KINDS: &[&str] = &["ContainerResource", "External", "Object", "Pods", "Resource"];
+    let kind = text(metric, "type");
+    if kind.is_empty() {
+        errors.required(path.child("type"), "must specify a metric source type");
+    }
+    if !KINDS.contains(&kind) {
+        errors.not_supported(path.child("type"), kind, KINDS);
+    }
+    let given: Vec<&str> = SOURCES.iter().copied().filter(|source| has(metric, source)).collect();
+    if let Some(first) = given.first() {
+        source(first, at(metric, first), &path.child(first), errors);
+    }
+    match METRICS.iter().find(|(name, _)| *name == kind) {
+        Some((_, field)) if !has(metric, field) => {
+            errors.required(path.child(field), "must populate information for the given metric source");
+        }
+        Some(_) => {}
+        None => errors.not_supported(path.child("type"), kind, KINDS),
+    }
+    if given.len() > 1 {
+        let own = METRICS.iter().find(|(name, _)| *name == kind).map_or("", |(_, field)| field);
+        for other in given.into_iter().filter(|other| *other != own) {
+            errors.forbidden(path.child(other), "must populate the given metric source only");
+        }
+    }
+}
+
+/// The sources of metrics in the order in which upstream looks for them.
+const SOURCES: &[&str] = &["object", "external", "pods", "resource", "containerResource"];
+
+fn source(kind: &str, source: &Value, path: &Path, errors: &mut Errors) {
+    let at_target = path.child("target");
+    match kind {
+        "resource" | "containerResource" => {
+            if kind == "containerResource" && text(source, "container").is_empty() {
+                errors.required(path.child("container"), "must specify a container");
+            }
+            if text(source, "name").is_empty() {
+                errors.required(path.child("name"), "must specify a resource name");
+            }
+        }
+        _ => {
+            if kind == "object" {
+                reference(at(source, "describedObject"), &path.child("describedObject"), errors);
+            }
+            let at_metric = path.child("metric");
+            let at_name = at_metric.child("name");
+            match text(source, "metric.name") {
+                "" => errors.required(at_name, "must specify a metric name"),
+                name => errors.all_invalid(at_name, name, names::path_segment(name, false)),
+            }
+        }
+    }
+    let wanted = at(source, "target");
+    aim(wanted, &at_target, errors);
+    let has = |field: &str| !at(wanted, field).is_null();
+    let (value, average, utilization) = (has("value"), has("averageValue"), has("averageUtilization"));
+    match kind {
+        "object" if !value && !average => {
+            errors.required(at_target.child("averageValue"), "must set either a target value or averageValue");
+        }
+        "external" if !value && !average => {
+            let why = "must set either a target value for metric or a per-pod target";
+            errors.required(at_target.child("averageValue"), why);
+        }
+        "external" if value && average => {
+            let why = "may not set both a target value for metric and a per-pod target";
+            errors.forbidden(at_target.child("value"), why);
+        }
+        "pods" if !average => {
+            errors.required(at_target.child("averageValue"), "must specify a positive target averageValue");
+        }
+        "resource" | "containerResource" if !utilization && !average => {
             let why = "must set either a target raw value or a target utilization";
-            errors.required(path.child("target").child("averageUtilization"), why);
+            errors.required(at_target.child("averageUtilization"), why);
         }
-        if at(target, "averageUtilization").as_i64().is_some_and(|percent| percent < 1) {
-            let value = at(target, "averageUtilization");
-            errors.invalid(path.child("target").child("averageUtilization"), value, "must be greater than 0");
+        "resource" | "containerResource" if utilization && average => {
+            let why = "may not set both a target raw value and a target utilization";
+            errors.forbidden(at_target.child("averageValue"), why);
         }
-    } else if text(source, "metric.name").is_empty() {
-        errors.required(path.child("metric").child("name"), "must specify a metric name");
+        _ => {}
+    }
+}
+
+/// What a metric is to come to.
+fn aim(target: &Value, path: &Path, errors: &mut Errors) {
+    let kind = text(target, "type");
+    if kind.is_empty() {
+        errors.required(path.child("type"), "must specify a metric target type");
+    }
+    if !matches!(kind, "Utilization" | "Value" | "AverageValue") {
+        errors.invalid(path.child("type"), kind, "must be either Utilization, Value, or AverageValue");
+    }
+    for field in ["value", "averageValue"].into_iter().filter(|field| has(target, field)) {
+        if !resources::positive(at(target, field)) {
+            errors.invalid(path.child(field), resources::shown(at(target, field)).as_str(), "must be positive");
+        }
+    }
+    if let Some(percent) = at(target, "averageUtilization").as_i64()
+        && percent < 1
+    {
+        errors.invalid(path.child("averageUtilization"), percent, "must be greater than 0");
     }
 }

@@ -68,6 +68,10 @@ impl Strategy for HorizontalPodAutoscaler {
         V2.validate(&object, errors);
     }
 
+    fn validate_subresource_update(&self, subresource: &str, old: &Value, new: &Value, errors: &mut Errors) {
+        V2.validate_subresource_update(subresource, old, new, errors);
+    }
+
     fn from_storage(&self, object: &mut Value) {
         object["apiVersion"] = "autoscaling/v1".into();
         for (metrics, percentage, path) in CPU {

@@ -71,24 +71,8 @@ impl Strategy for CronJob {
         let schedule = text(spec, "schedule");
         if schedule.is_empty() {
             errors.required(path.child("schedule"), "");
-        } else if schedule.contains("TZ") {
-            let why = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
-            errors.invalid(path.child("schedule"), schedule, why);
         } else if let Err(why) = cron::check(schedule) {
             errors.invalid(path.child("schedule"), schedule, why);
-        }
-        if let Some(zone) = at(spec, "timeZone").as_str() {
-            if zone.is_empty() {
-                errors.invalid(path.child("timeZone"), zone, "timeZone must be nil or non-empty string");
-            } else if zone.eq_ignore_ascii_case("local") {
-                errors.invalid(
-                    path.child("timeZone"),
-                    zone,
-                    "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
-                );
-            } else if !names::time_zone(zone) {
-                errors.invalid(path.child("timeZone"), zone, format!("unknown time zone {zone}"));
-            }
         }
         for field in ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
             errors.not_negative(path.child(field), at(spec, field));
@@ -106,10 +90,19 @@ impl Strategy for CronJob {
     }
 
     fn validate_new(&self, object: &Value, errors: &mut Errors) {
+        zone_in_schedule(None, object, errors);
+        time_zone(at(object, "spec.timeZone"), errors);
         let name = text(object, "metadata.name");
         if name.len() > 52 {
             // A suffix of 11 characters makes a job's name of it.
             errors.invalid("metadata.name", name, "must be no more than 52 characters");
+        }
+    }
+
+    fn validate_update(&self, old: &Value, new: &Value, errors: &mut Errors) {
+        zone_in_schedule(Some(old), new, errors);
+        if at(old, "spec.timeZone") != at(new, "spec.timeZone") {
+            time_zone(at(new, "spec.timeZone"), errors);
         }
     }
 
@@ -125,5 +118,45 @@ impl Strategy for CronJob {
 
     fn cells(&self, object: &Value, now: i64) -> Vec<Value> {
         print::row(COLUMNS, object, now)
+    }
+}
+
+/// A schedule that names its time zone itself may go on doing so.
+fn zone_in_schedule(old: Option<&Value>, new: &Value, errors: &mut Errors) {
+    let schedule = text(new, "spec.schedule");
+    if !schedule.contains("TZ") {
+        return;
+    }
+    let why = if !old.is_some_and(|old| text(old, "spec.schedule").contains("TZ")) {
+        "cannot use TZ or CRON_TZ in schedule, use timeZone field instead"
+    } else if has(new, "spec.timeZone") {
+        "cannot use both timeZone field and TZ or CRON_TZ in schedule"
+    } else {
+        return;
+    };
+    errors.invalid("spec.schedule", schedule, why);
+}
+
+fn time_zone(zone: &Value, errors: &mut Errors) {
+    let Some(zone) = zone.as_str() else { return };
+    let path = Path::new("spec.timeZone");
+    if zone.is_empty() {
+        return errors.invalid(path, zone, "timeZone must be nil or non-empty string");
+    }
+    let named = |part: &str| {
+        let characters = |b: u8| b.is_ascii_alphanumeric() || b"._-+".contains(&b);
+        !matches!(part, "." | "..")
+            && !part.starts_with('-')
+            && (1..=14).contains(&part.len())
+            && part.bytes().all(characters)
+    };
+    if !zone.split('/').all(named) {
+        return errors.invalid(path, zone, format!("unknown time zone {zone}"));
+    }
+    if zone.eq_ignore_ascii_case("local") {
+        let why = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
+        errors.invalid(path, zone, why);
+    } else if !names::time_zone(zone) {
+        errors.invalid(path, zone, format!("unknown time zone {zone}"));
     }
 }

@@ -2,13 +2,14 @@
 
 use serde_json::{Map, Value, json};
 
+use super::status;
 use crate::kind::{Context, Kind, Strategy, clear_status};
-use crate::kinds::access::{at, each_mut, fill, fill_text, flag, has, list, number, section, text};
+use crate::kinds::access::{at, each_mut, fill, fill_text, flag, has, list, number, remove, section, text};
 use crate::kinds::builder::Builder;
 use crate::kinds::pods::{cells, template};
 use crate::print::{self, AGE, Cell, NAME, duration, seconds};
 use crate::selector::LabelSelector;
-use crate::validation::{Errors, Path, label_selector};
+use crate::validation::{Errors, Path, label_selector, names};
 
 pub fn kind() -> Kind {
     Builder::new("batch", "v1", "Job", "jobs")
@@ -103,6 +104,22 @@ impl Strategy for Job {
         }
     }
 
+    fn validate_new(&self, object: &Value, errors: &mut Errors) {
+        if !flag(object, "spec.manualSelector") {
+            generated_selector(object, errors);
+        }
+        // The name of the last pod is the longest.
+        let completions = number(object, "spec.completions");
+        if text(object, "spec.completionMode") == "Indexed" && completions > 0 {
+            let name = text(object, "metadata.name");
+            let host = format!("{name}-{}", completions - 1);
+            if !names::dns1123_label(&host).is_empty() {
+                let why = format!("will not able to create pod with invalid DNS label: {host}");
+                errors.invalid("metadata.name", name, why);
+            }
+        }
+    }
+
     fn validate_update(&self, old: &Value, new: &Value, errors: &mut Errors) {
         for field in
             ["selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"]
@@ -111,34 +128,24 @@ impl Strategy for Job {
         }
         completions_update(old, new, errors);
         // The scheduling of a job that has not begun may still be said.
-        let mut allowed = new.clone();
+        let (mut was, mut is) = (at(old, "spec.template").clone(), at(new, "spec.template").clone());
         if flag(old, "spec.suspend") && !has(old, "status.startTime") {
-            for field in SCHEDULING {
-                crate::kinds::access::keep_at(old, &mut allowed, &format!("spec.template.{field}"));
+            for template in [&mut was, &mut is] {
+                for field in SCHEDULING {
+                    remove(template, field);
+                }
+                if at(template, "spec.affinity") == &json!({}) {
+                    remove(template, "spec.affinity");
+                }
             }
         }
-        if at(old, "spec.template") != at(&allowed, "spec.template") {
+        if was != is {
             errors.invalid("spec.template", at(new, "spec.template"), crate::validation::IMMUTABLE);
         }
     }
 
     fn validate_subresource_update(&self, _subresource: &str, old: &Value, new: &Value, errors: &mut Errors) {
-        let status = Path::new("status");
-        for field in ["active", "succeeded", "failed"] {
-            errors.not_negative(status.child(field), &new["status"][field]);
-        }
-        let done = |job: &Value| {
-            list(job, "status.conditions").iter().find_map(|c| {
-                let name = text(c, "type");
-                (matches!(name, "Complete" | "Failed") && text(c, "status") == "True").then(|| name.to_owned())
-            })
-        };
-        if let Some(ended) = done(old)
-            && done(new).as_ref() != Some(&ended)
-        {
-            let why = format!("cannot disable the terminal {ended}=True condition");
-            errors.invalid(status.child("conditions"), at(new, "status.conditions"), why);
-        }
+        status::validate(old, new, errors);
     }
 
     fn warnings(&self, old: Option<&Value>, new: &Value) -> Vec<String> {
@@ -164,7 +171,7 @@ impl Strategy for Job {
 const SCHEDULING: &[&str] = &[
     "metadata.labels",
     "metadata.annotations",
-    "spec.affinity",
+    "spec.affinity.nodeAffinity",
     "spec.nodeSelector",
     "spec.tolerations",
     "spec.schedulingGates",
@@ -181,16 +188,10 @@ pub fn failure_policy(spec: &mut Value) {
 
 /// The pods of a job are told by its uid.
 fn generate_selector(job: &mut Value) {
-    let (uid, name) = (text(job, "metadata.uid").to_owned(), text(job, "metadata.name").to_owned());
+    let uid = text(job, "metadata.uid").to_owned();
+    let generated = labels_of(job).map(|(key, value)| (key.to_owned(), Value::from(value)));
     if let Some(labels) = section(job, "spec.template.metadata.labels") {
-        for (key, value) in [
-            ("batch.kubernetes.io/controller-uid", &uid),
-            ("batch.kubernetes.io/job-name", &name),
-            ("controller-uid", &uid),
-            ("job-name", &name),
-        ] {
-            labels.insert(key.to_owned(), value.as_str().into());
-        }
+        labels.extend(generated);
     }
     if let Some(spec) = section(job, "spec") {
         if spec.get("selector").is_none_or(Value::is_null) {
@@ -199,6 +200,44 @@ fn generate_selector(job: &mut Value) {
         if let Some(labels) = spec.get_mut("selector").and_then(|selector| section(selector, "matchLabels")) {
             labels.insert("batch.kubernetes.io/controller-uid".to_owned(), uid.into());
         }
+    }
+}
+
+/// The labels by which a job's pods are told, unless the job says itself which pods are its own.
+fn labels_of(job: &Value) -> [(&'static str, &str); 4] {
+    let (uid, name) = (text(job, "metadata.uid"), text(job, "metadata.name"));
+    [
+        ("controller-uid", uid),
+        ("job-name", name),
+        ("batch.kubernetes.io/controller-uid", uid),
+        ("batch.kubernetes.io/job-name", name),
+    ]
+}
+
+/// Whether nobody has written other labels than those that were generated.
+fn generated_selector(job: &Value, errors: &mut Errors) {
+    let selector = at(job, "spec.selector");
+    if selector.is_null() {
+        return;
+    }
+    if text(job, "metadata.uid").is_empty() {
+        errors.required("metadata.uid", "");
+    }
+    let path = Path::new("spec.template.metadata");
+    let labels = at(job, "spec.template.metadata.labels");
+    let expected = labels_of(job);
+    for (key, value) in expected {
+        let path = path.child("labels");
+        match labels.get(key).and_then(Value::as_str) {
+            None => errors.required(path.key(key), format!("must be '{value}'")),
+            Some(label) if label != value => errors.invalid(path.key(key), labels, format!("must be '{value}'")),
+            Some(_) => {}
+        }
+    }
+    if let Ok(parsed) = LabelSelector::from_object(selector)
+        && !parsed.matches_with(|key| expected.iter().find(|(name, _)| *name == key).map(|(_, value)| *value))
+    {
+        errors.invalid("spec.selector", selector, "`selector` not auto-generated");
     }
 }
 
@@ -217,40 +256,74 @@ pub fn validate_spec(spec: &Value, path: &Path, errors: &mut Errors) {
         errors.not_negative(path.child(field), at(spec, field));
     }
     errors.one_of_if_set(path.child("completionMode"), at(spec, "completionMode"), &["Indexed", "NonIndexed"]);
-    let indexed = text(spec, "completionMode") == "Indexed";
-    if indexed {
-        if !has(spec, "completions") {
-            errors.required(path.child("completions"), "when completion mode is Indexed");
-        }
-        let most = 100_000;
-        if number(spec, "parallelism") > most {
-            let why = format!("must be less than or equal to {most} when completion mode is Indexed");
-            errors.invalid(path.child("parallelism"), number(spec, "parallelism"), why);
-        }
-    }
-    for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
-        if !indexed && has(spec, field) {
-            errors.invalid(path.child(field), number(spec, field), "requires indexed completion mode");
-        }
-    }
-    const REPLACEMENTS: &[&str] = &["Failed", "TerminatingOrFailed"];
-    errors.one_of_if_set(path.child("podReplacementPolicy"), at(spec, "podReplacementPolicy"), REPLACEMENTS);
+    indexes(spec, path, errors);
+    let replacements: &[&str] =
+        if has(spec, "podFailurePolicy") { &["Failed"] } else { &["Failed", "TerminatingOrFailed"] };
+    errors.one_of_if_set(path.child("podReplacementPolicy"), at(spec, "podReplacementPolicy"), replacements);
     super::policies::validate(spec, path, errors);
-    if number(spec, "maxFailedIndexes") > number(spec, "completions") && indexed {
-        let why = "must be less than or equal to completions";
-        errors.invalid(path.child("maxFailedIndexes"), number(spec, "maxFailedIndexes"), why);
-    }
-    if has(spec, "maxFailedIndexes") && !has(spec, "backoffLimitPerIndex") {
-        errors.required(path.child("backoffLimitPerIndex"), "when maxFailedIndexes is specified");
-    }
     let (template, at_template) = (at(spec, "template"), path.child("template"));
     template::validate(template, &at_template, errors);
     let policy = text(template, "spec.restartPolicy");
     let at_policy = at_template.child("spec.restartPolicy");
-    if !matches!(policy, "OnFailure" | "Never") {
+    if matches!(policy, "" | "Always") {
+        errors.required(at_policy, "valid values: \"OnFailure\", \"Never\"");
+    } else if !matches!(policy, "OnFailure" | "Never") {
         errors.not_supported(at_policy, policy, &["OnFailure", "Never"]);
     } else if has(spec, "podFailurePolicy") && policy != "Never" {
         errors.invalid(at_policy, policy, "only \"Never\" is supported when podFailurePolicy is specified");
+    }
+}
+
+/// What a job says of its indexes, and how many it may have.
+fn indexes(spec: &Value, path: &Path, errors: &mut Errors) {
+    const MOST: i64 = 100_000;
+    const HIGH_PARALLELISM: i64 = 10_000;
+    const HIGH_FAILED: i64 = 10_000;
+    let (parallelism, completions) = (number(spec, "parallelism"), at(spec, "completions").as_i64());
+    let most_failed = at(spec, "maxFailedIndexes").as_i64();
+    let limited = has(spec, "backoffLimitPerIndex");
+    let at_failed = path.child("maxFailedIndexes");
+    if most_failed.is_some() && !limited {
+        errors.required(path.child("backoffLimitPerIndex"), "when maxFailedIndexes is specified");
+    }
+    if text(spec, "completionMode") != "Indexed" {
+        for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
+            if has(spec, field) {
+                errors.invalid(path.child(field), number(spec, field), "requires indexed completion mode");
+            }
+        }
+        return;
+    }
+    if completions.is_none() {
+        errors.required(path.child("completions"), "when completion mode is Indexed");
+    }
+    if parallelism > MOST {
+        let why = format!("must be less than or equal to {MOST} when completion mode is Indexed");
+        errors.invalid(path.child("parallelism"), parallelism, why);
+    }
+    if let (Some(completions), Some(failed)) = (completions, most_failed)
+        && failed > completions
+    {
+        errors.invalid(at_failed, failed, "must be less than or equal to completions");
+    }
+    if let Some(failed) = most_failed.filter(|failed| *failed > MOST) {
+        errors.invalid(at_failed, failed, format!("must be less than or equal to {MOST}"));
+    }
+    if completions > Some(MOST) && limited {
+        let high = |most: i64| {
+            format!(
+                "must be less than or equal to {most} when completions are above {MOST} and used with backoff limit per index"
+            )
+        };
+        if most_failed.is_none() {
+            errors.required(at_failed, format!("must be specified when completions is above {MOST}"));
+        }
+        if parallelism > HIGH_PARALLELISM {
+            errors.invalid(path.child("parallelism"), parallelism, high(HIGH_PARALLELISM));
+        }
+        if let Some(failed) = most_failed.filter(|failed| *failed > HIGH_FAILED) {
+            errors.invalid(at_failed, failed, high(HIGH_FAILED));
+        }
     }
 }
 

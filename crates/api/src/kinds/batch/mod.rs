@@ -3,6 +3,7 @@
 mod cronjob;
 mod job;
 mod policies;
+mod status;
 
 use crate::kind::Kind;
 

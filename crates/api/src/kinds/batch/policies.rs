@@ -3,10 +3,11 @@
 use serde_json::Value;
 
 use crate::kinds::access::{at, has, list, number, text};
-use crate::validation::{Errors, Path, names};
+use crate::validation::{Errors, Path, domains, names};
 
 const MOST_RULES: usize = 20;
 const MOST_CODES: usize = 255;
+const LONGEST_INDEXES: usize = 64 * 1024;
 const ACTIONS: &[&str] = &["Count", "FailIndex", "FailJob", "Ignore"];
 
 /// Errors of a job's policies.
@@ -23,14 +24,9 @@ pub fn validate(spec: &Value, path: &Path, errors: &mut Errors) {
     }
     if let Some(manager) = at(spec, "managedBy").as_str() {
         let path = path.child("managedBy");
+        domains::prefixed_path(manager, &path, errors);
         if manager.len() > 63 {
             errors.too_long(path, 63);
-        }
-        match manager.split_once('/') {
-            Some((domain, rest)) if !rest.is_empty() => {
-                errors.all_invalid(path, domain, names::dns1123_subdomain(domain));
-            }
-            _ => errors.invalid(path, manager, "must be a domain-prefixed path (such as \"acme.io/foo\")"),
         }
     }
 }
@@ -78,7 +74,7 @@ fn failures(spec: &Value, path: &Path, errors: &mut Errors) {
             (false, false) => "specifying one of OnExitCodes and OnPodConditions is required",
             _ => continue,
         };
-        errors.push("FieldValueInvalid", &path.to_string(), format!("Invalid value: {why}"));
+        errors.invalid_as_a_whole(path, why);
     }
 }
 
@@ -100,10 +96,11 @@ fn exit_codes(codes: &Value, spec: &Value, path: &Path, errors: &mut Errors) {
     }
     let numbers: Vec<i64> = values.iter().filter_map(Value::as_i64).collect();
     for (index, code) in numbers.iter().enumerate() {
+        if *code == 0 && text(codes, "operator") == "In" {
+            errors.invalid(all.index(index), 0, "must not be 0 for the In operator");
+        }
         if numbers[..index].contains(code) {
             errors.duplicate(all.index(index), *code);
-        } else if *code == 0 && text(codes, "operator") == "In" {
-            errors.invalid(all.index(index), 0, "must not be 0 for the In operator");
         }
     }
     if !numbers.is_sorted() {
@@ -127,35 +124,53 @@ fn successes(spec: &Value, path: &Path, errors: &mut Errors) {
         if count.is_null() && indexes.is_none() {
             errors.required(path, "at least one of succeededCount or succeededIndexes must be specified");
         }
-        let mut most = (completions, "specified completions");
+        let mut named = None;
         if let Some(text) = indexes {
-            match indexes_of(text, completions) {
-                Ok(number) => most = (number, "indexes in the specified succeededIndexes field"),
-                Err(why) => {
-                    let why = format!("error parsing succeededIndexes: {why}");
-                    errors.invalid(path.child("succeededIndexes"), text, why);
-                }
+            let path = path.child("succeededIndexes");
+            if text.len() > LONGEST_INDEXES {
+                errors.too_long(path, LONGEST_INDEXES);
             }
+            named = Some(indexes_of(text, completions).unwrap_or_else(|why| {
+                errors.invalid(path, text, format!("error parsing succeededIndexes: {why}"));
+                0
+            }));
         }
         errors.not_negative(path.child("succeededCount"), count);
-        if count.as_i64().is_some_and(|count| count > most.0) {
-            let why = format!("must be less than or equal to {} (the number of {})", most.0, most.1);
-            errors.invalid(path.child("succeededCount"), count, why);
+        let mosts =
+            [(Some(completions), "specified completions"), (named, "indexes in the specified succeededIndexes field")];
+        for (most, what) in mosts {
+            if let Some(most) = most.filter(|most| count.as_i64() > Some(*most)) {
+                let why = format!("must be less than or equal to {most} (the number of {what})");
+                errors.invalid(path.child("succeededCount"), count, why);
+            }
         }
     }
 }
 
 /// How many indexes a text such as `1,3-5,7` names.
-fn indexes_of(text: &str, completions: i64) -> Result<i64, String> {
-    let parse = |part: &str| -> Result<i64, String> {
+pub fn indexes_of(text: &str, completions: i64) -> Result<i64, String> {
+    let (mut total, mut last) = (0, None);
+    for interval in intervals(text, completions) {
+        let (first, end) = interval?;
+        if let Some(last) = last.filter(|last| first <= *last) {
+            return Err(format!("non-increasing order, previous: {last}, current: {first}"));
+        }
+        total += end - first + 1;
+        last = Some(end);
+    }
+    Ok(total)
+}
+
+/// The intervals of such a text, each by itself.
+pub fn intervals(text: &str, completions: i64) -> impl Iterator<Item = Result<(i64, i64), String>> + '_ {
+    let parse = move |part: &str| -> Result<i64, String> {
         let index = part.parse::<i64>().map_err(|_| format!("cannot convert string to integer for index: {part:?}"))?;
         if index >= completions {
             return Err(format!("too large index: {part:?}"));
         }
         Ok(index)
     };
-    let (mut total, mut last) = (0, None);
-    for interval in text.split(',').filter(|_| !text.is_empty()) {
+    text.split(',').filter(move |_| !text.is_empty()).map(move |interval| {
         let (first, end) = interval.split_once('-').unwrap_or((interval, interval));
         if end.contains('-') {
             return Err(format!(
@@ -163,16 +178,11 @@ fn indexes_of(text: &str, completions: i64) -> Result<i64, String> {
             ));
         }
         let (first, end) = (parse(first)?, parse(end)?);
-        if last.is_some_and(|last| first <= last) {
-            return Err(format!("non-increasing order, previous: {}, current: {first}", last.unwrap_or_default()));
-        }
         if interval.contains('-') && first >= end {
             return Err(format!("non-increasing order, previous: {first}, current: {end}"));
         }
-        total += end - first + 1;
-        last = Some(end);
-    }
-    Ok(total)
+        Ok((first, end))
+    })
 }
 
 #[cfg(test)]
