@@ -1,5 +1,7 @@
 //! `apiregistration.k8s.io/v1 APIService`.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use crate::kind::{ALL_METADATA, Kind, Strategy};
@@ -77,25 +79,39 @@ impl Strategy for ApiService {
         let authority = !text(spec, "caBundle").is_empty();
         let insecure = flag(spec, "insecureSkipTLSVerify");
         if !has(spec, "service") {
-            for (given, field) in [(authority, "caBundle"), (insecure, "insecureSkipTLSVerify")] {
-                if given {
-                    errors.invalid(
-                        path.child(field),
-                        at(spec, field),
-                        "local APIServices may not have a ".to_owned() + field,
-                    );
-                }
+            if authority {
+                let bytes = STANDARD.decode(text(spec, "caBundle")).map_or(0, |bytes| bytes.len());
+                let why = "local APIServices may not have a caBundle";
+                errors.invalid(path.child("caBundle"), format!("{bytes} bytes").as_str(), why);
+            }
+            if insecure {
+                let why = "local APIServices may not have insecureSkipTLSVerify";
+                errors.invalid(path.child("insecureSkipTLSVerify"), &Value::Bool(true), why);
             }
             return;
         }
+        let at_service = path.child("service");
         for field in ["namespace", "name"] {
             if text(at(spec, "service"), field).is_empty() {
-                errors.required(path.child("service").child(field), "");
+                errors.required(at_service.child(field), "");
             }
+        }
+        let port = number(spec, "service.port");
+        if !(1..=65535).contains(&port) {
+            let why = "port is not valid: must be between 1 and 65535, inclusive";
+            errors.invalid(at_service.child("port"), port, why);
         }
         if insecure && authority {
             let why = "may not be true if caBundle is present";
             errors.invalid(path.child("insecureSkipTLSVerify"), at(spec, "insecureSkipTLSVerify"), why);
+        }
+    }
+
+    fn validate_subresource_update(&self, _subresource: &str, _old: &Value, new: &Value, errors: &mut Errors) {
+        let all = Path::new("status.conditions");
+        for (index, condition) in list(new, "status.conditions").iter().enumerate() {
+            let path = all.index(index);
+            errors.one_of_supported(path.child("status"), at(condition, "status"), &["False", "True", "Unknown"]);
         }
     }
 

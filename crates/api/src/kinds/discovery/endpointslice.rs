@@ -6,7 +6,8 @@ use crate::kind::{Kind, Strategy};
 use crate::kinds::access::{at, each_mut, fill, fill_text, list, number, text};
 use crate::kinds::builder::Builder;
 use crate::print::{self, AGE, Cell, NAME};
-use crate::validation::{Errors, Path, names, net};
+use crate::validation::labels::labels;
+use crate::validation::{Errors, Path, domains, names, net};
 
 pub fn kind() -> Kind {
     Builder::new("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
@@ -53,31 +54,8 @@ impl Strategy for EndpointSlice {
 
     fn validate(&self, object: &Value, errors: &mut Errors) {
         errors.one_of("addressType", at(object, "addressType"), &["FQDN", "IPv4", "IPv6"]);
-        let (endpoints, all) = (list(object, "endpoints"), Path::new("endpoints"));
-        if endpoints.len() > 1000 {
-            errors.too_many(all, endpoints.len(), 1000);
-        }
-        for (index, endpoint) in endpoints.iter().enumerate() {
-            addresses(endpoint, text(object, "addressType"), &all.index(index), errors);
-        }
-        let (ports, all) = (list(object, "ports"), Path::new("ports"));
-        if ports.len() > 20_000 {
-            errors.too_many(all, ports.len(), 20_000);
-        }
-        for (index, port) in ports.iter().enumerate() {
-            let path = all.index(index);
-            let name = text(port, "name");
-            if !name.is_empty() {
-                errors.all_invalid(path.child("name"), name, names::dns1123_label(name));
-            }
-            if ports[..index].iter().any(|other| text(other, "name") == name) {
-                errors.duplicate(path.child("name"), name);
-            }
-            if let Some(number) = at(port, "port").as_i64() {
-                net::port(path.child("port"), number, errors);
-            }
-            errors.one_of(path.child("protocol"), at(port, "protocol"), &["SCTP", "TCP", "UDP"]);
-        }
+        endpoints(object, errors);
+        ports(list(object, "ports"), errors);
     }
 
     fn validate_update(&self, old: &Value, new: &Value, errors: &mut Errors) {
@@ -93,6 +71,31 @@ impl Strategy for EndpointSlice {
     }
 }
 
+fn endpoints(slice: &Value, errors: &mut Errors) {
+    let (endpoints, all) = (list(slice, "endpoints"), Path::new("endpoints"));
+    if endpoints.len() > 1000 {
+        return errors.too_many(all, endpoints.len(), 1000);
+    }
+    for (index, endpoint) in endpoints.iter().enumerate() {
+        let path = all.index(index);
+        addresses(endpoint, text(slice, "addressType"), &path, errors);
+        if let Some(node) = at(endpoint, "nodeName").as_str() {
+            errors.all_invalid(path.child("nodeName"), node, names::dns1123_subdomain(node));
+        }
+        let (topology, at_topology) = (at(endpoint, "deprecatedTopology"), path.child("deprecatedTopology"));
+        let count = topology.as_object().map_or(0, |map| map.len());
+        if count > 16 {
+            errors.too_many(at_topology, count, 16);
+        }
+        labels(topology, &at_topology, errors);
+        if let Some(host) = at(endpoint, "hostname").as_str() {
+            errors.all_invalid(path.child("hostname"), host, names::dns1123_label(host));
+        }
+        hints(at(endpoint, "hints"), &path.child("hints"), errors);
+    }
+}
+
+/// An address of the family and of nothing that only one host knows.
 fn addresses(endpoint: &Value, family: &str, path: &Path, errors: &mut Errors) {
     let (addresses, all) = (list(endpoint, "addresses"), path.child("addresses"));
     if addresses.is_empty() {
@@ -103,15 +106,58 @@ fn addresses(endpoint: &Value, family: &str, path: &Path, errors: &mut Errors) {
     for (index, address) in addresses.iter().filter_map(Value::as_str).enumerate() {
         let path = all.index(index);
         match family {
-            "FQDN" => errors.all_invalid(path, address, names::dns1123_subdomain(address)),
-            family => match address.parse::<std::net::IpAddr>() {
-                Ok(ip) if ip.is_ipv4() == (family == "IPv4") => net::endpoint_ip(path, address, errors),
-                _ => errors.invalid(path, address, format!("must be a valid {family} address")),
-            },
+            "FQDN" => domains::host(address, &path, errors),
+            "IPv4" | "IPv6" => {
+                let parsed = address.parse::<std::net::IpAddr>();
+                if !parsed.is_ok_and(|ip| ip.is_ipv4() == (family == "IPv4")) {
+                    errors.invalid(path, address, format!("must be a valid {family} address"));
+                }
+                net::endpoint_ip(path, address, errors);
+            }
+            _ => {}
         }
     }
-    let host = text(endpoint, "hostname");
-    if !host.is_empty() {
-        errors.all_invalid(path.child("hostname"), host, names::dns1123_label(host));
+}
+
+/// For whom an endpoint is: zones, or nodes.
+fn hints(hints: &Value, path: &Path, errors: &mut Errors) {
+    const MOST: usize = 8;
+    type Check = fn(&str) -> Vec<String>;
+    const FIELDS: [(&str, Check); 2] = [("forZones", names::label_value), ("forNodes", names::dns1123_subdomain)];
+    for (field, check) in FIELDS {
+        let (given, all) = (list(hints, field), path.child(field));
+        if given.len() > MOST {
+            errors.too_many(all, given.len(), MOST);
+            continue;
+        }
+        for (index, hint) in given.iter().enumerate() {
+            let name = text(hint, "name");
+            let path = all.index(index);
+            if given[..index].iter().any(|other| text(other, "name") == name) {
+                errors.duplicate(path.child("name"), name);
+            }
+            errors.all_invalid(path.child("name"), name, check(name));
+        }
+    }
+}
+
+fn ports(ports: &[Value], errors: &mut Errors) {
+    let all = Path::new("ports");
+    if ports.len() > 20_000 {
+        return errors.too_many(all, ports.len(), 20_000);
+    }
+    for (index, port) in ports.iter().enumerate() {
+        let path = all.index(index);
+        let name = text(port, "name");
+        if !name.is_empty() {
+            errors.all_invalid(path.child("name"), name, names::dns1123_label(name));
+        }
+        if ports[..index].iter().any(|other| text(other, "name") == name) {
+            errors.duplicate(path.child("name"), name);
+        }
+        errors.one_of(path.child("protocol"), at(port, "protocol"), &["SCTP", "TCP", "UDP"]);
+        if let Some(protocol) = at(port, "appProtocol").as_str() {
+            errors.all_invalid(path.child("appProtocol"), protocol, names::qualified_name(protocol));
+        }
     }
 }

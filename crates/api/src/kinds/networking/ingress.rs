@@ -1,5 +1,7 @@
 //! `networking.k8s.io/v1 Ingress`.
 
+use std::net::IpAddr;
+
 use serde_json::Value;
 
 use crate::kind::{Kind, Strategy};
@@ -47,14 +49,24 @@ impl Strategy for Ingress {
     fn validate(&self, object: &Value, errors: &mut Errors) {
         let (spec, path) = (at(object, "spec"), Path::new("spec"));
         if list(spec, "rules").is_empty() && !has(spec, "defaultBackend") {
-            errors.invalid(path, spec, "either `defaultBackend` or `rules` must be specified");
+            errors.invalid(path, at(spec, "rules"), "either `defaultBackend` or `rules` must be specified");
         }
         if has(spec, "defaultBackend") {
             backend(at(spec, "defaultBackend"), &path.child("defaultBackend"), errors);
         }
-        let class = text(spec, "ingressClassName");
-        if has(spec, "ingressClassName") {
-            errors.all_invalid(path.child("ingressClassName"), class, names::dns1123_subdomain(class));
+        let all = path.child("rules");
+        for (index, rule) in list(spec, "rules").iter().enumerate() {
+            let path = all.index(index);
+            let name = text(rule, "host");
+            if name.parse::<IpAddr>().is_ok() {
+                errors.invalid(path.child("host"), name, NO_ADDRESS);
+            }
+            if !name.is_empty() {
+                host(name, &path.child("host"), errors);
+            }
+            if has(rule, "http") {
+                paths(at(rule, "http"), &path.child("http"), errors);
+            }
         }
         let all = path.child("tls");
         for (index, tls) in list(spec, "tls").iter().enumerate() {
@@ -64,27 +76,27 @@ impl Strategy for Ingress {
                 host(name, &all.index(index), errors);
             }
         }
-        let all = path.child("rules");
-        for (index, rule) in list(spec, "rules").iter().enumerate() {
-            let path = all.index(index);
-            let name = text(rule, "host");
-            if name.parse::<std::net::IpAddr>().is_ok() {
-                errors.invalid(path.child("host"), name, "must be a DNS name, not an IP address");
-            } else if !name.is_empty() {
-                host(name, &path.child("host"), errors);
-            }
-            if has(rule, "http") {
-                paths(at(rule, "http"), &path.child("http"), errors);
-            }
+        if let Some(class) = at(spec, "ingressClassName").as_str() {
+            errors.all_invalid(path.child("ingressClassName"), class, names::dns1123_subdomain(class));
         }
     }
 
     fn validate_new(&self, object: &Value, errors: &mut Errors) {
-        if let Some(class) = at(object, "metadata.annotations").get(CLASS)
+        secrets(object, errors);
+        if let Some(annotation) = at(object, "metadata.annotations").get(CLASS)
             && has(object, "spec.ingressClassName")
+            && annotation != at(object, "spec.ingressClassName")
         {
-            let field = "metadata.annotations.kubernetes.io/ingress.class";
-            errors.invalid(field, class, "can not be set when the class field is also set");
+            let why = "must match `ingressClassName` when both are specified";
+            errors.invalid(Path::new("annotations").child(CLASS), annotation, why);
+        }
+    }
+
+    fn validate_update(&self, old: &Value, new: &Value, errors: &mut Errors) {
+        let mut before = Errors::default();
+        secrets(old, &mut before);
+        if before.is_empty() {
+            secrets(new, errors);
         }
     }
 
@@ -106,8 +118,16 @@ impl Strategy for Ingress {
     fn validate_subresource_update(&self, _subresource: &str, _old: &Value, new: &Value, errors: &mut Errors) {
         let all = Path::new("status.loadBalancer.ingress");
         for (index, ingress) in list(new, "status.loadBalancer.ingress").iter().enumerate() {
+            let path = all.index(index);
             if !text(ingress, "ip").is_empty() {
-                net::ip(all.index(index).child("ip"), text(ingress, "ip"), errors);
+                net::ip(path.child("ip"), text(ingress, "ip"), errors);
+            }
+            let name = text(ingress, "hostname");
+            if !name.is_empty() {
+                errors.all_invalid(path.child("hostname"), name, names::dns1123_subdomain(name));
+            }
+            if name.parse::<IpAddr>().is_ok() {
+                errors.invalid(path.child("hostname"), name, NO_ADDRESS);
             }
         }
     }
@@ -118,6 +138,19 @@ impl Strategy for Ingress {
 
     fn cells(&self, object: &Value, now: i64) -> Vec<Value> {
         print::row(COLUMNS, object, now)
+    }
+}
+
+const NO_ADDRESS: &str = "must be a DNS name, not an IP address";
+
+/// Names of the secrets that hold certificates.
+fn secrets(ingress: &Value, errors: &mut Errors) {
+    let all = Path::new("spec.tls");
+    for (index, tls) in list(ingress, "spec.tls").iter().enumerate() {
+        let name = text(tls, "secretName");
+        if !name.is_empty() {
+            errors.all_invalid(all.index(index).child("secretName"), name, names::dns1123_subdomain(name));
+        }
     }
 }
 
@@ -136,7 +169,10 @@ fn paths(http: &Value, path: &Path, errors: &mut Errors) {
         let (route, kind) = (text(item, "path"), at(item, "pathType"));
         let path = at_item.child("path");
         match kind.as_str() {
-            None => errors.required(at_item.child("pathType"), "pathType must be specified"),
+            None => {
+                errors.required(at_item.child("pathType"), "pathType must be specified");
+                continue;
+            }
             Some("Exact" | "Prefix") => {
                 if !route.starts_with('/') {
                     errors.invalid(path, route, "must be an absolute path");
@@ -164,29 +200,35 @@ fn paths(http: &Value, path: &Path, errors: &mut Errors) {
 fn backend(backend: &Value, path: &Path, errors: &mut Errors) {
     match (has(backend, "resource"), has(backend, "service")) {
         (true, true) => errors.invalid(path, "", "cannot set both resource and service backends"),
-        (true, false) => {
-            for field in ["kind", "name"] {
-                if text(at(backend, "resource"), field).is_empty() {
-                    errors.required(path.child("resource").child(field), "");
-                }
-            }
-        }
-        (false, false) => errors.required(path, "resource or service backend is required"),
+        (true, false) => reference(at(backend, "resource"), &path.child("resource"), errors),
+        (false, false) => errors.invalid(path, "", "resource or service backend is required"),
         (false, true) => {
-            let (service, path) = (at(backend, "service"), path.child("service"));
-            let name = text(service, "name");
-            if name.is_empty() {
-                errors.required(path.child("name"), "");
-            } else {
-                errors.all_invalid(path.child("name"), name, names::dns1035_label(name));
+            let (service, at_service) = (at(backend, "service"), path.child("service"));
+            match text(service, "name") {
+                "" => errors.required(at_service.child("name"), ""),
+                name => errors.all_invalid(at_service.child("name"), name, names::dns1035_label(name)),
             }
-            let (name, number) = (text(service, "port.name"), number(service, "port.number"));
+            let (name, number, at_port) =
+                (text(service, "port.name"), number(service, "port.number"), at_service.child("port"));
             match (name, number) {
                 ("", 0) => errors.required(path, "port name or number is required"),
-                ("", number) => net::port(path.child("port").child("number"), number, errors),
-                (name, 0) => errors.all_invalid(path.child("port").child("name"), name, names::port_name(name)),
+                ("", number) => net::port(at_port.child("number"), number, errors),
+                (name, 0) => errors.all_invalid(at_port.child("name"), name, names::port_name(name)),
                 _ => errors.invalid(path, "", "cannot set both port name & port number"),
             }
+        }
+    }
+}
+
+/// A reference to an object of the same namespace.
+pub fn reference(reference: &Value, path: &Path, errors: &mut Errors) {
+    if let Some(group) = at(reference, "apiGroup").as_str() {
+        errors.all_invalid(path.child("apiGroup"), group, names::dns1123_subdomain(group));
+    }
+    for field in ["kind", "name"] {
+        match text(reference, field) {
+            "" => errors.required(path.child(field), format!("{field} is required")),
+            name => errors.all_invalid(path.child(field), name, names::path_segment(name, false)),
         }
     }
 }

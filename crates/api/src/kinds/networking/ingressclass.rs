@@ -2,11 +2,12 @@
 
 use serde_json::Value;
 
+use super::ingress;
 use crate::kind::{Kind, Strategy};
 use crate::kinds::access::{at, at_mut, fill, has, text};
 use crate::kinds::builder::Builder;
 use crate::print::{self, AGE, Cell, NAME};
-use crate::validation::{Errors, names};
+use crate::validation::{Errors, Path, domains, names};
 
 pub fn kind() -> Kind {
     Builder::new("networking.k8s.io", "v1", "IngressClass", "ingressclasses")
@@ -42,41 +43,24 @@ impl Strategy for IngressClass {
 
     fn validate(&self, object: &Value, errors: &mut Errors) {
         let controller = text(object, "spec.controller");
+        let path = Path::new("spec.controller");
         if controller.len() > 250 {
-            errors.too_long("spec.controller", 250);
+            errors.too_long(path, 250);
         }
-        if controller.is_empty() {
-            errors.required("spec.controller", "");
-        } else {
-            match controller.split_once('/') {
-                Some((domain, path)) if !path.is_empty() => {
-                    errors.all_invalid("spec.controller", controller, names::dns1123_subdomain(domain));
-                }
-                _ => errors.invalid(
-                    "spec.controller",
-                    controller,
-                    "must be a domain-prefixed path (such as \"acme.io/foo\")",
-                ),
-            }
-        }
-        if !has(object, "spec.parameters") {
+        domains::prefixed_path(controller, &path, errors);
+        let (parameters, path) = (at(object, "spec.parameters"), Path::new("spec.parameters"));
+        if parameters.is_null() {
             return;
         }
-        for field in ["kind", "name"] {
-            if text(at(object, "spec.parameters"), field).is_empty() {
-                errors.required(format!("spec.parameters.{field}"), format!("{field} is required"));
-            }
-        }
-        match (text(object, "spec.parameters.scope"), text(object, "spec.parameters.namespace")) {
-            ("Namespace", "") => {
-                let why = "`parameters.scope` is set to 'Namespace'";
-                errors.required("spec.parameters.namespace", why);
-            }
-            ("Cluster", namespace) if !namespace.is_empty() => {
-                errors.forbidden("spec.parameters.namespace", "`parameters.scope` is set to 'Cluster'");
-            }
-            ("Cluster" | "Namespace", _) => {}
-            (scope, _) => errors.not_supported("spec.parameters.scope", scope, &["Cluster", "Namespace"]),
+        ingress::reference(parameters, &path, errors);
+        let namespace = at(parameters, "namespace").as_str();
+        let at_namespace = path.child("namespace");
+        match (text(parameters, "scope"), namespace) {
+            ("Namespace", None) => errors.required(at_namespace, "`parameters.scope` is set to 'Namespace'"),
+            ("Namespace", Some(name)) => errors.all_invalid(at_namespace, name, names::dns1123_label(name)),
+            ("Cluster", Some(_)) => errors.forbidden(at_namespace, "`parameters.scope` is set to 'Cluster'"),
+            ("Cluster", None) => {}
+            (scope, _) => errors.not_supported(path.child("scope"), scope, &["Cluster", "Namespace"]),
         }
     }
 

@@ -3,10 +3,10 @@
 use serde_json::Value;
 
 use crate::kind::{Kind, Strategy};
-use crate::kinds::access::{at, has, text};
+use crate::kinds::access::{at, text};
 use crate::kinds::builder::Builder;
 use crate::print::{self, Cell, NAME};
-use crate::validation::{Errors, NameRule};
+use crate::validation::{Errors, NameRule, Path, names};
 
 pub fn kind() -> Kind {
     Builder::new("networking.k8s.io", "v1", "IPAddress", "ipaddresses")
@@ -46,13 +46,19 @@ impl Strategy for IpAddress {
                 errors.invalid("metadata.name", name, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
             }
         }
-        if !has(object, "spec.parentRef") {
-            errors.required("spec.parentRef", "");
-            return;
+        let (parent, path) = (at(object, "spec.parentRef"), Path::new("spec.parentRef"));
+        if parent.is_null() {
+            return errors.required(path, "");
         }
-        for field in ["resource", "name"] {
-            if text(at(object, "spec.parentRef"), field).is_empty() {
-                errors.required(format!("spec.parentRef.{field}"), "");
+        let group = text(parent, "group");
+        if !group.is_empty() {
+            errors.all_invalid(path.child("group"), group, names::dns1123_subdomain(group));
+        }
+        for field in ["resource", "name", "namespace"] {
+            match text(parent, field) {
+                "" if field == "namespace" => {}
+                "" => errors.required(path.child(field), ""),
+                name => errors.all_invalid(path.child(field), name, names::path_segment(name, false)),
             }
         }
     }

@@ -29,22 +29,24 @@ struct ServiceCidr;
 impl Strategy for ServiceCidr {
     fn validate(&self, object: &Value, errors: &mut Errors) {
         let (ranges, all) = (list(object, "spec.cidrs"), Path::new("spec.cidrs"));
-        match ranges.len() {
-            0 => errors.required(all, "at least one CIDR required"),
-            1 | 2 => {}
-            _ => errors.invalid(all, at(object, "spec.cidrs"), "may only hold up to 2 values"),
+        match ranges {
+            [] => return errors.required(all, "at least one CIDR required"),
+            [_] => {}
+            [first, second] => {
+                let family = |range: &Value| {
+                    let parsed = range.as_str().and_then(|text| text.parse::<ipnet::IpNet>().ok());
+                    parsed.map(|range| range.addr().is_ipv4())
+                };
+                if !matches!((family(first), family(second)), (Some(one), Some(other)) if one != other) {
+                    let why =
+                        "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+                    return errors.invalid(all, at(object, "spec"), why);
+                }
+            }
+            _ => return errors.invalid(all, at(object, "spec"), "may only hold up to 2 values"),
         }
-        let parsed: Vec<_> = ranges
-            .iter()
-            .filter_map(Value::as_str)
-            .enumerate()
-            .filter_map(|(index, range)| net::cidr(all.index(index), range, errors))
-            .collect();
-        if let [first, second] = parsed.as_slice()
-            && first.addr().is_ipv4() == second.addr().is_ipv4()
-        {
-            let why = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/96";
-            errors.invalid(all, at(object, "spec.cidrs"), why);
+        for (index, range) in ranges.iter().filter_map(Value::as_str).enumerate() {
+            net::canonical_cidr(all.index(index), range, errors);
         }
     }
 
