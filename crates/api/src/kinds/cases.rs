@@ -14,6 +14,7 @@ use crate::validation::Errors;
 const FILES: &[(&str, &str)] = &[
     ("batch", include_str!("cases/batch.yaml")),
     ("core", include_str!("cases/core.yaml")),
+    ("definitions", include_str!("cases/definitions.yaml")),
     ("networking", include_str!("cases/networking.yaml")),
     ("others", include_str!("cases/others.yaml")),
     ("pods", include_str!("cases/pods.yaml")),

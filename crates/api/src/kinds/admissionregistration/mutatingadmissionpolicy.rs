@@ -1,6 +1,6 @@
 //! `admissionregistration.k8s.io/v1 MutatingAdmissionPolicy`.
 
-use super::policies::{MUTATING, Policy};
+use super::policies::{MUTATING, Policy, Role};
 use crate::kind::Kind;
 use crate::kinds::builder::Builder;
 
@@ -8,6 +8,6 @@ pub fn kind() -> Kind {
     Builder::new("admissionregistration.k8s.io", "v1", "MutatingAdmissionPolicy", "mutatingadmissionpolicies")
         .category("api-extensions")
         .columns(MUTATING)
-        .strategy(Policy { columns: MUTATING, acts: Some("mutations") })
+        .strategy(Policy { columns: MUTATING, role: Role::Mutating })
         .build()
 }

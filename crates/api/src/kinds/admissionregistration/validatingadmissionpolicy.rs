@@ -1,6 +1,6 @@
 //! `admissionregistration.k8s.io/v1 ValidatingAdmissionPolicy`.
 
-use super::policies::{Policy, VALIDATING};
+use super::policies::{Policy, Role, VALIDATING};
 use crate::kind::Kind;
 use crate::kinds::builder::Builder;
 
@@ -9,6 +9,6 @@ pub fn kind() -> Kind {
         .category("api-extensions")
         .status()
         .columns(VALIDATING)
-        .strategy(Policy { columns: VALIDATING, acts: Some("validations") })
+        .strategy(Policy { columns: VALIDATING, role: Role::Validating })
         .build()
 }

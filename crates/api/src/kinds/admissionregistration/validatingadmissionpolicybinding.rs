@@ -1,6 +1,6 @@
 //! `admissionregistration.k8s.io/v1 ValidatingAdmissionPolicyBinding`.
 
-use super::policies::{BINDING, Policy};
+use super::policies::{BINDING, Policy, Role};
 use crate::kind::Kind;
 use crate::kinds::builder::Builder;
 
@@ -13,6 +13,6 @@ pub fn kind() -> Kind {
     )
     .category("api-extensions")
     .columns(BINDING)
-    .strategy(Policy { columns: BINDING, acts: None })
+    .strategy(Policy { columns: BINDING, role: Role::ValidatingBinding })
     .build()
 }

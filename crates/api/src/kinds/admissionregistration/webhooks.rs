@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::policies::match_rules;
+use super::policies::{match_conditions, match_rules};
 use crate::kind::Strategy;
 use crate::kinds::access::{at, at_mut, each_mut, fill, has, list, text};
 use crate::print::{self, AGE, Cell, NAME};
-use crate::validation::{Errors, Path, label_selector, names};
+use crate::validation::{Errors, Path, domains, label_selector, names};
 
 pub const COLUMNS: &[Cell] =
     &[NAME, Cell::made("Webhooks", |o| list(o, "webhooks").len().into()).typed("integer"), AGE];
@@ -46,14 +46,9 @@ impl Strategy for Webhooks {
             let path = all.index(index);
             validate(webhook, &path, errors);
             let name = text(webhook, "name");
-            if webhooks[..index].iter().any(|other| text(other, "name") == name) {
+            if !name.is_empty() && webhooks[..index].iter().any(|other| text(other, "name") == name) {
                 errors.duplicate(path.child("name"), name);
             }
-            errors.one_of_if_set(
-                path.child("reinvocationPolicy"),
-                at(webhook, "reinvocationPolicy"),
-                &["IfNeeded", "Never"],
-            );
         }
     }
 
@@ -67,26 +62,15 @@ impl Strategy for Webhooks {
 }
 
 fn validate(webhook: &Value, path: &Path, errors: &mut Errors) {
-    let name = text(webhook, "name");
-    if name.is_empty() {
-        errors.required(path.child("name"), "");
-    } else {
-        errors.all_invalid(path.child("name"), name, names::dns1123_subdomain(name));
-        if name.split('.').count() < 3 {
-            let why = "should be a domain with at least three segments separated by dots";
-            errors.invalid(path.child("name"), name, why);
-        }
-    }
-    let versions = list(webhook, "admissionReviewVersions");
-    if versions.is_empty() {
-        errors.required(path.child("admissionReviewVersions"), "must specify one of v1, v1beta1");
-    } else if !versions.iter().any(|version| version == "v1" || version == "v1beta1") {
-        let why = "must include at least one of v1, v1beta1";
-        errors.invalid(path.child("admissionReviewVersions"), at(webhook, "admissionReviewVersions"), why);
-    }
+    const SIDE_EFFECTS: &[&str] = &["None", "NoneOnDryRun"];
+    domains::fully_qualified(text(webhook, "name"), &path.child("name"), errors);
+    match_rules(list(webhook, "rules"), &path.child("rules"), errors);
     errors.one_of_if_set(path.child("failurePolicy"), at(webhook, "failurePolicy"), &["Fail", "Ignore"]);
     errors.one_of_if_set(path.child("matchPolicy"), at(webhook, "matchPolicy"), &["Equivalent", "Exact"]);
-    errors.one_of(path.child("sideEffects"), at(webhook, "sideEffects"), &["None", "NoneOnDryRun"]);
+    if !has(webhook, "sideEffects") {
+        errors.required(path.child("sideEffects"), "must specify one of None, NoneOnDryRun");
+    }
+    errors.one_of_if_set(path.child("sideEffects"), at(webhook, "sideEffects"), SIDE_EFFECTS);
     if let Some(seconds) = at(webhook, "timeoutSeconds").as_i64()
         && !(1..=30).contains(&seconds)
     {
@@ -96,41 +80,66 @@ fn validate(webhook: &Value, path: &Path, errors: &mut Errors) {
     for field in ["namespaceSelector", "objectSelector"] {
         label_selector(at(webhook, field), &path.child(field), errors);
     }
-    match_rules(list(webhook, "rules"), &path.child("rules"), errors);
+    errors.one_of_if_set(path.child("reinvocationPolicy"), at(webhook, "reinvocationPolicy"), &["IfNeeded", "Never"]);
     client(at(webhook, "clientConfig"), &path.child("clientConfig"), errors);
+    match_conditions(list(webhook, "matchConditions"), &path.child("matchConditions"), errors);
+    let (versions, at_versions) = (list(webhook, "admissionReviewVersions"), path.child("admissionReviewVersions"));
+    if versions.is_empty() {
+        errors.required(at_versions, "must specify one of v1, v1beta1");
+    } else {
+        review_versions(versions, &at_versions, errors);
+    }
+}
+
+/// The versions of reviews that a webhook understands, of which the server must speak one.
+pub fn review_versions(versions: &[Value], path: &Path, errors: &mut Errors) {
+    for (index, version) in versions.iter().enumerate() {
+        let (path, name) = (path.index(index), version.as_str().unwrap_or_default());
+        if versions[..index].contains(version) {
+            errors.invalid(path, name, "duplicate version");
+        } else {
+            errors.all_invalid(path, name, names::dns1035_label(name));
+        }
+    }
+    if !versions.iter().any(|version| version == "v1" || version == "v1beta1") {
+        errors.invalid(path, &Value::from(versions), "must include at least one of v1, v1beta1");
+    }
 }
 
 /// Where a webhook is called: by exactly one of a URL and a service.
 pub fn client(config: &Value, path: &Path, errors: &mut Errors) {
-    if has(config, "url") == has(config, "service") {
-        errors.required(path, "exactly one of url or service is required");
-        return;
+    match (at(config, "url").as_str(), at(config, "service")) {
+        (Some(url), Value::Null) => address(url, &path.child("url"), errors),
+        (None, service) if !service.is_null() => called(service, &path.child("service"), errors),
+        _ => errors.required(path, "exactly one of url or service is required"),
     }
-    if has(config, "url") {
-        let (url, path) = (text(config, "url"), path.child("url"));
-        match url.split_once("://") {
-            Some(("https", rest)) => {
-                let host = rest.split('/').next().unwrap_or_default();
-                if host.is_empty() {
-                    errors.invalid(path, url, "host must be specified");
-                }
-                for (mark, what) in [
-                    ('@', "user information is not permitted in the URL"),
-                    ('#', "fragments are not permitted in the URL"),
-                    ('?', "query parameters are not permitted in the URL"),
-                ] {
-                    if rest.contains(mark) {
-                        errors.invalid(path, url, what);
-                    }
-                }
-            }
-            _ => {
-                errors.invalid(path, url, "'https' is the only allowed URL scheme; desired format: https://host[/path]")
-            }
-        }
-        return;
+}
+
+fn address(url: &str, path: &Path, errors: &mut Errors) {
+    const FORM: &str = "; desired format: https://host[/path]";
+    let (url, fragment) = url.split_once('#').unwrap_or((url, ""));
+    let (url, query) = url.split_once('?').unwrap_or((url, ""));
+    let (scheme, rest) = url.split_once(':').unwrap_or(("", url));
+    let authority = rest.strip_prefix("//").and_then(|rest| rest.split('/').next()).unwrap_or_default();
+    let (user, host) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
+    if scheme != "https" {
+        errors.invalid(path, scheme, format!("'https' is the only allowed URL scheme{FORM}"));
     }
-    let (service, path) = (at(config, "service"), path.child("service"));
+    if host.is_empty() {
+        errors.invalid(path, host, format!("host must be specified{FORM}"));
+    }
+    if let Some(user) = user {
+        errors.invalid(path, user, "user information is not permitted in the URL");
+    }
+    if !fragment.is_empty() {
+        errors.invalid(path, fragment, "fragments are not permitted in the URL");
+    }
+    if !query.is_empty() {
+        errors.invalid(path, query, "query parameters are not permitted in the URL");
+    }
+}
+
+fn called(service: &Value, path: &Path, errors: &mut Errors) {
     for field in ["name", "namespace"] {
         if text(service, field).is_empty() {
             errors.required(path.child(field), format!("service {field} is required"));
@@ -142,8 +151,26 @@ pub fn client(config: &Value, path: &Path, errors: &mut Errors) {
         let why = "port is not valid: must be between 1 and 65535, inclusive";
         errors.invalid(path.child("port"), port, why);
     }
-    let route = text(service, "path");
-    if !route.is_empty() && !route.starts_with('/') {
-        errors.invalid(path.child("path"), route, "must start with a '/'");
+    let (route, path) = (text(service, "path"), path.child("path"));
+    if matches!(route, "" | "/") {
+        return;
+    }
+    if route == "//" {
+        return errors.invalid(path, route, "segment[0] may not be empty");
+    }
+    if !route.starts_with('/') {
+        errors.invalid(path, route, "must start with a '/'");
+    }
+    let mut rest = route.chars();
+    rest.next();
+    let rest = rest.as_str();
+    for (index, step) in rest.strip_suffix('/').unwrap_or(rest).split('/').enumerate() {
+        if step.is_empty() {
+            errors.invalid(path, route, format!("segment[{index}] may not be empty"));
+            continue;
+        }
+        for message in names::dns1123_subdomain(step) {
+            errors.invalid(path, route, format!("segment[{index}]: {message}"));
+        }
     }
 }

@@ -1,6 +1,9 @@
 //! The kinds of the apiextensions group.
 
 mod customresourcedefinition;
+mod paths;
+mod schema;
+mod structural;
 
 use crate::kind::Kind;
 
