@@ -15,6 +15,7 @@ const FILES: &[(&str, &str)] = &[
     ("batch", include_str!("cases/batch.yaml")),
     ("core", include_str!("cases/core.yaml")),
     ("definitions", include_str!("cases/definitions.yaml")),
+    ("devices", include_str!("cases/devices.yaml")),
     ("networking", include_str!("cases/networking.yaml")),
     ("others", include_str!("cases/others.yaml")),
     ("pods", include_str!("cases/pods.yaml")),

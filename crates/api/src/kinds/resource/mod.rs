@@ -1,10 +1,13 @@
 //! The kinds of the resource group.
 
+mod allocation;
 mod deviceclass;
+mod devices;
 mod requests;
 mod resourceclaim;
 mod resourceclaimtemplate;
 mod resourceslice;
+mod syntax;
 
 use crate::kind::Kind;
 

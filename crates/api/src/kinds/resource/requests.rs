@@ -2,13 +2,20 @@
 
 use serde_json::Value;
 
-use crate::kinds::access::{at, at_mut, each_mut, fill, list, number, text};
+use super::syntax::{self, at_most, configuration, fully_qualified, label, unique};
+use crate::kinds::access::{at, at_mut, each_mut, fill, fill_text, has, list, number, text};
 use crate::validation::{Errors, Path, names};
+
+/// As many requests, constraints, configurations and selectors there may be.
+pub const MOST: usize = 32;
 
 fn ask(request: &mut Value) {
     fill(request, "allocationMode", "ExactCount");
     if text(request, "allocationMode") == "ExactCount" && number(request, "count") == 0 {
         request["count"] = 1.into();
+    }
+    for toleration in each_mut(request, "tolerations") {
+        fill_text(toleration, "operator", "Equal");
     }
 }
 
@@ -24,56 +31,63 @@ pub fn defaults(spec: &mut Value) {
 
 /// Errors of a claim's spec.
 pub fn validate(spec: &Value, path: &Path, errors: &mut Errors) {
-    let path = path.child("devices");
-    let (requests, all) = (list(spec, "devices.requests"), path.child("requests"));
-    if requests.len() > 32 {
-        errors.too_many(all, requests.len(), 32);
-    }
-    for (index, request) in requests.iter().enumerate() {
-        let path = all.index(index);
-        name(request, &path, errors);
-        if requests[..index].iter().any(|other| text(other, "name") == text(request, "name")) {
-            errors.duplicate(path.child("name"), text(request, "name"));
+    let (devices, path) = (at(spec, "devices"), path.child("devices"));
+    let (requests, all) = (list(devices, "requests"), path.child("requests"));
+    if at_most(requests, MOST, &all, errors) {
+        for (index, request) in requests.iter().enumerate() {
+            asked(request, &all.index(index), errors);
         }
-        let (exactly, alternatives) = (at(request, "exactly"), list(request, "firstAvailable"));
-        match (exactly.is_null(), alternatives.is_empty()) {
-            (true, true) => errors.required(path, "exactly one of `exactly` or `firstAvailable` is required"),
-            (false, false) => {
-                errors.invalid(
-                    path,
-                    &Value::Null,
-                    "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set",
-                );
-            }
-            (false, true) => asked(exactly, &path.child("exactly"), errors),
-            (true, false) => {
-                let all = path.child("firstAvailable");
-                if alternatives.len() > 8 {
-                    errors.too_many(all, alternatives.len(), 8);
-                }
-                for (index, alternative) in alternatives.iter().enumerate() {
-                    name(alternative, &all.index(index), errors);
-                    asked(alternative, &all.index(index), errors);
-                }
-            }
+        unique(requests, &all, errors, |request| text(request, "name"), |request| at(request, "name"));
+    }
+    let (constraints, all) = (list(devices, "constraints"), path.child("constraints"));
+    if at_most(constraints, MOST, &all, errors) {
+        for (index, constraint) in constraints.iter().enumerate() {
+            alike(constraint, requests, &all.index(index), errors);
+        }
+    }
+    let (configs, all) = (list(devices, "config"), path.child("config"));
+    if at_most(configs, MOST, &all, errors) {
+        for (index, config) in configs.iter().enumerate() {
+            let path = all.index(index);
+            references(list(config, "requests"), requests, &path.child("requests"), errors);
+            configuration(config, &path, errors);
         }
     }
 }
 
-fn name(request: &Value, path: &Path, errors: &mut Errors) {
-    match text(request, "name") {
-        "" => errors.required(path.child("name"), ""),
-        name => errors.all_invalid(path.child("name"), name, names::dns1123_label(name)),
-    }
-}
-
+/// One request: for devices of a class, or for the first of several classes that has them.
 fn asked(request: &Value, path: &Path, errors: &mut Errors) {
-    let class = text(request, "deviceClassName");
-    if class.is_empty() {
-        errors.required(path.child("deviceClassName"), "");
-    } else {
-        errors.all_invalid(path.child("deviceClassName"), class, names::dns1123_subdomain(class));
+    const FIRST: usize = 8;
+    label(text(request, "name"), &path.child("name"), errors);
+    let (exactly, alternatives) = (at(request, "exactly"), list(request, "firstAvailable"));
+    match (exactly.is_null(), alternatives.is_empty()) {
+        (true, true) => errors.required(path, "exactly one of `exactly` or `firstAvailable` is required"),
+        (false, false) => {
+            let why = "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set";
+            errors.invalid(path, "null", why);
+        }
+        (false, true) => wanted(exactly, &path.child("exactly"), errors),
+        (true, false) => {
+            let all = path.child("firstAvailable");
+            if !at_most(alternatives, FIRST, &all, errors) {
+                return;
+            }
+            for (index, alternative) in alternatives.iter().enumerate() {
+                let path = all.index(index);
+                label(text(alternative, "name"), &path.child("name"), errors);
+                wanted(alternative, &path, errors);
+            }
+            unique(alternatives, &all, errors, |one| text(one, "name"), |one| at(one, "name"));
+        }
     }
+}
+
+fn wanted(request: &Value, path: &Path, errors: &mut Errors) {
+    match text(request, "deviceClassName") {
+        "" => errors.required(path.child("deviceClassName"), ""),
+        class => errors.all_invalid(path.child("deviceClassName"), class, names::dns1123_subdomain(class)),
+    }
+    selectors(request, path, errors);
     match text(request, "allocationMode") {
         "All" if number(request, "count") != 0 => {
             let why = "must not be specified when allocationMode is 'All'";
@@ -85,21 +99,79 @@ fn asked(request: &Value, path: &Path, errors: &mut Errors) {
         "All" | "ExactCount" => {}
         other => errors.not_supported(path.child("allocationMode"), other, &["All", "ExactCount"]),
     }
-    selectors(request, path, errors);
+    syntax::tolerations(request, path, errors);
 }
 
-/// Selectors of devices, each an expression.
+/// Selectors of devices, each an expression. What the expressions mean is not looked at.
 pub fn selectors(holder: &Value, path: &Path, errors: &mut Errors) {
+    const LONGEST: usize = 10 * 1024;
     let (selectors, all) = (list(holder, "selectors"), path.child("selectors"));
-    if selectors.len() > 32 {
-        errors.too_many(all, selectors.len(), 32);
+    if !at_most(selectors, MOST, &all, errors) {
+        return;
     }
     for (index, selector) in selectors.iter().enumerate() {
-        let path = all.index(index);
+        let item = all.index(index);
+        let path = item.child("cel");
+        let expression = text(selector, "cel.expression");
         if at(selector, "cel").is_null() {
-            errors.required(path.child("cel"), "");
-        } else if text(selector, "cel.expression").is_empty() {
-            errors.required(path.child("cel").child("expression"), "");
+            errors.required(path, "");
+        } else if expression.is_empty() {
+            errors.required(path.child("expression"), "");
+        } else if expression.len() > LONGEST {
+            errors.too_long(path.child("expression"), LONGEST);
         }
     }
+}
+
+/// A constraint on what devices have in common, or have not.
+fn alike(constraint: &Value, requests: &[Value], path: &Path, errors: &mut Errors) {
+    references(list(constraint, "requests"), requests, &path.child("requests"), errors);
+    let one = ["matchAttribute", "distinctAttribute"].into_iter().find(|field| has(constraint, field));
+    match one {
+        Some(field) => fully_qualified(text(constraint, field), &path.child(field), errors),
+        None => {
+            let why =
+                "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set";
+            errors.required(path, why);
+        }
+    }
+}
+
+/// Names of requests, or of alternatives within them, that must be in the claim.
+fn references(names: &[Value], requests: &[Value], path: &Path, errors: &mut Errors) {
+    if !at_most(names, MOST, path, errors) {
+        return;
+    }
+    for (index, name) in names.iter().filter_map(Value::as_str).enumerate() {
+        reference(name, requests, &path.index(index), errors);
+    }
+    unique(names, path, errors, |name| name, |name| name);
+}
+
+/// `request` or `request/alternative`.
+pub fn reference(name: &str, requests: &[Value], path: &Path, errors: &mut Errors) {
+    const WHY: &str =
+        "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
+    let mut parts = name.split('/');
+    let (main, sub) = (parts.next().unwrap_or_default(), parts.next());
+    if parts.next().is_some() {
+        return errors.invalid(path, name, WHY);
+    }
+    for part in name.split('/') {
+        label(part, path, errors);
+    }
+    let request = requests.iter().find(|request| text(request, "name") == main);
+    let there = request.is_some_and(|request| {
+        sub.is_none_or(|sub| list(request, "firstAvailable").iter().any(|one| text(one, "name") == sub))
+    });
+    if !there {
+        errors.invalid(path, name, WHY);
+    }
+}
+
+/// The configuration that came with an allocation, from the class or from the claim.
+pub fn allocated_configuration(config: &Value, requests: &[Value], path: &Path, errors: &mut Errors) {
+    errors.one_of(path.child("source"), at(config, "source"), &["FromClaim", "FromClass"]);
+    references(list(config, "requests"), requests, &path.child("requests"), errors);
+    configuration(config, path, errors);
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::requests;
+use super::{allocation, requests};
 use crate::kind::{ALL_METADATA, Kind, Strategy};
 use crate::kinds::access::{at, at_mut, has, list};
 use crate::kinds::builder::Builder;
@@ -51,7 +51,8 @@ impl Strategy for ResourceClaim {
         }
     }
 
-    fn validate(&self, object: &Value, errors: &mut Errors) {
+    /// The spec never changes, so that only a new one is looked at.
+    fn validate_new(&self, object: &Value, errors: &mut Errors) {
         requests::validate(at(object, "spec"), &Path::new("spec"), errors);
     }
 
@@ -60,16 +61,7 @@ impl Strategy for ResourceClaim {
     }
 
     fn validate_subresource_update(&self, _subresource: &str, old: &Value, new: &Value, errors: &mut Errors) {
-        let reserved = list(new, "status.reservedFor");
-        if reserved.len() > 256 {
-            errors.too_many("status.reservedFor", reserved.len(), 256);
-        }
-        if has(old, "status.allocation") && has(new, "status.allocation") {
-            errors.immutable(old, new, "status.allocation");
-        }
-        if !reserved.is_empty() && !has(new, "status.allocation") {
-            errors.forbidden("status.reservedFor", "may not be specified when `allocated` is not set");
-        }
+        allocation::validate(old, new, errors);
     }
 
     fn cells(&self, object: &Value, now: i64) -> Vec<Value> {

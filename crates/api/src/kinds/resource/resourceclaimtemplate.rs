@@ -7,6 +7,7 @@ use crate::kind::{Kind, Strategy};
 use crate::kinds::access::{at, at_mut};
 use crate::kinds::builder::Builder;
 use crate::print::{self, AGE, Cell, NAME};
+use crate::validation::metadata::template_meta;
 use crate::validation::{Errors, Path};
 
 pub fn kind() -> Kind {
@@ -28,8 +29,11 @@ impl Strategy for ResourceClaimTemplate {
         }
     }
 
-    fn validate(&self, object: &Value, errors: &mut Errors) {
-        requests::validate(at(object, "spec.spec"), &Path::new("spec.spec"), errors);
+    /// The spec never changes, so that only a new one is looked at.
+    fn validate_new(&self, object: &Value, errors: &mut Errors) {
+        let path = Path::new("spec");
+        template_meta(at(object, "spec.metadata"), &path.child("metadata"), errors);
+        requests::validate(at(object, "spec.spec"), &path.child("spec"), errors);
     }
 
     fn validate_update(&self, old: &Value, new: &Value, errors: &mut Errors) {
