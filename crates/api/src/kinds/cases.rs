@@ -4,6 +4,7 @@
 //! (`becomes`), the errors as `field: message` (`errors`), or the table's cells (`cells`, 300 seconds after 1970). With
 //! `update` the created object is then changed to that one, through the subresource `through` if there is one.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -12,6 +13,7 @@ use crate::kind::{Context, Kind, Registry};
 use crate::validation::Errors;
 
 const FILES: &[(&str, &str)] = &[
+    ("apps", include_str!("cases/apps.yaml")),
     ("batch", include_str!("cases/batch.yaml")),
     ("core", include_str!("cases/core.yaml")),
     ("definitions", include_str!("cases/definitions.yaml")),
@@ -19,6 +21,7 @@ const FILES: &[(&str, &str)] = &[
     ("networking", include_str!("cases/networking.yaml")),
     ("others", include_str!("cases/others.yaml")),
     ("pods", include_str!("cases/pods.yaml")),
+    ("policy", include_str!("cases/policy.yaml")),
     ("storage", include_str!("cases/storage.yaml")),
     ("workloads", include_str!("cases/workloads.yaml")),
 ];
@@ -71,6 +74,23 @@ fn kind_of(registry: &Registry, case: &Value) -> Arc<Kind> {
     let (api_version, kind) = (&case["create"]["apiVersion"], &case["create"]["kind"]);
     let found = registry.by_kind(api_version.as_str().expect("apiVersion"), kind.as_str().expect("kind"));
     found.unwrap_or_else(|| panic!("{kind} is registered")).clone()
+}
+
+/// Kinds that are only read or only asked have neither: nothing of them is kept.
+#[test]
+fn every_kind_that_is_kept_has_a_case_that_becomes_an_object_and_one_that_becomes_a_status() {
+    let registry = Registry::builtin();
+    let mut seen = BTreeSet::new();
+    for (_, case) in cases() {
+        let kind = kind_of(&registry, &case);
+        for outcome in ["becomes", "errors"].into_iter().filter(|outcome| case.get(outcome).is_some()) {
+            seen.insert((kind.api_version(), kind.kind.to_string(), outcome));
+        }
+    }
+    let kept = registry.iter().filter(|kind| kind.has_verb("create") && kind.has_verb("get"));
+    let wanted = kept.flat_map(|kind| ["becomes", "errors"].map(|o| (kind.api_version(), kind.kind.to_string(), o)));
+    let missing: Vec<_> = wanted.filter(|case| !seen.contains(case)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::kind::{Kind, Strategy};
-use crate::kinds::access::{at, flag, list, number, text};
+use crate::kinds::access::{at, flag, list, text};
 use crate::kinds::builder::Builder;
 use crate::print::{self, AGE, Cell, NAME};
 use crate::validation::Errors;
@@ -34,12 +34,12 @@ struct ControllerRevision;
 
 impl Strategy for ControllerRevision {
     fn validate(&self, object: &Value, errors: &mut Errors) {
-        if at(object, "data").is_null() {
-            errors.required("data", "data is mandatory");
+        match at(object, "data") {
+            Value::Null => errors.required("data", "data is mandatory"),
+            Value::Object(_) => {}
+            _ => errors.invalid("data", "<value omitted>", "data must be a valid JSON object"),
         }
-        if number(object, "revision") < 0 {
-            errors.invalid("revision", number(object, "revision"), "must be non-negative");
-        }
+        errors.not_negative("revision", at(object, "revision"));
     }
 
     fn validate_update(&self, old: &Value, new: &Value, errors: &mut Errors) {

@@ -4,11 +4,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
+use super::pem;
 use crate::kind::{Context, Kind, Strategy, clear_status, keep};
-use crate::kinds::access::{at, keep_at, list, section, text};
+use crate::kinds::access::{at, each_mut, fill, has, keep_at, list, section, text};
 use crate::kinds::builder::Builder;
 use crate::print::{self, AGE, Cell, NAME, duration};
-use crate::validation::{Errors, Path};
+use crate::validation::{Errors, NameRule, Path, domains};
 
 pub fn kind() -> Kind {
     Builder::new("certificates.k8s.io", "v1", "CertificateSigningRequest", "certificatesigningrequests")
@@ -34,7 +35,7 @@ const COLUMNS: &[Cell] = &[
 ];
 
 fn condition(request: &Value) -> Value {
-    let has = |name: &str| list(request, "status.conditions").iter().any(|c| text(c, "type") == name);
+    let has = |name: &str| !of(request, name).is_empty();
     let mut words = Vec::new();
     match (has("Denied"), has("Approved")) {
         (true, _) => words.push("Denied"),
@@ -103,54 +104,53 @@ impl Strategy for CertificateSigningRequest {
         keep(old, new, "status");
     }
 
-    fn prepare_subresource_update(&self, subresource: &str, old: &Value, new: &mut Value, _context: &Context) {
+    fn prepare_subresource_update(&self, subresource: &str, old: &Value, new: &mut Value, context: &Context) {
         keep(old, new, "spec");
         if subresource == "approval" {
-            let conditions = at(new, "status.conditions").clone();
-            keep(old, new, "status");
-            if let (false, Some(status)) = (conditions.is_null(), section(new, "status")) {
-                status.insert("conditions".to_owned(), conditions);
-            }
-            return;
+            keep_at(old, new, "status.certificate");
+        } else {
+            keep_decision(old, new);
         }
-        // Approval and denial go through their own subresource.
-        let decided = |c: &&Value| matches!(text(c, "type"), "Approved" | "Denied");
-        let before: Vec<Value> = list(old, "status.conditions").iter().filter(decided).cloned().collect();
-        let others: Vec<Value> = list(new, "status.conditions").iter().filter(|c| !decided(c)).cloned().collect();
-        if before.is_empty() && others.is_empty() {
-            keep_at(old, new, "status.conditions");
-        } else if let Some(status) = section(new, "status") {
-            status.insert("conditions".to_owned(), before.into_iter().chain(others).collect());
+        let before = list(old, "status.conditions");
+        for condition in each_mut(new, "status.conditions") {
+            fill(condition, "lastUpdateTime", context.now);
+            let same = before.iter().find(|other| {
+                ["type", "status"].iter().all(|field| text(other, field) == text(condition, field))
+                    && has(other, "lastTransitionTime")
+            });
+            let since = same.map_or(context.now.into(), |other| at(other, "lastTransitionTime").clone());
+            fill(condition, "lastTransitionTime", since);
         }
     }
 
-    fn validate(&self, object: &Value, errors: &mut Errors) {
+    /// Nobody cares what requests are called.
+    fn name_rule(&self) -> NameRule {
+        NameRule::Own
+    }
+
+    fn validate_new(&self, object: &Value, errors: &mut Errors) {
         let (spec, path) = (at(object, "spec"), Path::new("spec"));
-        let request = STANDARD.decode(text(spec, "request")).unwrap_or_default();
-        if !request.starts_with(b"-----BEGIN CERTIFICATE REQUEST-----") {
-            let why = "PEM block type must be CERTIFICATE REQUEST";
+        if let Err(why) = pem::request(&STANDARD.decode(text(spec, "request")).unwrap_or_default()) {
             errors.invalid(path.child("request"), at(spec, "request"), why);
         }
-        let usages = list(spec, "usages");
+        let (usages, all) = (list(spec, "usages"), path.child("usages"));
         if usages.is_empty() {
-            errors.required(path.child("usages"), "usages must contain at least one value");
+            errors.required(all, "");
         }
-        let all = path.child("usages");
         for (index, usage) in usages.iter().enumerate() {
             errors.one_of_supported(all.index(index), usage, USAGES);
+        }
+        for (index, usage) in usages.iter().enumerate() {
             if usages[..index].contains(usage) {
                 errors.duplicate(all.index(index), usage);
             }
         }
         let signer = text(spec, "signerName");
-        if signer.is_empty() {
-            errors.required(path.child("signerName"), "");
-        } else if !signer.split_once('/').is_some_and(|(domain, name)| domain.contains('.') && !name.is_empty()) {
-            errors.invalid(
-                path.child("signerName"),
-                signer,
-                "must be a fully qualified domain and path of the form 'example.com/signer-name'",
-            );
+        if signer == "kubernetes.io/legacy-unknown" {
+            let why = "the legacy signerName is not allowed via this API version";
+            errors.invalid(path.child("signerName"), signer, why);
+        } else {
+            domains::signer(signer, &path.child("signerName"), errors);
         }
         if let Some(seconds) = at(spec, "expirationSeconds").as_i64()
             && seconds < 600
@@ -160,34 +160,93 @@ impl Strategy for CertificateSigningRequest {
         }
     }
 
-    fn validate_subresource_update(&self, _subresource: &str, old: &Value, new: &Value, errors: &mut Errors) {
+    fn validate_subresource_update(&self, subresource: &str, old: &Value, new: &Value, errors: &mut Errors) {
+        conditions(old, new, errors);
         let path = Path::new("status.conditions");
-        let has =
-            |object: &Value, name: &str| list(object, "status.conditions").iter().any(|c| text(c, "type") == name);
-        for name in ["Approved", "Denied", "Failed"] {
-            if has(old, name) && !has(new, name) {
-                errors.forbidden(path, format!("updates may not remove a condition of type {name:?}"));
+        for kind in ["Approved", "Denied", "Failed"] {
+            if of(new, kind).len() < of(old, kind).len() {
+                errors.forbidden(path, format!("updates may not remove a condition of type {kind:?}"));
             }
         }
-        if has(new, "Approved") && has(new, "Denied") {
-            let why = "Approved and Denied conditions are mutually exclusive";
-            errors.invalid(path, "Denied", why);
+        for kind in ["Approved", "Denied"].into_iter().filter(|_| subresource != "approval") {
+            let (before, after) = (of(old, kind), of(new, kind));
+            if after.len() > before.len() {
+                errors.forbidden(path, format!("updates may not add a condition of type {kind:?}"));
+            } else if after.len() == before.len() && before != after {
+                errors.forbidden(path, format!("updates may not modify a condition of type {kind:?}"));
+            }
         }
-        for (index, condition) in list(new, "status.conditions").iter().enumerate() {
-            let path = path.index(index);
-            if text(condition, "type").is_empty() {
-                errors.required(path.child("type"), "");
-            }
-            let (kind, status) = (text(condition, "type"), text(condition, "status"));
-            if status.is_empty() {
-                errors.required(path.child("status"), "");
-            } else if matches!(kind, "Approved" | "Denied" | "Failed") && status != "True" {
-                errors.not_supported(path.child("status"), status, &["True"]);
-            }
+        let (was, is) = (text(old, "status.certificate"), text(new, "status.certificate"));
+        if was == is {
+            return;
+        }
+        let decoded = |text: &str| STANDARD.decode(text).unwrap_or_default();
+        let wrong = |text: &str| if text.is_empty() { None } else { pem::certificates(&decoded(text)).err() };
+        if let Some(why) = wrong(is).filter(|_| wrong(was).is_none()) {
+            errors.invalid("status.certificate", "<certificate data>", why);
+        }
+        if subresource == "approval" {
+            errors.forbidden("status.certificate", "updates may not set certificate content");
+        } else if !was.is_empty() {
+            errors.forbidden("status.certificate", "updates may not modify existing certificate content");
         }
     }
 
     fn cells(&self, object: &Value, now: i64) -> Vec<Value> {
         print::row(COLUMNS, object, now)
+    }
+}
+
+/// The conditions of one type.
+fn of<'v>(request: &'v Value, kind: &str) -> Vec<&'v Value> {
+    list(request, "status.conditions").iter().filter(|condition| text(condition, "type") == kind).collect()
+}
+
+/// Approval and denial go through their own subresource: who brings others through the status changes no condition.
+fn keep_decision(old: &Value, new: &mut Value) {
+    for kind in ["Approved", "Denied"] {
+        let before: Vec<Value> = of(old, kind).into_iter().cloned().collect();
+        if of(new, kind).len() != before.len() {
+            keep_at(old, new, "status.conditions");
+            return;
+        }
+        let mut before = before.into_iter();
+        for condition in each_mut(new, "status.conditions").filter(|condition| text(condition, "type") == kind) {
+            *condition = before.next().unwrap_or_default();
+        }
+    }
+}
+
+/// Errors of the conditions; what is wrong already may stay so.
+fn conditions(old: &Value, new: &Value, errors: &mut Errors) {
+    let path = Path::new("status.conditions");
+    let (before, conditions) = (list(old, "status.conditions"), list(new, "status.conditions"));
+    let kinds = |conditions: &[Value]| conditions.iter().map(|c| text(c, "type").to_owned()).collect::<Vec<_>>();
+    let (was, is) = (kinds(before), kinds(conditions));
+    let both = ["Approved", "Denied"].iter().all(|kind| was.iter().any(|other| other == kind));
+    let repeats = was.iter().enumerate().any(|(index, kind)| was[..index].contains(kind));
+    let empty = was.iter().any(String::is_empty);
+    for (index, (condition, kind)) in conditions.iter().zip(&is).enumerate() {
+        let path = path.index(index);
+        if kind.is_empty() && !empty {
+            errors.required(path.child("type"), "");
+        }
+        let statuses: &[&str] = match kind.as_str() {
+            "Approved" | "Denied" | "Failed" => &["True"],
+            _ => &["False", "True", "Unknown"],
+        };
+        errors.one_of(path.child("status"), at(condition, "status"), statuses);
+        let opposite = match kind.as_str() {
+            "Approved" => "Denied",
+            "Denied" => "Approved",
+            _ => "",
+        };
+        if !both && !opposite.is_empty() && is[..index].iter().any(|other| other == opposite) {
+            let why = "Approved and Denied conditions are mutually exclusive";
+            errors.invalid(path.child("type"), kind.as_str(), why);
+        }
+        if !repeats && is[..index].contains(kind) {
+            errors.duplicate(path.child("type"), kind.as_str());
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The kinds of the certificates group.
 
 mod certificatesigningrequest;
+mod pem;
 
 use crate::kind::Kind;
 

@@ -3,10 +3,10 @@
 use serde_json::Value;
 
 use crate::kind::{Kind, Strategy};
-use crate::kinds::access::{at, has, number, text};
+use crate::kinds::access::{has, number, text};
 use crate::kinds::builder::Builder;
 use crate::print::{self, Cell, NAME, since};
-use crate::validation::Errors;
+use crate::validation::{Errors, NameRule, names};
 
 pub fn kind() -> Kind {
     Builder::new("", "v1", "Event", "events")
@@ -86,33 +86,26 @@ fn source(event: &Value) -> Value {
 pub struct Event;
 
 impl Strategy for Event {
+    /// What an event is about may have any name, and so may the event.
+    fn name_rule(&self) -> NameRule {
+        NameRule::PathSegment
+    }
+
     fn validate(&self, object: &Value, errors: &mut Errors) {
         let (own, involved) = (text(object, "metadata.namespace"), text(object, "involvedObject.namespace"));
-        // Events about what is in no namespace are in the default one.
-        if own != involved && !(involved.is_empty() && matches!(own, "default" | "kube-system")) {
-            errors.invalid("involvedObject.namespace", involved, "does not match event.namespace");
-        }
-        if !has(object, "eventTime") {
-            return;
-        }
-        for (field, name) in [
-            ("reportingComponent", "reportingController"),
-            ("reportingInstance", "reportingInstance"),
-            ("action", "action"),
-            ("reason", "reason"),
-        ] {
-            if text(object, field).is_empty() {
-                errors.required(name, "");
-            } else if text(object, field).len() > 128 {
-                errors.invalid(name, at(object, field), "can have at most 128 characters");
+        let mut elsewhere = |when: bool| {
+            if when {
+                errors.invalid("involvedObject.namespace", involved, "does not match event.namespace");
             }
+        };
+        // Events about what is in no namespace are in the default one.
+        if has(object, "eventTime") {
+            elsewhere(involved.is_empty() && !matches!(own, "default" | "kube-system"));
+            series_of_today(object, errors);
+        } else {
+            elsewhere(if involved.is_empty() { !matches!(own, "" | "default") } else { own != involved });
         }
-        if !matches!(text(object, "type"), "Normal" | "Warning") {
-            errors.invalid("type", at(object, "type"), "must be one of: Normal, Warning");
-        }
-        if text(object, "message").len() > 1024 {
-            errors.invalid("message", at(object, "message"), "can have at most 1024 characters");
-        }
+        errors.all_invalid("namespace", own, names::dns1123_subdomain(own));
     }
 
     fn create_on_update(&self) -> bool {
@@ -121,5 +114,23 @@ impl Strategy for Event {
 
     fn cells(&self, object: &Value, now: i64) -> Vec<Value> {
         print::row(COLUMNS, object, now)
+    }
+}
+
+/// Errors of an event that says when it was, as all of today do.
+fn series_of_today(event: &Value, errors: &mut Errors) {
+    let controller = text(event, "reportingComponent");
+    if controller.is_empty() {
+        errors.required("reportingController", "");
+    }
+    errors.all_invalid("reportingController", controller, names::qualified_name(controller));
+    for (field, most) in [("reportingInstance", 128), ("action", 128), ("reason", 128), ("message", 1024)] {
+        let length = text(event, field).len();
+        if length == 0 && field != "message" {
+            errors.required(field, "");
+        }
+        if length > most {
+            errors.invalid(field, "", format!("can have at most {most} characters"));
+        }
     }
 }

@@ -3,11 +3,12 @@
 use serde_json::{Value, json};
 
 use crate::kind::{Context, Kind, Strategy, keep};
-use crate::kinds::access::{at, fill, fill_text, flag, has, keep_at, list, text, texts};
+use crate::kinds::access::{at, entries, fill, fill_text, flag, has, keep_at, list, text, texts};
 use crate::kinds::builder::Builder;
+use crate::kinds::pods::resources;
 use crate::kinds::pods::tolerations::EFFECTS;
 use crate::print::{self, AGE, Cell, NAME};
-use crate::validation::{Errors, Path, names, net};
+use crate::validation::{Errors, NOT_NEGATIVE, Path, names, net};
 
 pub fn kind() -> Kind {
     Builder::new("", "v1", "Node", "nodes")
@@ -98,24 +99,31 @@ impl Strategy for Node {
 
     fn validate(&self, object: &Value, errors: &mut Errors) {
         let (spec, path) = (at(object, "spec"), Path::new("spec"));
-        taints(list(spec, "taints"), &path.child("taints"), errors);
-        let all = path.child("podCIDRs");
-        for (index, range) in list(spec, "podCIDRs").iter().filter_map(Value::as_str).enumerate() {
-            net::cidr(all.index(index), range, errors);
+        taints(list(spec, "taints"), &Path::new("metadata.taints"), errors);
+        resources_of(object, errors);
+        let (ranges, all) = (list(spec, "podCIDRs"), path.child("podCIDRs"));
+        let parsed: Vec<_> = ranges
+            .iter()
+            .filter_map(Value::as_str)
+            .enumerate()
+            .filter_map(|(index, range)| net::cidr(all.index(index), range, errors))
+            .collect();
+        if ranges.len() > 1 && parsed.len() == ranges.len() {
+            let dual = parsed.iter().any(|r| r.addr().is_ipv4()) && parsed.iter().any(|r| r.addr().is_ipv6());
+            if !dual || ranges.len() > 2 {
+                let why = "may specify no more than one CIDR for each IP family";
+                errors.invalid(all, at(spec, "podCIDRs"), why);
+            }
         }
     }
 
     fn validate_update(&self, old: &Value, new: &Value, errors: &mut Errors) {
-        let (before, after) = (list(old, "spec.podCIDRs"), list(new, "spec.podCIDRs"));
-        if !before.is_empty() && before != after {
-            let why = "node updates may not change podCIDR except from \"\" to valid";
-            errors.forbidden("spec.podCIDRs", why);
-        }
-        let before = text(old, "spec.providerID");
-        if !before.is_empty() && before != text(new, "spec.providerID") {
-            let why = "node updates may not change providerID except from \"\" to valid";
-            errors.forbidden("spec.providerID", why);
-        }
+        unchanged(old, new, errors);
+    }
+
+    fn validate_subresource_update(&self, _subresource: &str, old: &Value, new: &Value, errors: &mut Errors) {
+        resources_of(new, errors);
+        unchanged(old, new, errors);
     }
 
     fn warnings(&self, _old: Option<&Value>, new: &Value) -> Vec<String> {
@@ -144,7 +152,59 @@ fn taints(taints: &[Value], path: &Path, errors: &mut Errors) {
         errors.one_of(path.child("effect"), at(taint, "effect"), EFFECTS);
         let same = |other: &Value| text(other, "key") == key && text(other, "effect") == text(taint, "effect");
         if taints[..index].iter().any(same) {
-            errors.duplicate(path, taint);
+            let why = "taints must be unique by key and effect pair";
+            errors.push("FieldValueDuplicate", &path.to_string(), format!("Duplicate value: {taint}: {why}"));
         }
+    }
+}
+
+/// Errors of what a node says that it has.
+fn resources_of(node: &Value, errors: &mut Errors) {
+    let status = Path::new("status");
+    for field in ["capacity", "allocatable"] {
+        let path = status.child(field);
+        for (name, value) in entries(at(node, "status"), field) {
+            let path = path.child(name);
+            if resources::negative(value) {
+                errors.invalid(path, resources::shown(value).as_str(), NOT_NEGATIVE);
+            }
+            // What is counted comes whole.
+            let counted = !name.contains('/') && !OF_A_NODE.contains(&name.as_str()) && !name.starts_with("hugepages-");
+            if counted && resources::quantity(value).is_some_and(|q| q.milli_value() % 1000 != 0) {
+                errors.invalid(path, resources::shown(value).as_str(), "must be an integer");
+            }
+        }
+    }
+}
+
+/// Resources that come in parts.
+const OF_A_NODE: &[&str] = &["cpu", "memory", "ephemeral-storage", "storage"];
+
+/// What no update of a node may change, of its status neither.
+fn unchanged(old: &Value, new: &Value, errors: &mut Errors) {
+    let addresses = list(new, "status.addresses");
+    for (index, address) in addresses.iter().enumerate() {
+        if addresses[..index].contains(address) {
+            errors.duplicate(Path::new("status.addresses").index(index), address);
+        }
+    }
+    let (before, after) = (list(old, "spec.podCIDRs"), list(new, "spec.podCIDRs"));
+    if !before.is_empty() && before != after {
+        errors.forbidden("spec.podCIDRs", "node updates may not change podCIDR except from \"\" to valid");
+    }
+    let before = text(old, "spec.providerID");
+    if !before.is_empty() && before != text(new, "spec.providerID") {
+        let why = "node updates may not change providerID except from \"\" to valid";
+        errors.forbidden("spec.providerID", why);
+    }
+    let mut allowed = new.clone();
+    for field in ["unschedulable", "taints", "podCIDR", "podCIDRs", "providerID", "configSource"] {
+        keep_at(old, &mut allowed, &format!("spec.{field}"));
+    }
+    let spec = |node: &Value| at(node, "spec").as_object().cloned().unwrap_or_default();
+    if spec(old) != spec(&allowed) {
+        let why = "node updates may only change labels, taints, or capacity (or configSource, if the \
+                   DynamicKubeletConfig feature gate is enabled)";
+        errors.forbidden("", why);
     }
 }

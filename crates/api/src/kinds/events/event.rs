@@ -3,9 +3,10 @@
 use serde_json::{Map, Value};
 
 use crate::kind::{Kind, Strategy};
+use crate::kinds::access::{at, entries, has, number, text};
 use crate::kinds::builder::Builder;
 use crate::kinds::core::event;
-use crate::validation::Errors;
+use crate::validation::{Errors, IMMUTABLE};
 
 pub fn kind() -> Kind {
     Builder::new("events.k8s.io", "v1", "Event", "events")
@@ -54,14 +55,72 @@ fn stored(object: &Value) -> Value {
     object
 }
 
+/// Errors of a series of events of one kind.
+fn series(event: &Value, errors: &mut Errors) {
+    if !has(event, "series") {
+        return;
+    }
+    if number(event, "series.count") < 2 {
+        errors.invalid("series.count", "", "should be at least 2");
+    }
+    if !has(event, "series.lastObservedTime") {
+        errors.required("series.lastObservedTime", "");
+    }
+}
+
 struct Event;
 
 impl Strategy for Event {
     fn validate(&self, object: &Value, errors: &mut Errors) {
-        if object.get("eventTime").is_none() {
+        event::Event.validate(&stored(object), errors);
+    }
+
+    fn validate_new(&self, object: &Value, errors: &mut Errors) {
+        series(object, errors);
+        if !has(object, "eventTime") {
             errors.required("eventTime", "");
         }
-        event::Event.validate(&stored(object), errors);
+        let kind = text(object, "type");
+        if !matches!(kind, "Normal" | "Warning") {
+            errors.invalid("type", "", format!("has invalid value: {kind}"));
+        }
+        let old = [
+            ("firstTimestamp", has(object, "deprecatedFirstTimestamp")),
+            ("lastTimestamp", has(object, "deprecatedLastTimestamp")),
+            ("count", number(object, "deprecatedCount") != 0),
+            ("source", entries(object, "deprecatedSource").any(|(_, value)| value != "")),
+        ];
+        for (field, _) in old.into_iter().filter(|(_, given)| *given) {
+            errors.invalid(field, "", "needs to be unset");
+        }
+    }
+
+    fn validate_update(&self, old: &Value, new: &Value, errors: &mut Errors) {
+        if at(old, "series") != at(new, "series") {
+            series(new, errors);
+        }
+        const FIXED: &[&str] = &[
+            "involvedObject",
+            "reason",
+            "message",
+            "source",
+            "firstTimestamp",
+            "lastTimestamp",
+            "count",
+            "type",
+            "eventTime",
+            "action",
+            "related",
+            "reportingComponent",
+            "reportingInstance",
+        ];
+        let (old, new) = (stored(old), stored(new));
+        for field in FIXED {
+            if old.get(field) != new.get(field) {
+                let shown = if *field == "reportingComponent" { "reportingController" } else { field };
+                errors.invalid(shown, at(&new, field), IMMUTABLE);
+            }
+        }
     }
 
     fn create_on_update(&self) -> bool {

@@ -3,10 +3,10 @@
 use serde_json::Value;
 
 use crate::kind::{Kind, Strategy};
-use crate::kinds::access::{at, has};
+use crate::kinds::access::{at, has, list};
 use crate::kinds::builder::Builder;
 use crate::print::{self, AGE, Cell, NAME};
-use crate::validation::{Errors, Path, label_selector, percent_or_number};
+use crate::validation::{Errors, Path, conditions, label_selector, percent_or_number};
 
 pub fn kind() -> Kind {
     Builder::new("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
@@ -52,6 +52,7 @@ impl Strategy for PodDisruptionBudget {
 
     fn validate_subresource_update(&self, _subresource: &str, _old: &Value, new: &Value, errors: &mut Errors) {
         let status = Path::new("status");
+        conditions(list(new, "status.conditions"), &status.child("conditions"), errors);
         for field in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
             errors.not_negative(status.child(field), at(at(new, "status"), field));
         }
