@@ -350,6 +350,45 @@ fn configurations_that_cannot_be_applied_are_refused() {
     }
 }
 
+/// Containers by name with their images, and of each who applied it and whose its image is.
+#[derive(Default)]
+struct Containers {
+    live: std::collections::BTreeMap<String, Option<String>>,
+    owners: std::collections::BTreeSet<(usize, String)>,
+    imaged: std::collections::BTreeSet<(usize, String)>,
+}
+
+impl Containers {
+    fn apply(&mut self, who: usize, wanted: &std::collections::BTreeMap<String, String>) {
+        for (name, image) in wanted {
+            if self.live.insert(name.clone(), Some(image.clone())).flatten().as_ref() != Some(image) {
+                self.imaged.retain(|(_, other)| other != name);
+            }
+        }
+        let dropped = |(owner, name): &(usize, String)| *owner == who && !wanted.contains_key(name);
+        let gone: Vec<String> =
+            self.owners.iter().filter(|owned| dropped(owned)).map(|(_, name)| name.clone()).collect();
+        self.owners.retain(|owned| !dropped(owned));
+        let had_image: Vec<String> =
+            self.imaged.iter().filter(|owned| dropped(owned)).map(|(_, name)| name.clone()).collect();
+        self.imaged.retain(|owned| !dropped(owned));
+        for name in had_image {
+            if !self.imaged.iter().any(|(_, other)| *other == name) {
+                self.live.insert(name, None);
+            }
+        }
+        for name in gone {
+            if !self.owners.iter().any(|(_, other)| *other == name) {
+                self.live.remove(&name);
+            }
+        }
+        for name in wanted.keys() {
+            self.owners.insert((who, name.clone()));
+            self.imaged.insert((who, name.clone()));
+        }
+    }
+}
+
 fn data() -> impl Strategy<Value = std::collections::BTreeMap<String, String>> {
     prop::collection::btree_map("[a-d]", "[xy]", 0..4)
 }
@@ -379,6 +418,35 @@ proptest! {
                     prop_assert!(next["data"].get(&element[2..]).is_some(), "{element} of {next}");
                 }
             }
+            live = Some(next);
+        }
+    }
+
+    /// Appliers of containers, against a model that knows for every container who has it and who has its image.
+    #[test]
+    fn a_keyed_list_holds_what_its_appliers_say(
+        steps in prop::collection::vec((0..3_usize, prop::collection::btree_map("[a-c]", "[xy]", 0..4)), 1..8),
+    ) {
+        let mut live: Option<Value> = None;
+        let mut model = Containers::default();
+        for (who, wanted) in steps {
+            let manager = ["m0", "m1", "m2"][who];
+            let list: Vec<Value> = wanted.iter().map(|(name, image)| json!({"name": name, "image": image})).collect();
+            let mut sent = deployment(json!({"replicas": 1}));
+            if !list.is_empty() {
+                sent["spec"]["template"] = json!({"spec": {"containers": list}});
+            }
+            let next = apply(live.as_ref(), &sent, &ctx("Deployment", manager, T1), true).expect("forced");
+            model.apply(who, &wanted);
+            let containers = next["spec"]["template"]["spec"]["containers"].as_array().cloned().unwrap_or_default();
+            let is: Vec<(String, Option<String>)> = containers.iter().map(|container| {
+                (container["name"].as_str().expect("a name").to_owned(), container["image"].as_str().map(str::to_owned))
+            }).collect();
+            let names: std::collections::BTreeMap<_, _> = is.iter().cloned().collect();
+            prop_assert_eq!(names.len(), is.len(), "each name once: {:?}", is);
+            prop_assert_eq!(&names, &model.live);
+            let again = apply(Some(&next), &sent, &ctx("Deployment", manager, T1), false).expect("it owns all of it");
+            prop_assert_eq!(&again, &next);
             live = Some(next);
         }
     }

@@ -200,7 +200,113 @@ fn depth(value: &Value) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::json as v;
+
+    /// RFC 6902 as it is written, slowly: each operation makes a new document or does not apply.
+    mod reference {
+        use super::Value;
+
+        fn split(path: &str) -> (String, &str) {
+            let rest = &path[1..];
+            let end = rest.find('/').unwrap_or(rest.len());
+            (rest[..end].replace("~1", "/").replace("~0", "~"), &rest[end..])
+        }
+
+        fn get(document: &Value, path: &str) -> Option<Value> {
+            if path.is_empty() {
+                return Some(document.clone());
+            }
+            let (first, rest) = split(path);
+            match document {
+                Value::Object(map) => get(map.get(&first)?, rest),
+                Value::Array(items) => get(items.get(first.parse::<usize>().ok()?)?, rest),
+                _ => None,
+            }
+        }
+
+        /// The document with the value at the path, or without what is there; `new` where nothing need be there.
+        fn with(document: &Value, path: &str, value: Option<&Value>, new: bool) -> Option<Value> {
+            if path.is_empty() {
+                return value.cloned();
+            }
+            let (first, rest) = split(path);
+            let inner = |old: Option<&Value>| match (rest.is_empty(), old) {
+                (true, None) if !new => None,
+                (true, _) => Some(value.cloned()),
+                (false, old) => with(old?, rest, value, new).map(Some),
+            };
+            match document {
+                Value::Object(map) => {
+                    let mut out = map.clone();
+                    match inner(map.get(&first))? {
+                        Some(value) => drop(out.insert(first, value)),
+                        None => drop(out.remove(&first)),
+                    }
+                    Some(Value::Object(out))
+                }
+                Value::Array(items) => {
+                    let at = if first == "-" { items.len() } else { first.parse().ok()? };
+                    let (before, after) = (items.get(..at)?, &items[at..]);
+                    let inserts = rest.is_empty() && new;
+                    let put = if inserts { Some(value.cloned()) } else { inner(after.first()) }?;
+                    let after = if inserts { after } else { after.get(1..)? };
+                    Some(before.iter().cloned().chain(put).chain(after.iter().cloned()).collect())
+                }
+                _ => None,
+            }
+        }
+
+        pub fn apply(document: &Value, operation: &Value) -> Option<Value> {
+            let text = |key: &str| operation[key].as_str().unwrap_or_default();
+            let (path, value) = (text("path"), operation.get("value"));
+            match text("op") {
+                "add" => with(document, path, value, true),
+                "replace" => with(document, path, value, false),
+                "remove" => with(document, path, None, false),
+                "test" => (get(document, path).as_ref() == value).then(|| document.clone()),
+                "copy" => with(document, path, Some(&get(document, text("from"))?), true),
+                _ => {
+                    let from = text("from");
+                    let inside = path.len() > from.len() && path.starts_with(&format!("{from}/"));
+                    let moved = get(document, from).filter(|_| !inside)?;
+                    with(&with(document, from, None, false)?, path, Some(&moved), true)
+                }
+            }
+        }
+    }
+
+    fn tree() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![any::<bool>().prop_map(Value::from), (0..3_u8).prop_map(Value::from)];
+        leaf.prop_recursive(3, 16, 3, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map("[ab/~]", inner, 0..4)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    fn operation() -> impl Strategy<Value = Value> {
+        let part =
+            prop_oneof![Just("a"), Just("b"), Just("~1"), Just("~0"), Just("0"), Just("1"), Just("2"), Just("-")];
+        let path = prop::collection::vec(part, 1..4).prop_map(|parts| format!("/{}", parts.join("/")));
+        let op = prop_oneof![Just("add"), Just("remove"), Just("replace"), Just("test"), Just("move"), Just("copy")];
+        (op, path.clone(), path, tree())
+            .prop_map(|(op, path, from, value)| v!({"op": op, "path": path, "from": from, "value": value}))
+    }
+
+    proptest! {
+        #[test]
+        fn patches_do_what_the_reference_does(
+            document in tree(),
+            patch in prop::collection::vec(operation(), 1..5),
+        ) {
+            let wanted = patch.iter().try_fold(document.clone(), |document, operation| reference::apply(&document, operation));
+            let is = json(&document, &Value::from(patch.clone())).ok();
+            prop_assert_eq!(is, wanted, "{} of {}", Value::from(patch), document);
+        }
+    }
 
     #[test]
     fn operations_do_what_their_standard_says() {

@@ -402,7 +402,69 @@ mod tests {
         );
     }
 
+    /// Whether labels match a requirement, said as plainly as can be.
+    fn holds(labels: &Map<String, Value>, key: &str, operator: &str, values: &[String]) -> bool {
+        let label = labels.get(key).and_then(Value::as_str);
+        let listed = || label.is_some_and(|label| values.iter().any(|value| value == label));
+        match operator {
+            "In" => listed(),
+            "NotIn" => !listed(),
+            "Exists" => label.is_some(),
+            "DoesNotExist" => label.is_none(),
+            "Gt" => label.and_then(|l| l.parse::<i64>().ok()).is_some_and(|n| n > values[0].parse().expect("a number")),
+            _ => label.and_then(|l| l.parse::<i64>().ok()).is_some_and(|n| n < values[0].parse().expect("a number")),
+        }
+    }
+
+    /// The same requirement as a query writes it, one of the ways that there are.
+    fn written(key: &str, operator: &str, values: &[String], other_way: bool) -> String {
+        match (operator, values) {
+            ("In", [one]) if other_way => format!("{key}=={one}"),
+            ("In", [one]) => format!("{key} = {one}"),
+            ("NotIn", [one]) if other_way => format!("{key}!={one}"),
+            ("In", all) => format!("{key} in ({})", all.join(", ")),
+            ("NotIn", all) => format!("{key} notin ({})", all.join(",")),
+            ("Exists", _) => key.to_owned(),
+            ("DoesNotExist", _) => format!("! {key}"),
+            ("Gt", all) => format!("{key}>{}", all[0]),
+            (_, all) => format!("{key} < {}", all[0]),
+        }
+    }
+
+    fn requirement() -> impl Strategy<Value = (String, &'static str, Vec<String>, bool)> {
+        let operators = prop_oneof![
+            prop::collection::vec("[a-c0-3]", 1..4).prop_map(|values| ("In", values)),
+            prop::collection::vec("[a-c0-3]", 1..4).prop_map(|values| ("NotIn", values)),
+            Just(("Exists", Vec::new())),
+            Just(("DoesNotExist", Vec::new())),
+            (0..4_u8).prop_map(|bound| ("Gt", vec![bound.to_string()])),
+            (0..4_u8).prop_map(|bound| ("Lt", vec![bound.to_string()])),
+        ];
+        ("(x\\.y/)?[a-c]", operators, any::<bool>())
+            .prop_map(|(key, (operator, values), way)| (key, operator, values, way))
+    }
+
     proptest! {
+        /// A query and an object say the same, and what they say.
+        #[test]
+        fn selectors_match_as_their_requirements_read(
+            requirements in prop::collection::vec(requirement(), 0..4),
+            labels in prop::collection::btree_map("(x\\.y/)?[a-c]", "[a-c0-3]?", 0..5),
+        ) {
+            let labels: Map<String, Value> = labels.into_iter().map(|(key, value)| (key, value.into())).collect();
+            let wanted = requirements.iter().all(|(key, operator, values, _)| holds(&labels, key, operator, values));
+            let texts: Vec<String> = requirements.iter().map(|(k, o, v, way)| written(k, o, v, *way)).collect();
+            let parsed = LabelSelector::parse(&texts.join(", ")).expect("valid");
+            prop_assert_eq!(parsed.matches(Some(&labels)), wanted, "{:?} of {:?}", texts, labels);
+            let of_objects = requirements.iter().all(|(_, operator, ..)| !matches!(*operator, "Gt" | "Lt"));
+            if of_objects {
+                let expressions: Vec<Value> = requirements.iter()
+                    .map(|(key, operator, values, _)| json!({"key": key, "operator": operator, "values": values})).collect();
+                let object = LabelSelector::from_object(&json!({"matchExpressions": expressions})).expect("valid");
+                prop_assert_eq!(object.matches(Some(&labels)), wanted);
+            }
+        }
+
         #[test]
         fn parsing_never_panics(text in "[a-c=!,()<> \u{e9}/]{0,20}") {
             let _ = LabelSelector::parse(&text);
