@@ -130,6 +130,11 @@ impl Item {
         !self.labels.0.is_empty() && self.controller().is_none()
     }
 
+    /// Whether a text stands anywhere in the object's JSON: a quick way to see that a field does not.
+    pub fn mentions(&self, text: &str) -> bool {
+        memchr::memmem::find(&self.bytes, text.as_bytes()).is_some()
+    }
+
     /// The typed object, made anew at each call: use it for one decision and drop it.
     pub fn parse<K: DeserializeOwned>(&self) -> Result<K, serde_json::Error> {
         serde_json::from_slice(&self.bytes)

@@ -73,9 +73,8 @@ pub(crate) async fn run(env: Env) {
     let work = Loop::new()
         .on_self(&attacher.nodes)
         .on(&attacher.pods, move |change, queue| {
-            let claims = |item: &&Arc<Item>| {
-                holds(&item.bytes, b"\"persistentVolumeClaim\":") || holds(&item.bytes, b"\"ephemeral\":")
-            };
+            let claims =
+                |item: &&Arc<Item>| item.mentions("\"persistentVolumeClaim\":") || item.mentions("\"ephemeral\":");
             for item in [&change.old, &change.new].into_iter().flatten().filter(claims) {
                 node(&item.node_name, queue);
             }
@@ -96,10 +95,6 @@ pub(crate) async fn run(env: Env) {
         })
         .needs(&attacher.volumes);
     work.run(&attacher.env, 2, |key| attacher.sync(key)).await;
-}
-
-fn holds(bytes: &[u8], part: &[u8]) -> bool {
-    bytes.windows(part.len()).any(|window| window == part)
 }
 
 /// The name of an attachment, as CSI sidecars know it.

@@ -22,7 +22,7 @@ pub(crate) async fn run(env: Env) {
             return Ok(None);
         };
         // Nearly all pods have none, and are not parsed for it.
-        if !holds(&item.bytes, b"\"ephemeral\":") {
+        if !item.mentions("\"ephemeral\":") {
             return Ok(None);
         }
         let Some(pod) = pods.parse(&item) else { return Ok(None) };
@@ -36,10 +36,6 @@ pub(crate) async fn run(env: Env) {
         Ok(None)
     };
     work.run(&env, 4, sync).await;
-}
-
-fn holds(bytes: &[u8], part: &[u8]) -> bool {
-    bytes.windows(part.len()).any(|window| window == part)
 }
 
 /// Makes the claim of a volume where it is missing.
