@@ -26,8 +26,8 @@ const CLAIM_NAME: &str = "resource.kubernetes.io/pod-claim-name";
 const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
 /// As many pods may share a claim.
 const SHARED_BY: usize = 256;
-/// Where a pod asks for claims.
-const FIELD: &str = "\"resourceClaims\"";
+/// Where a pod asks for claims, or names the one that the scheduler made for it.
+const FIELDS: [&str; 2] = ["\"resourceClaims\"", "\"extendedResourceClaimStatus\""];
 /// Tells keys of claims from those of pods.
 const CLAIM: &str = "claim:";
 
@@ -40,9 +40,10 @@ pub(crate) async fn run(env: Env) {
     let work = Loop::new()
         .on(&controller.pods, move |change, queue| {
             // Nearly all pods have none, and are not parsed for it.
-            let may_use = |item: &&Arc<Item>| std::str::from_utf8(&item.bytes).is_ok_and(|json| json.contains(FIELD));
+            let may_use = |item: &&Arc<Item>| FIELDS.iter().any(|field| item.mentions(field));
             let Some(item) = change.item().filter(may_use) else { return };
-            let Some(pod) = pods.parse(item).filter(|pod| !claims_of(pod).is_empty()) else { return };
+            let is_any = |pod: &Pod| !claims_of(pod).is_empty() || !used_by(pod).is_empty();
+            let Some(pod) = pods.parse(item).filter(is_any) else { return };
             if change.new.is_some() {
                 queue.add(change.key.clone());
             }
@@ -72,9 +73,10 @@ fn claims_of(pod: &Pod) -> Vec<PodResourceClaim> {
 
 /// The names of the claims that a pod was given or asks for by their names.
 fn used_by(pod: &Pod) -> Vec<String> {
-    let given = pod.status.as_ref().and_then(|status| status.resource_claim_statuses.clone()).unwrap_or_default();
-    let given = given.into_iter().filter_map(|status| status.resource_claim_name);
-    claims_of(pod).into_iter().filter_map(|claim| claim.resource_claim_name).chain(given).collect()
+    let status = pod.status.clone().unwrap_or_default();
+    let given = status.resource_claim_statuses.into_iter().flatten().filter_map(|status| status.resource_claim_name);
+    let extended = status.extended_resource_claim_status.map(|status| status.resource_claim_name);
+    claims_of(pod).into_iter().filter_map(|claim| claim.resource_claim_name).chain(given).chain(extended).collect()
 }
 
 struct Controller {
@@ -295,9 +297,10 @@ mod tests {
     fn a_pod_uses_the_claims_that_it_names_and_those_that_it_was_given() {
         let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [], "resourceClaims": [
                 {"name": "a", "resourceClaimName": "shared"}, {"name": "b", "resourceClaimTemplateName": "t"}]},
-            "status": {"resourceClaimStatuses": [{"name": "b", "resourceClaimName": "p-b-x"}]}});
-        assert!(pod.to_string().contains(FIELD));
-        assert_eq!(used_by(&serde_json::from_value(pod).unwrap()), ["shared", "p-b-x"]);
+            "status": {"resourceClaimStatuses": [{"name": "b", "resourceClaimName": "p-b-x"}],
+                "extendedResourceClaimStatus": {"requestMappings": [], "resourceClaimName": "p-extended-resources-y"}}});
+        assert!(FIELDS.iter().all(|field| pod.to_string().contains(field)));
+        assert_eq!(used_by(&serde_json::from_value(pod).unwrap()), ["shared", "p-b-x", "p-extended-resources-y"]);
     }
 
     #[test]

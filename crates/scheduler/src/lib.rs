@@ -29,6 +29,7 @@ mod class;
 mod config;
 mod counts;
 mod decide;
+mod device_classes;
 mod duration;
 mod expression;
 mod extender;

@@ -188,6 +188,9 @@ impl Scheduler {
         if kind == Kind::Namespace {
             self.snapshot.set_namespace(&change.key.name, change.new.as_ref().map(|item| item.labels.clone()));
         }
+        if kind == Kind::DeviceClass {
+            self.snapshot.set_device_class(change);
+        }
         if kind == Kind::PodGroup {
             let ready = self.gangs.observe(change);
             ready.iter().for_each(|uid| self.queue.nudge(uid));

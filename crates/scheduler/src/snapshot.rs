@@ -6,9 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use client::Labels;
+use client::{Change, Labels};
 
 use crate::{
+    device_classes::DeviceClasses,
     groups::{Group, GroupId, Groups, Kept},
     namespaces::Namespaces,
     node::Node,
@@ -29,6 +30,15 @@ pub(crate) const MEMORY: usize = 1;
 pub(crate) struct Column {
     pub allocatable: Vec<i64>,
     pub requested: Vec<i64>,
+    /// Whether a node that has none of it may have devices instead, which is for the rule of devices to see.
+    pub is_of_devices: bool,
+}
+
+impl Column {
+    pub fn has_room(&self, slot: Slot, request: i64) -> bool {
+        let all = self.allocatable[slot];
+        request <= all - self.requested[slot] || self.is_of_devices && all == 0
+    }
 }
 
 /// A pod on a node.
@@ -62,6 +72,7 @@ pub(crate) struct Snapshot {
     generation: u64,
     resources: Vec<Box<str>>,
     columns: Vec<Column>,
+    device_classes: DeviceClasses,
     /// How many pods a node takes, and has.
     pub pods: Column,
     /// CPU and memory with assumptions for containers that request none.
@@ -191,6 +202,19 @@ impl Snapshot {
         there.iter().for_each(|it| self.groups.count(it, 1, &self.namespaces, &self.topologies));
     }
 
+    /// The class of the devices that nodes may have instead of a resource.
+    pub fn device_class(&self, resource: &str) -> Option<&str> {
+        self.device_classes.behind(resource)
+    }
+
+    /// A DeviceClass has come, changed or gone.
+    pub fn set_device_class(&mut self, change: &Change) {
+        self.device_classes.observe(change);
+        for (column, name) in self.columns.iter_mut().zip(&self.resources) {
+            column.is_of_devices = self.device_classes.behind(name).is_some();
+        }
+    }
+
     pub fn group(&mut self, group: Group) -> GroupId {
         self.groups.id(group, &self.namespaces, self.placed.values())
     }
@@ -252,8 +276,9 @@ impl Snapshot {
     pub fn resource(&mut self, name: &str) -> usize {
         self.resources.iter().position(|known| **known == *name).unwrap_or_else(|| {
             let empty = vec![0; self.nodes.len()];
+            let is_of_devices = self.device_classes.behind(name).is_some();
             self.resources.push(name.into());
-            self.columns.push(Column { allocatable: empty.clone(), requested: empty });
+            self.columns.push(Column { allocatable: empty.clone(), requested: empty, is_of_devices });
             self.resources.len() - 1
         })
     }

@@ -115,7 +115,7 @@ impl Cluster {
         let pod = self.pod("p", change);
         self.try_decide(&pod).map_err(|unfit| {
             let outcome = self.preempt(&pod, &unfit);
-            unfit.diagnosis.message(&self.snapshot, &outcome, false)
+            unfit.diagnosis.message(&self.snapshot, &outcome, None)
         })
     }
 

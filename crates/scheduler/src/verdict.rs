@@ -134,8 +134,8 @@ impl Diagnosis {
     }
 
     /// `0/3 nodes are available: 1 Insufficient cpu, 2 ... no new claims to deallocate, preemption: 0/3 nodes are available: ...`.
-    /// `freed` is whether a claim is given back so that the pod may get other devices.
-    pub fn message(&self, snapshot: &Snapshot, preemption: &Outcome, freed: bool) -> String {
+    /// `freed` is what is said of a claim that is given back so that the pod may get other devices.
+    pub fn message(&self, snapshot: &Snapshot, preemption: &Outcome, freed: Option<&'static str>) -> String {
         if self.nodes == 0 {
             return "no nodes available to schedule pods".into();
         }
@@ -143,7 +143,7 @@ impl Diagnosis {
             Some(text) => format!("0/{} nodes are available: {text}.", self.nodes),
             None => self.available(snapshot),
         };
-        let claims = if freed { FREED } else { NO_CLAIMS };
+        let claims = freed.unwrap_or(NO_CLAIMS);
         let preemption = match preemption {
             Outcome::Nominated(_) => return available,
             Outcome::Never => "not eligible due to preemptionPolicy=Never.".into(),
@@ -158,7 +158,6 @@ impl Diagnosis {
 
 /// What upstream's device allocation says before preemption does, since it comes first.
 const NO_CLAIMS: &str = "no new claims to deallocate";
-const FREED: &str = "deallocation of ResourceClaim completed";
 
 fn summary(nodes: usize, reasons: impl Iterator<Item = (usize, String)>) -> String {
     let mut reasons: Vec<_> = reasons.map(|(count, text)| format!("{count} {text}")).collect();

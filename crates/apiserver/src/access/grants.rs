@@ -59,6 +59,7 @@ const GRANTS: &[Grant] = &[
     grant(SCHEDULER, "update,patch", "", "pods/status"),
     grant(SCHEDULER, "patch,update", "", "persistentvolumes,persistentvolumeclaims"),
     grant(SCHEDULER, "update,patch", "resource.k8s.io", "resourceclaims,resourceclaims/status"),
+    grant(SCHEDULER, "create,delete", "resource.k8s.io", "resourceclaims"),
     grant(SCHEDULER, "*", "coordination.k8s.io", "leases"),
     grant(SCHEDULER, "create,patch,update", ",events.k8s.io", "events"),
     grant(

@@ -73,6 +73,7 @@ const ROLES: &[(&str, Rules)] = &[
             "get,list,watch|storage.k8s.io|*",
             "get,list,watch|resource.k8s.io|deviceclasses,resourceslices",
             "get,list,watch,patch,update|resource.k8s.io|resourceclaims,resourceclaims/status",
+            "create,delete|resource.k8s.io|resourceclaims",
             "*|coordination.k8s.io|leases",
         ],
     ),

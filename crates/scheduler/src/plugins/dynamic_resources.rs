@@ -3,6 +3,7 @@
 
 mod allocate;
 mod bind;
+mod extended;
 mod pools;
 mod selectors;
 mod taken;
@@ -19,7 +20,9 @@ use parking_lot::Mutex;
 use super::{
     Event, Plugin,
     extension::{Extension, Judge, Reservation, Text},
-    node_affinity, normalize,
+    node_affinity,
+    node_resources_fit::is_scalar,
+    normalize,
 };
 use crate::{
     node::Node,
@@ -30,7 +33,8 @@ use crate::{
 };
 use allocate::Asked;
 pub(crate) use bind::Freed;
-use bind::{Reserved, Wanted};
+use bind::{Made, Reserved, Wanted};
+use extended::Extended;
 use pools::{Slice, Slices};
 use selectors::Selectors;
 use taken::{Allocations, Taken};
@@ -130,17 +134,21 @@ impl Extension for DynamicResources {
         if pod.resource_claims.is_empty() { None } else { self.claims(pod).err() }
     }
 
-    fn prepare<'a>(&'a self, pod: &'a Pod, _: &Snapshot) -> Result<Option<Box<dyn Judge + 'a>>, Rejection> {
-        if pod.resource_claims.is_empty() {
+    fn prepare<'a>(&'a self, pod: &'a Pod, snapshot: &Snapshot) -> Result<Option<Box<dyn Judge + 'a>>, Rejection> {
+        let extended = Extended::of(pod, snapshot);
+        if pod.resource_claims.is_empty() && extended.is_none() {
             return Ok(None);
         }
         let claims = self.claims(pod).map_err(rejection)?;
-        if claims.is_empty() {
+        if claims.is_empty() && extended.is_none() {
             return Ok(None);
         }
+        let left_over = extended.as_ref().and_then(|_| extended::left_over(&self.objects.resource_claims, pod));
         let taken = self.taken();
         let (mut reach, mut allocated) = (Vec::new(), Vec::new());
-        let mut classes = HashMap::new();
+        let of_extended = extended.iter().flat_map(|it| it.classes().map(str::to_owned));
+        let class = |name: String| Some((name.clone(), self.objects.device_classes.read("", &name)?));
+        let mut classes: HashMap<String, DeviceClass> = of_extended.filter_map(class).collect();
         for claim in &claims {
             let uid = claim.metadata.uid.as_deref().unwrap_or_default();
             let status = claim.status.as_ref();
@@ -151,11 +159,7 @@ impl Extension for DynamicResources {
                     let text = format!("resource claim {namespace}/{name} is in the process of being allocated");
                     return Err(rejection(text));
                 }
-                for name in class_names(claim) {
-                    if let Some(class) = self.objects.device_classes.read("", name) {
-                        classes.insert(name.to_owned(), class);
-                    }
-                }
+                classes.extend(class_names(claim).filter_map(|name| class(name.to_owned())));
                 continue;
             };
             let users = status.and_then(|status| status.reserved_for.as_deref()).unwrap_or_default();
@@ -170,8 +174,10 @@ impl Extension for DynamicResources {
             }
         }
         let (slices, found) = (self.slices(), HashMap::new());
-        let judge = Devices { rule: self, pod, claims, classes, reach, allocated, taken, slices, found };
-        judge.asked().map_err(rejection)?;
+        let left_over = left_over.map(|claim| Freed::made_here(&claim.metadata));
+        let judge =
+            Devices { rule: self, pod, claims, extended, left_over, classes, reach, allocated, taken, slices, found };
+        judge.asked(None).map_err(rejection)?;
         Ok(Some(Box::new(judge)))
     }
 
@@ -201,13 +207,19 @@ impl Extension for DynamicResources {
                     Claim::Named(name) | Claim::Generated(name) => **name == *item.name(),
                     Claim::Awaited | Claim::Needless => false,
                 })
+                || item.controller().is_some_and(|owner| *owner.uid == *pod.uid())
         };
         match event {
             Event::Object { kind: Kind::ResourceClaim, old, new } => {
-                new.is_some_and(is_own) || old.is_some_and(allocated) && !new.is_some_and(allocated)
+                let is_own = new.or(old).is_some_and(is_own);
+                is_own || old.is_some_and(allocated) && !new.is_some_and(allocated)
             }
             Event::Object { kind: Kind::ResourceSlice | Kind::DeviceClass, new, .. } => new.is_some(),
-            Event::Node { old, new } => old.is_none_or(|old| old.labels != new.labels),
+            // A node may come to have itself what only devices could have given.
+            Event::Node { old, new } => old.is_none_or(|old| {
+                let mut scalars = pod.needs.requests.keys().filter(|name| is_scalar(name));
+                old.labels != new.labels || scalars.any(|name| new.allocatable(name) > old.allocatable(name))
+            }),
             _ => false,
         }
     }
@@ -246,6 +258,9 @@ struct Devices<'a> {
     rule: &'a DynamicResources,
     pod: &'a Pod,
     claims: Vec<ResourceClaim>,
+    extended: Option<Extended>,
+    /// The claim of an earlier attempt for the extended resources. Before it is gone there is no other.
+    left_over: Option<Freed>,
     classes: HashMap<String, DeviceClass>,
     /// The nodes of claims that are allocated.
     reach: Vec<NodeAffinity>,
@@ -253,7 +268,7 @@ struct Devices<'a> {
     allocated: Vec<Unused>,
     taken: Taken,
     slices: Arc<Slices>,
-    /// What was found for each feasible node, in the order of the claims that are not allocated.
+    /// What was found for each feasible node, in the order of the claims that are not allocated; for extended resources last.
     found: HashMap<Slot, Vec<AllocationResult>>,
 }
 
@@ -263,20 +278,32 @@ impl Devices<'_> {
         self.claims.iter().filter(is_open)
     }
 
-    fn asked(&self) -> Result<Vec<Asked<'_>>, String> {
-        self.open().map(|claim| Asked::new(claim, |name| self.classes.get(name))).collect()
+    fn asked<'a>(&'a self, more: Option<&'a ResourceClaim>) -> Result<Vec<Asked<'a>>, String> {
+        self.open().chain(more).map(|claim| Asked::new(claim, |name| self.classes.get(name))).collect()
+    }
+
+    /// The claim for the extended resources that the node does not have itself.
+    fn of_extended(&self, node: &Node) -> Option<ResourceClaim> {
+        self.extended.as_ref()?.claim(&self.pod.item, node)
     }
 }
 
 impl Judge for Devices<'_> {
     fn filter(&mut self, slot: Slot, node: &Node, _: &Snapshot) -> Option<Rejection> {
+        if self.left_over.is_some() {
+            return Some(rejection("cannot schedule extended resource claim"));
+        }
         if !self.reach.iter().all(|affinity| node_affinity::fits(affinity, node)) {
             for it in &mut self.allocated {
                 it.is_in_the_way |= !node_affinity::fits(&it.selector, node);
             }
             return Some(rejection("resourceclaim not available on the node"));
         }
-        let asked = self.asked().unwrap_or_default();
+        let of_extended = self.of_extended(node);
+        let asked = match self.asked(of_extended.as_ref()) {
+            Ok(asked) => asked,
+            Err(error) => return Some(rejection(error)),
+        };
         if asked.is_empty() {
             return None;
         }
@@ -304,13 +331,17 @@ impl Judge for Devices<'_> {
     }
 
     fn relieve(&mut self) -> Option<Freed> {
-        self.allocated.iter().find(|it| it.is_in_the_way).map(|it| it.freed.clone())
+        let in_the_way = self.allocated.iter().find(|it| it.is_in_the_way).map(|it| it.freed.clone());
+        in_the_way.or_else(|| self.left_over.clone())
     }
 
-    fn reserve(&mut self, slot: Slot, _: &Node) -> Result<Option<Box<dyn Reservation>>, Text> {
+    fn reserve(&mut self, slot: Slot, node: &Node) -> Result<Option<Box<dyn Reservation>>, Text> {
         let mut found = self.found.remove(&slot).unwrap_or_default().into_iter();
         let mut wanted = Vec::new();
-        let mut assumed = self.rule.assumed.lock();
+        let assume = |uid: &str, name: &str, allocation: AllocationResult| {
+            let (namespace, name) = (self.pod.item.namespace().to_owned(), name.to_owned());
+            self.rule.assumed.lock().insert(uid.to_owned(), Pending { namespace, name, allocation, written: None });
+        };
         for claim in &self.claims {
             let is_open = claim.status.as_ref().is_none_or(|status| status.allocation.is_none());
             let allocation =
@@ -318,12 +349,17 @@ impl Judge for Devices<'_> {
             let name = claim.metadata.name.clone().unwrap_or_default();
             let uid = claim.metadata.uid.clone().unwrap_or_default();
             if let Some(allocation) = allocation.clone() {
-                let namespace = self.pod.item.namespace().to_owned();
-                assumed.insert(uid.clone(), Pending { namespace, name: name.clone(), allocation, written: None });
+                assume(&uid, &name, allocation);
             }
-            wanted.push(Wanted { name, uid, allocation });
+            wanted.push(Wanted { name, uid, allocation, made: None });
         }
-        drop(assumed);
+        if let (Some(claim), Some(extended)) = (self.of_extended(node), &self.extended) {
+            let allocation = found.next().ok_or("no allocation for the node")?;
+            let (name, uid) = (extended::UNMADE.to_owned(), format!("{}{}", self.pod.uid(), extended::UNMADE));
+            assume(&uid, &name, allocation.clone());
+            let mappings = extended.mappings(&claim);
+            wanted.push(Wanted { name, uid, allocation: Some(allocation), made: Some(Made { claim, mappings }) });
+        }
         Ok(Some(Box::new(Reserved {
             claims: self.rule.objects.resource_claims.clone(),
             assumed: self.rule.assumed.clone(),

@@ -188,6 +188,7 @@ impl Event<'_> {
                 VolumeBinding,
                 DynamicResources,
             ]),
+            Self::Object { kind: Kind::DeviceClass, .. } => bits(&[NodeResourcesFit, DynamicResources]),
             Self::Object { .. } => bits(&[
                 InterPodAffinity,
                 VolumeRestrictions,

@@ -3,7 +3,9 @@
 
 use super::{Event, MAX_SCORE, Plugin};
 use crate::{
+    device_classes,
     node::Node,
+    objects::Kind,
     pod::{Needs, Pod},
     profile::{Fit, Strategy},
     snapshot::{CPU, Column, MEMORY, Slot, Snapshot},
@@ -15,7 +17,8 @@ pub(crate) fn room(requests: &[(usize, i64)], snapshot: &Snapshot, from: Slot) -
     let to = (from + u64::BITS as usize).min(snapshot.slots());
     let bits = |column: &Column, request: i64| {
         let nodes = column.allocatable[from..to].iter().zip(&column.requested[from..to]);
-        nodes.enumerate().fold(0, |bits, (at, (all, used))| bits | u64::from(request <= all - used) << at)
+        let has_room = |all: i64, used: i64| request <= all - used || column.is_of_devices && all == 0;
+        nodes.enumerate().fold(0, |bits, (at, (all, used))| bits | u64::from(has_room(*all, *used)) << at)
     };
     // A pod needs a place of its own.
     requests.iter().fold(bits(&snapshot.pods, 1), |bits_so_far, &(resource, request)| match bits_so_far {
@@ -31,10 +34,7 @@ pub(crate) fn filter(requests: &[(usize, i64)], snapshot: &Snapshot, slot: Slot)
         false => Rejection::resolvable(Plugin::NodeResourcesFit, reason),
     };
     let pods = &snapshot.pods;
-    let has_room = |&(resource, request): &(usize, i64)| {
-        let column = snapshot.column(resource);
-        request <= column.allocatable[slot] - column.requested[slot]
-    };
+    let has_room = |&(resource, request): &(usize, i64)| snapshot.column(resource).has_room(slot, request);
     if pods.requested[slot] < pods.allocatable[slot] && requests.iter().all(has_room) {
         return None;
     }
@@ -42,8 +42,8 @@ pub(crate) fn filter(requests: &[(usize, i64)], snapshot: &Snapshot, slot: Slot)
     let too_many = full.then(|| rejection(Reason::TOO_MANY_PODS, pods.allocatable[slot] == 0));
     let insufficient = requests.iter().filter_map(|&(resource, request)| {
         let column = snapshot.column(resource);
-        let (all, used) = (column.allocatable[slot], column.requested[slot]);
-        (request > all - used).then(|| rejection(Reason::insufficient(resource), request > all))
+        let is_short = !column.has_room(slot, request);
+        is_short.then(|| rejection(Reason::insufficient(resource), request > column.allocatable[slot]))
     });
     too_many.into_iter().chain(insufficient).reduce(Rejection::and)
 }
@@ -118,6 +118,10 @@ fn along(shape: &[(i64, i64)], at: i64) -> i64 {
 pub(crate) fn helps(pod: &Pod, event: Event<'_>) -> bool {
     let room = |node: &Node, name: &str| node.allocatable(name);
     match event {
+        Event::Object { kind: Kind::DeviceClass, new: Some(class), .. } => {
+            let mut scalars = pod.needs.requests.keys().filter(|name| is_scalar(name));
+            scalars.any(|name| device_classes::is_behind(class, name))
+        }
         Event::Placed(_) | Event::NodeGone(_) | Event::Object { .. } => false,
         // Any pod that leaves makes room for one more; what it had requested may be what is short.
         Event::Gone(_) => true,

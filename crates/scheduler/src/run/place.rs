@@ -239,7 +239,7 @@ impl Scheduler {
         outcome: &Outcome,
         was_nominated: bool,
     ) {
-        let message = diagnosis.message(&self.snapshot, outcome, freed.is_some());
+        let message = diagnosis.message(&self.snapshot, outcome, freed.as_ref().map(|it| it.says()));
         if let (Some(freed), Some(writer)) = (freed.clone(), self.writers.get(&pod.scheduler).cloned()) {
             tokio::spawn(async move { freed.deallocate(&writer.client).await });
         }

@@ -4,22 +4,25 @@ use std::{sync::Arc, time::Duration};
 
 use client::{Cache, Item};
 use k8s_openapi::{
-    api::resource::v1::{AllocationResult, ResourceClaim, ResourceClaimConsumerReference, ResourceClaimStatus},
+    api::{
+        core::v1::{ContainerExtendedResourceRequest, Pod as ApiPod},
+        resource::v1::{AllocationResult, ResourceClaim, ResourceClaimConsumerReference, ResourceClaimStatus},
+    },
     apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta},
 };
 use kube::{
     Api,
-    api::{Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{Assumed, Pending, taken::Allocations};
+use super::{Assumed, Pending, extended::UNMADE, taken::Allocations};
 use crate::plugins::extension::{Doing, GONE, Reservation};
 
 /// Keeps a claim as long as it is allocated.
-const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
+pub(super) const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
 /// How often a write is tried again that another one came before.
 const TRIES: usize = 5;
 /// How long devices may take to be ready.
@@ -42,6 +45,20 @@ pub(super) struct Wanted {
     pub name: String,
     pub uid: String,
     pub allocation: Option<AllocationResult>,
+    /// For extended resources, whose claim is made here and named then.
+    pub made: Option<Made>,
+}
+
+#[derive(Clone)]
+pub(super) struct Made {
+    pub claim: ResourceClaim,
+    pub mappings: Vec<ContainerExtendedResourceRequest>,
+}
+
+impl Wanted {
+    fn is_unmade(&self) -> bool {
+        self.made.is_some() && self.name == UNMADE
+    }
 }
 
 impl Reserved {
@@ -52,6 +69,28 @@ impl Reserved {
             name: self.pod.name().into(),
             uid: self.pod.uid.to_string(),
         }
+    }
+
+    /// Makes the claim for extended resources. What was assumed for it is assumed under its name from then on.
+    async fn make(&mut self, api: &Api<ResourceClaim>, index: usize) -> Result<(), kube::Error> {
+        let wanted = &mut self.wanted[index];
+        let Some(made) = wanted.made.as_ref().filter(|_| wanted.is_unmade()) else { return Ok(()) };
+        let metadata = api.create(&PostParams::default(), &made.claim).await?.metadata;
+        let mut assumed = self.assumed.lock();
+        let pending = assumed.remove(&wanted.uid);
+        (wanted.name, wanted.uid) = (metadata.name.unwrap_or_default(), metadata.uid.unwrap_or_default());
+        assumed.extend(pending.map(|it| (wanted.uid.clone(), Pending { name: wanted.name.clone(), ..it })));
+        Ok(())
+    }
+
+    /// Tells by the pod's status which claim has its extended resources.
+    async fn tell(&self, client: &kube::Client, wanted: &Wanted) -> Result<(), kube::Error> {
+        let Some(made) = &wanted.made else { return Ok(()) };
+        let status = json!({"extendedResourceClaimStatus": {
+            "requestMappings": made.mappings, "resourceClaimName": wanted.name}});
+        let patch = Patch::Strategic(json!({"metadata": {"uid": self.pod.uid}, "status": status}));
+        let pods: Api<ApiPod> = Api::namespaced(client.clone(), self.pod.namespace());
+        pods.patch_status(self.pod.name(), &PatchParams::default(), &patch).await.map(drop)
     }
 
     async fn write(&self, api: &Api<ResourceClaim>, wanted: &Wanted) -> Result<(), kube::Error> {
@@ -146,18 +185,21 @@ impl Reservation for Reserved {
     fn pre_bind<'a>(&'a mut self, client: &'a kube::Client, stop: &'a CancellationToken) -> Doing<'a> {
         Box::pin(async move {
             self.client = Some(client.clone());
-            let api = Api::namespaced(client.clone(), self.pod.namespace());
+            let pod = self.pod.clone();
+            let api = Api::namespaced(client.clone(), pod.namespace());
             for index in 0..self.wanted.len() {
                 if stop.is_cancelled() {
                     return Err(GONE.to_owned());
                 }
-                let wanted = self.wanted[index].clone();
-                let outcome = self.write(&api, &wanted).await;
-                let (namespace, name) = (self.pod.namespace(), &wanted.name);
-                outcome.map_err(|error| {
+                let failed = |name: &str, error| {
+                    let namespace = pod.namespace();
                     format!("running PreBind plugin \"DynamicResources\": claim {namespace}/{name}: {error}")
-                })?;
+                };
+                self.make(&api, index).await.map_err(|error| failed(UNMADE, error))?;
+                let wanted = self.wanted[index].clone();
+                self.write(&api, &wanted).await.map_err(|error| failed(&wanted.name, error))?;
                 self.written = index + 1;
+                self.tell(client, &wanted).await.map_err(|error| failed(&wanted.name, error))?;
             }
             let waits =
                 self.wanted.iter().any(|it| it.allocation.as_ref().is_some_and(|it| it.allocation_timestamp.is_some()));
@@ -181,9 +223,17 @@ impl Reservation for Reserved {
         }
         drop(assumed);
         let Some(client) = self.client.take() else { return };
-        let written: Vec<Wanted> = self.wanted.drain(..self.written).collect();
+        let (made, others): (Vec<_>, Vec<_>) =
+            self.wanted.drain(..).enumerate().partition(|(_, wanted)| wanted.made.is_some() && !wanted.is_unmade());
+        let written: Vec<Wanted> =
+            others.into_iter().filter(|(index, _)| *index < self.written).map(|(_, wanted)| wanted).collect();
         tokio::spawn(async move {
             let api: Api<ResourceClaim> = Api::namespaced(client, self.pod.namespace());
+            for (_, wanted) in made {
+                if let Err(error) = delete(&api, &wanted.name, &wanted.uid).await {
+                    tracing::debug!(claim = wanted.name, %error, "a claim for extended resources is left over");
+                }
+            }
             for wanted in written {
                 // The pod uses it no more; the allocation stays for the next one, or goes with the claim's owner.
                 let gone = json!({"metadata": {"uid": wanted.uid}, "status": {"reservedFor": [
@@ -197,16 +247,40 @@ impl Reservation for Reserved {
     }
 }
 
-/// An allocated claim that is given back, because its devices are where its pod cannot go.
+/// Deletes a claim that was made here, although it is allocated.
+async fn delete(api: &Api<ResourceClaim>, name: &str, uid: &str) -> Result<(), kube::Error> {
+    let finalizer = json!({"$deleteFromPrimitiveList/finalizers": [FINALIZER], "uid": uid});
+    api.patch(name, &PatchParams::default(), &Patch::Strategic(json!({"metadata": finalizer}))).await?;
+    let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+    let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    api.delete(name, &params).await.map(drop)
+}
+
+/// An allocated claim that is given back, because its devices are where its pod cannot go, or one that is left over.
 #[derive(Debug, Clone)]
 pub(crate) struct Freed {
     namespace: String,
     name: String,
     uid: String,
     version: String,
+    /// It was made for extended resources, and is deleted.
+    is_made_here: bool,
 }
 
 impl Freed {
+    pub(super) fn made_here(metadata: &ObjectMeta) -> Self {
+        Self { is_made_here: true, ..Self::new(metadata) }
+    }
+
+    /// What is said of the pod meanwhile.
+    pub fn says(&self) -> &'static str {
+        if self.is_made_here {
+            "deletion of ResourceClaim completed"
+        } else {
+            "deallocation of ResourceClaim completed"
+        }
+    }
+
     pub(super) fn new(metadata: &ObjectMeta) -> Self {
         let text = |it: &Option<String>| it.clone().unwrap_or_default();
         Self {
@@ -214,6 +288,7 @@ impl Freed {
             name: text(&metadata.name),
             uid: text(&metadata.uid),
             version: text(&metadata.resource_version),
+            is_made_here: false,
         }
     }
 
@@ -224,7 +299,11 @@ impl Freed {
             "metadata": {"uid": self.uid, "resourceVersion": self.version},
             "status": {"allocation": null, "reservedFor": null, "devices": null},
         });
-        if let Err(error) = api.patch_status(&self.name, &PatchParams::default(), &Patch::Merge(patch)).await {
+        let outcome = match self.is_made_here {
+            true => delete(&api, &self.name, &self.uid).await,
+            false => api.patch_status(&self.name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop),
+        };
+        if let Err(error) = outcome {
             tracing::debug!(claim = self.name, %error, "a claim keeps its devices");
         }
     }
@@ -236,7 +315,8 @@ pub(super) fn settle(assumed: &mut Assumed, known: &Allocations, claims: &Cache<
         let Some(written) = *written else { return true };
         match known.version(namespace, name) {
             Some(version) => version < written,
-            None => claims.get(namespace, name).is_some(),
+            // One that was made here may not have come yet.
+            None => claims.get(namespace, name).is_some() || claims.revision() < written,
         }
     });
 }
@@ -277,6 +357,7 @@ mod tests {
             name: (*name).to_owned(),
             uid: (*name).to_owned(),
             allocation: is_made.then(|| allocation(name)),
+            made: None,
         });
         Reserved {
             claims: Caches::new(silent()).get(),
