@@ -1,6 +1,12 @@
 //! The ranges of pods' addresses: each node gets a part of the cluster's range of its own, in `spec.podCIDRs`.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use client::{Cache, Item, events::EventType};
 use ipnet::IpNet;
@@ -15,13 +21,22 @@ use crate::{
 /// Gives ranges of this size to nodes until shutdown.
 pub(crate) async fn run(env: Env, cluster: IpNet, prefix: u8) {
     let nodes: Cache<Node> = env.caches.get();
+    // How many nodes have gone, and by when no range was free: until another goes, none is.
+    let (gone, full_at) = (Arc::new(AtomicU64::new(0)), AtomicU64::new(u64::MAX));
+    let waiting = (nodes.clone(), gone.clone());
     let sync = async |key: client::Key| -> Synced {
         let Some(node) = nodes.read("", &key.name).filter(|node| ranges_of(node).is_empty() && !node.is_deleting())
         else {
             return Ok(None);
         };
-        let used = nodes.list().iter().flat_map(|item| ranges_on(item)).copied().collect();
-        let Some(range) = free(cluster, prefix, &used) else {
+        let gone = gone.load(Ordering::Acquire);
+        let range = || {
+            let used = nodes.list();
+            free(cluster, prefix, used.iter().flat_map(|item| ranges_on(item)).copied())
+        };
+        let is_full = full_at.load(Ordering::Relaxed) == gone;
+        let Some(range) = (!is_full).then(range).flatten() else {
+            full_at.store(gone, Ordering::Relaxed);
             // Events about nodes name them by name in place of uid, as kubelets do.
             let name = node.name().to_owned();
             let about = ObjectReference {
@@ -48,11 +63,12 @@ pub(crate) async fn run(env: Env, cluster: IpNet, prefix: u8) {
         }
     };
     // A range that comes free may be what another node waits for.
-    let waiting = nodes.clone();
     let work = Loop::new().on(&nodes, move |change, queue| {
         queue.add(change.key.clone());
         if change.new.is_none() {
-            waiting.list().iter().for_each(|node| queue.add(node.key.clone()));
+            let (nodes, gone) = &waiting;
+            gone.fetch_add(1, Ordering::Release);
+            nodes.list().iter().for_each(|node| queue.add(node.key.clone()));
         }
     });
     work.run(&env, 1, sync).await;
@@ -73,9 +89,12 @@ fn ranges_of(node: &Node) -> Vec<IpNet> {
 }
 
 /// The first part of the cluster's range that overlaps with none that is used.
-fn free(cluster: IpNet, prefix: u8, used: &HashSet<IpNet>) -> Option<IpNet> {
-    let overlaps = |part: &IpNet| used.iter().any(|used| used.contains(part) || part.contains(used));
-    cluster.subnets(prefix).ok()?.find(|part| !overlaps(part))
+fn free(cluster: IpNet, prefix: u8, used: impl Iterator<Item = IpNet>) -> Option<IpNet> {
+    // What is no larger than a part lies in one of them.
+    let (small, large): (Vec<IpNet>, Vec<IpNet>) = used.partition(|used| used.prefix_len() >= prefix);
+    let part_of = |used: IpNet| IpNet::new(used.addr(), prefix).map(|part| part.trunc());
+    let taken: HashSet<IpNet> = small.into_iter().filter_map(|used| part_of(used).ok()).collect();
+    cluster.subnets(prefix).ok()?.find(|part| !taken.contains(part) && !large.iter().any(|used| used.contains(part)))
 }
 
 #[cfg(test)]
@@ -111,8 +130,8 @@ mod tests {
             ("fd00::/48", 64, "fd00::/64", Some("fd00:0:0:1::/64")),
         ];
         for (cluster, prefix, used, expected) in cases {
-            let used = used.split_whitespace().map(|used| used.parse().unwrap()).collect();
-            let found = free(cluster.parse().unwrap(), prefix, &used);
+            let ranges = used.split_whitespace().map(|used| used.parse().unwrap());
+            let found = free(cluster.parse().unwrap(), prefix, ranges);
             assert_eq!(found.map(|found| found.to_string()).as_deref(), expected, "{cluster} {used:?}");
         }
     }
