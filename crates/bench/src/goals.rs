@@ -10,7 +10,7 @@ pub enum Goal {
 use Goal::{AtLeast, AtMost};
 
 /// Each with the unit that it is printed in.
-const GOALS: [(&str, Goal); 24] = [
+const GOALS: [(&str, Goal); 27] = [
     ("first start to a ready API server, p50", AtMost(200.0)),
     ("first start to a Ready node, p50", AtMost(1_000.0)),
     ("restart to a Ready node, p50", AtMost(300.0)),
@@ -30,7 +30,10 @@ const GOALS: [(&str, Goal); 24] = [
     ("100 watchers, 200 writes/s, write to delivery, p99", AtMost(5.0)),
     ("CPU of the server, the write included", AtMost(10.0)),
     ("scheduling onto 1000 nodes, plain pods, created to bound", AtLeast(2_500.0)),
+    ("scheduling onto 5000 nodes, plain pods, created to bound", AtLeast(2_000.0)),
+    ("scheduling onto 20000 nodes, plain pods, created to bound", AtLeast(1_000.0)),
     ("CPU of all servers", AtMost(0.4)),
+    ("POST of a pod to bound at this rate, p99", AtMost(100.0)),
     ("POST of a pod to Running, p50", AtMost(100.0)),
     ("50 pods at once, all Running", AtMost(3_000.0)),
     ("of each shim", AtMost(1.5)),

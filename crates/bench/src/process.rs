@@ -79,7 +79,7 @@ impl Usage {
 
 /// Processor time of a process with all its threads, also those that have ended, to the nanosecond: idle threads use far
 /// less than the tick that `stat` counts in.
-fn cpu(pid: u32) -> Duration {
+pub fn cpu(pid: u32) -> Duration {
     let clock = clock_getcpuclockid(nix::unistd::Pid::from_raw(pid.cast_signed()));
     clock.and_then(|clock| clock.now()).map(Duration::from).unwrap_or_default()
 }

@@ -15,12 +15,15 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, W
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
+use crate::process::{Processes, Usage, cpu};
 use crate::report::Report;
 
 const CONCURRENT: usize = 32;
 /// Requests that may be open while pods are made at a rate, so that a slow one delays no other.
 const CONCURRENT_AT_A_RATE: usize = 256;
 const PATIENCE: Duration = Duration::from_secs(300);
+/// For how long hardly anything must have happened, for nothing to be left to do.
+const QUIET: Duration = Duration::from_millis(200);
 /// For how long pods are made at a rate.
 const SUSTAINED: usize = 10;
 
@@ -89,7 +92,7 @@ impl Run<'_> {
         let api: Api<Pod> = Api::default_namespaced(self.client.clone());
         let from = api.list_metadata(&ListParams::default()).await?.metadata.resource_version.context("no revision")?;
         let processes = self.cluster.processes()?;
-        let before = processes.usage()?;
+        let (before, client_before) = (settled(&processes).await?, cpu(std::process::id()));
         let begin = Instant::now();
         let names = pods.iter().filter_map(|pod| pod.metadata.name.clone()).collect();
         let watching = tokio::spawn(bound(api.clone(), from, names));
@@ -110,14 +113,18 @@ impl Run<'_> {
             .try_collect()
             .await?;
         let bound = watching.await??;
-        let used = processes.usage()?.since(before);
+        let client = cpu(std::process::id()).saturating_sub(client_before);
+        let used = settled(&processes).await?.since(before);
         let last = bound.values().max().context("no pod was bound")?;
         let mut delays: Vec<_> =
             bound.iter().filter_map(|(name, at)| Some(at.saturating_duration_since(*created.get(name)?))).collect();
         let reached = pods.len() as f64 / last.duration_since(begin).as_secs_f64();
         report.value(&format!("scheduling onto {} nodes, {what}, created to bound", self.nodes), reached, "pods/s");
-        report.value("  CPU of all servers", used.cpu.as_secs_f64() * 1e3 / pods.len() as f64, "ms a pod");
-        report.times("  POST of a pod to bound", &mut delays);
+        let a_pod = |cpu: Duration| cpu.as_secs_f64() * 1e3 / pods.len() as f64;
+        report.value("  CPU of all servers", a_pod(used.cpu), "ms a pod");
+        report.value("  CPU of the client", a_pod(client), "ms a pod");
+        let at_a_rate = if rate.is_some() { " at this rate" } else { "" };
+        report.times(&format!("  POST of a pod to bound{at_a_rate}"), &mut delays);
         Ok(())
     }
 
@@ -245,6 +252,21 @@ fn pod(name: &str, sort: &str) -> Result<Pod> {
     }
     let metadata = json!({"name": name, "labels": {"bench": "schedule", "sort": sort.replace(' ', "-")}});
     Ok(serde_json::from_value(json!({"metadata": metadata, "spec": spec}))?)
+}
+
+/// What was used once nothing is left to do: events are written after the pods that they are about are bound.
+async fn settled(processes: &Processes) -> Result<Usage> {
+    let begin = Instant::now();
+    let mut used = processes.usage()?;
+    while begin.elapsed() < PATIENCE {
+        tokio::time::sleep(QUIET).await;
+        let now = processes.usage()?;
+        if now.since(used).cpu < QUIET / 20 {
+            return Ok(now);
+        }
+        used = now;
+    }
+    bail!("the servers are still busy after {} s", PATIENCE.as_secs())
 }
 
 /// When each of these pods was seen with a node.
