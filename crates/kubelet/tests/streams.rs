@@ -253,3 +253,24 @@ async fn exec_by_spdy_carries_all_streams_and_tells_its_end_as_the_protocol_does
         assert!(told.contains(end), "{told}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_is_not_checkpointed_where_the_runtime_cannot() {
+    let node = Node::start().await;
+    node.create("p", json!({})).await;
+    node.until("p", ready).await;
+    for (method, path, code, expected) in [
+        ("POST", "default/p/a", 500, "checkpointing of default/p/a failed (checkpoint/restore is not supported: CRIU"),
+        ("POST", "default/p/a?timeout=soon", 404, "cannot parse value of timeout parameter"),
+        ("POST", "default/p/b", 404, "container b does not exist"),
+        ("POST", "default/q/a", 404, "pod \"q_default\" does not exist"),
+        ("GET", "default/p/a", 405, "405: Method Not Allowed"),
+    ] {
+        let path = format!("/api/v1/nodes/node/proxy/checkpoint/{path}");
+        let request = http::Request::builder().method(method).uri(&path).body(kube::client::Body::empty()).unwrap();
+        let response = node.client.send(request).await.unwrap();
+        assert_eq!(response.status(), code, "{path}");
+        let text = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+        assert!(String::from_utf8_lossy(&text).contains(expected), "{path}: {text:?}");
+    }
+}

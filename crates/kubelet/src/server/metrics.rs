@@ -1,5 +1,6 @@
 //! `/metrics` and what is below it, in Prometheus' text format.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use http::{Response, StatusCode};
@@ -11,7 +12,7 @@ use super::{Body, Refusal, summary, text};
 use crate::context::Context;
 use crate::node::facts;
 use crate::pods::manager::Pods;
-use crate::stats;
+use crate::{resources, stats};
 
 /// Families of one metric after the other, each with its help and type.
 #[derive(Default)]
@@ -163,10 +164,11 @@ pub async fn resource(context: &Context) -> Result<Response<Body>, Refusal> {
 }
 
 /// `/metrics/cadvisor`: containers under the names that dashboards know.
-pub async fn cadvisor(context: &Context) -> Result<Response<Body>, Refusal> {
+pub async fn cadvisor(context: &Context, pods: &Pods) -> Result<Response<Body>, Refusal> {
     let all = all(context).await?;
     let listed = context.runtime.list_containers(&ContainerFilter::default()).await.map_err(Refusal::internal)?;
-    let known: std::collections::HashMap<_, _> = listed.into_iter().map(|c| (c.id.clone(), c)).collect();
+    let known: HashMap<_, _> = listed.into_iter().map(|c| (c.id.clone(), c)).collect();
+    let groups: HashMap<_, _> = pods.all().iter().map(|pod| (pod.uid.clone(), resources::pod_cgroup(pod))).collect();
     let mut page = Page::default();
     type Read = fn(&ContainerStats) -> Option<f64>;
     let rows: [(&str, &str, &str, Read); 10] = [
@@ -210,7 +212,11 @@ pub async fn cadvisor(context: &Context) -> Result<Response<Body>, Refusal> {
             let of = &pod.attributes.metadata;
             let id = &container.attributes.id;
             let image = known.get(id).map_or("", |c| c.image.image.as_str());
-            let path = format!("/kubepods/pod{}/{id}", of.uid);
+            // One that is only left over has no class any more.
+            let path = match groups.get(&of.uid) {
+                Some(group) => format!("{group}/{id}"),
+                None => format!("/kubepods/pod{}/{id}", of.uid),
+            };
             let mut labels = vec![
                 ("container", container.attributes.metadata.name.as_str()),
                 ("id", &path),

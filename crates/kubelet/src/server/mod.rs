@@ -3,6 +3,7 @@
 
 mod access;
 mod channels;
+mod checkpoint;
 mod forward;
 pub(crate) mod health;
 mod https;
@@ -109,7 +110,7 @@ impl Server {
             ["stats"] | ["stats", "summary"] => summary::answer(&self.context, &self.pods, &query).await,
             ["metrics"] => metrics::own(&self.context, &self.pods).await,
             ["metrics", "resource"] => metrics::resource(&self.context).await,
-            ["metrics", "cadvisor"] => metrics::cadvisor(&self.context).await,
+            ["metrics", "cadvisor"] => metrics::cadvisor(&self.context, &self.pods).await,
             ["metrics", "probes"] => Ok(metrics::probes(&self.context)),
             ["logs", ..] if !self.context.configuration.enable_system_log_handler => {
                 Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, "logs endpoint is disabled.\n".into()))
@@ -123,6 +124,10 @@ impl Server {
             ["run", namespace, pod, .., container] if parts.len() <= 5 => {
                 session::run_to_end(&self.context, &*self.pod(namespace, pod)?, container, &query, request.method())
                     .await
+            }
+            ["checkpoint", namespace, pod, container] => {
+                let (pod, method) = (self.pod(namespace, pod)?, request.method());
+                checkpoint::answer(&self.context, &pod, container, &query, method).await
             }
             ["containerLogs", namespace, pod, container] => {
                 logs::answer(&self.context, &*self.pod(namespace, pod)?, container, &query, request).await

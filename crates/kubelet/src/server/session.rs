@@ -87,7 +87,7 @@ impl Streams {
     }
 }
 
-async fn running(context: &Context, pod: &Pod, container: &str) -> Result<String, Refusal> {
+pub async fn running(context: &Context, pod: &Pod, container: &str) -> Result<String, Refusal> {
     let seen = observe::pod(&*context.runtime, &pod.uid, &Observed::default()).await.map_err(Refusal::internal)?;
     let found = seen.newest(container).filter(|c| c.running());
     found.map(|c| c.id.clone()).ok_or_else(|| Refusal::not_found(format!("container not found (\"{container}\")")))
