@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Ledger;
+use crate::claims::Claims;
 use crate::collect::Records;
 use crate::config::Configuration;
 use crate::containers::security::Seccomp;
@@ -27,6 +28,7 @@ use crate::pods::pod::Pod;
 use crate::pods::status::Host;
 use crate::resources::Rules;
 use crate::stats::{Asked, Rates, Readings};
+use crate::users::Ranges;
 use crate::volumes::Volumes;
 
 /// Shared by all pod workers and the node's server.
@@ -67,7 +69,9 @@ pub struct Context {
     pub image_records: Mutex<Records>,
     pub pulls: Pulls,
     pub devices: Arc<Devices>,
+    pub claims: Arc<Claims>,
     pub placement: Placement,
+    pub users: Ranges,
     pub rates: Rates,
     /// Pods that were evicted, by signal.
     pub evictions: Mutex<BTreeMap<&'static str, u64>>,

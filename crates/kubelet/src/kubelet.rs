@@ -16,6 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::admission::Ledger;
 use crate::cgroups;
+use crate::claims::Claims;
 use crate::collect;
 use crate::config::Configuration;
 use crate::context::Context;
@@ -28,12 +29,14 @@ use crate::node::resources::{Machine, kept_back};
 use crate::node::{self, Node, facts};
 use crate::objects::Objects;
 use crate::placement::{self, Placement};
+use crate::plugins::{self, Registry};
 use crate::pods::manager::Pods;
 use crate::pods::status::Host;
 use crate::resources::{self, Rules};
 use crate::server::{Server, health};
 use crate::shutdown;
 use crate::stats::{Asked, Rates};
+use crate::users::Ranges;
 use crate::volumes::{Made, Republished, Tokens, Volumes, csi, local_path};
 
 /// What a kubelet is made of.
@@ -164,10 +167,15 @@ impl Kubelet {
         let stopping = CancellationToken::new();
         let changed = Arc::new(Notify::new());
         let devices = Arc::new(Devices::open(devices::directory(&config.data_dir), changed.clone())?);
+        let claims =
+            Arc::new(Claims::open(&config.data_dir, config.client.clone(), &config.node_name, stopping.clone())?);
         let (evicting, evicted) = mpsc::unbounded_channel();
         let objects = Objects::new(config.client.clone(), &config.caches);
         let (broken_sender, broken) = watch::channel(None);
+        let ids = u32::try_from(config.configuration.user_namespaces.ids_per_pod).map_err(std::io::Error::other)?;
+        let users = Ranges::open(pods_dir.clone(), ids, max_pods)?;
         let context = Arc::new(Context {
+            users,
             recorder: Recorder::new(config.client.clone(), "kubelet", &config.node_name),
             volumes: Volumes {
                 client: config.client.clone(),
@@ -194,6 +202,7 @@ impl Kubelet {
             pods_changed: Notify::new(),
             ledger: Mutex::new(ledger),
             devices: devices.clone(),
+            claims: claims.clone(),
             placement: Placement::open(&config.configuration, &config.data_dir)?,
             room: watch::channel(()).0,
             evicting,
@@ -225,7 +234,14 @@ impl Kubelet {
         context.spawn(node.run(context.clone(), ready_sender, changed.clone()));
         let (root, persistent) = (context.volumes.root.clone(), config.caches.get());
         let (drivers, pods) = (context.volumes.drivers.clone(), root.clone());
-        context.spawn(csi::serve_registration(context.client.clone(), drivers.clone(), pods.clone()));
+        context.spawn(claims.clone().withdraw_all());
+        let registry = Registry {
+            client: context.client.clone(),
+            drivers: drivers.clone(),
+            claims,
+            directory: plugins::directory(&pods),
+        };
+        context.spawn(registry.serve());
         context.spawn(csi::serve_expansion(csi::Expansion {
             client: context.client.clone(),
             drivers,

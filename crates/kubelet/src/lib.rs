@@ -8,6 +8,7 @@
 
 mod admission;
 mod cgroups;
+mod claims;
 mod collect;
 mod config;
 mod containers;
@@ -24,6 +25,7 @@ mod logs;
 mod node;
 mod objects;
 mod placement;
+mod plugins;
 mod pods;
 mod probes;
 mod resources;
@@ -31,6 +33,7 @@ mod sandbox;
 mod server;
 mod shutdown;
 mod stats;
+mod users;
 mod volumes;
 
 pub use config::{ConfigError, Configuration};

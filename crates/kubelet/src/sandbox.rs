@@ -17,7 +17,7 @@ use crate::{dns, resources};
 pub fn config(context: &Context, pod: &Pod, attempt: u32) -> Result<PodSandboxConfig, String> {
     let whole = pod.spec().security_context.as_ref();
     let security_context = LinuxSandboxSecurityContext {
-        namespace_options: security::namespaces(pod),
+        namespace_options: security::namespaces(pod, context.users.of(pod)?),
         selinux_options: security::selinux(whole.and_then(|w| w.se_linux_options.as_ref())),
         run_as_user: whole.and_then(|w| w.run_as_user),
         run_as_group: whole.and_then(|w| w.run_as_group),
@@ -87,7 +87,8 @@ pub async fn check_user_namespace(context: &Context, pod: &Pod, handler: &str) -
     if named.is_some_and(|known| known.user_namespaces) {
         return Ok(());
     }
-    Err(format!("can't set user namespaces: RuntimeClass handler {handler:?} does not support user namespaces"))
+    let who = if handler.is_empty() { "runtime".to_owned() } else { format!("RuntimeClass handler {handler:?}") };
+    Err(format!("can't set `spec.hostUsers: false`, {who} does not support user namespaces"))
 }
 
 /// The ports that the pod's containers publish on the node; none on the node's own network.

@@ -225,3 +225,51 @@ async fn a_defect_of_the_kubelet_is_told() {
     let why = tokio::time::timeout(Duration::from_secs(30), kubelet.broken()).await.expect("told");
     assert!(why.contains("a defect"), "{why}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_with_users_of_its_own_keeps_them_over_a_restart_and_nobody_else_has_them() {
+    let mut node = Node::start().await;
+    let own =
+        |name: &str| json!({"hostUsers": false, "containers": [{"name": name, "image": "app", "command": ["run"]}]});
+    node.create("early", own("early")).await;
+    let refused = "FailedCreatePodSandBox: Failed to create pod sandbox: can't set `spec.hostUsers: false`, runtime does not \
+                   support user namespaces";
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !node.events("early").await.contains(&refused.to_owned()) {
+        assert!(Instant::now() < deadline, "{:?}", node.events("early").await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    node.runtime.state.lock().maps_users = true;
+    node.until("early", ready).await;
+    node.create("late", own("late")).await;
+    node.create("host", json!({})).await;
+    for name in ["late", "host"] {
+        node.until(name, ready).await;
+    }
+    let first = |node: &Node, name: &str| {
+        let options = node.runtime.config(name).linux.security_context.namespace_options;
+        options.own_users().map(|users| (users.uids[0], users.gids[0].host_id))
+    };
+    let range = |host_id| runtime::cri::IDMapping { host_id, container_id: 0, length: 65_536 };
+    assert_eq!(first(&node, "early"), Some((range(65_536), 65_536)));
+    assert_eq!(first(&node, "late"), Some((range(131_072), 131_072)));
+    assert_eq!(first(&node, "a"), None);
+    for (config, _) in node.runtime.state.lock().sandboxes.values() {
+        let of_sandbox = config.linux.security_context.namespace_options.own_users().map(|users| users.uids[0].host_id);
+        let expected = [("early", Some(65_536)), ("late", Some(131_072)), ("host", None)];
+        assert!(expected.contains(&(config.metadata.name.as_str(), of_sandbox)), "{}", config.metadata.name);
+    }
+
+    node.pods().delete("early", &DeleteParams::default()).await.unwrap();
+    node.until("early", Value::is_null).await;
+    node.boot().await;
+    node.create("next", own("next")).await;
+    node.create("more", own("more")).await;
+    for name in ["next", "more"] {
+        node.until(name, ready).await;
+    }
+    let mut firsts = ["late", "next", "more"].map(|name| first(&node, name).unwrap().1);
+    assert_eq!(firsts[0], 131_072);
+    firsts.sort_unstable();
+    assert_eq!(firsts, [65_536, 131_072, 196_608]);
+}

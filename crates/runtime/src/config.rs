@@ -20,6 +20,8 @@ pub struct Config {
     pub network: Arc<dyn Network>,
     /// The cgroup below which all pods are, as `regatta-<id>`.
     pub cgroup_parent: String,
+    /// Where vendors describe their devices; what is in a later directory goes first.
+    pub cdi: Vec<PathBuf>,
 }
 
 impl Config {
@@ -32,6 +34,7 @@ impl Config {
             images,
             network,
             cgroup_parent: format!("regatta-{id}"),
+            cdi: ["/etc/cdi", "/var/run/cdi"].map(PathBuf::from).into(),
         }
     }
 

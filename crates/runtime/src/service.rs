@@ -43,11 +43,9 @@ impl RuntimeService for Runtime {
                 ..condition("NetworkReady")
             },
         };
-        let handler = |name: &str| RuntimeHandler {
-            name: name.into(),
-            recursive_read_only_mounts: true,
-            ..RuntimeHandler::default()
-        };
+        let user_namespaces = crate::sandbox::can_map_users();
+        let handler =
+            |name: &str| RuntimeHandler { name: name.into(), recursive_read_only_mounts: true, user_namespaces };
         Ok(StatusResponse {
             conditions: vec![condition("RuntimeReady"), network],
             // The default one goes without a name, and by the name that clusters' runtime classes know it by.

@@ -109,6 +109,7 @@ messages! {
         recursive_read_only, image, image_sub_path,
     }
     Device = Device { container_path, host_path, permissions }
+    CDIDevice = CdiDevice { name }
     Capability = Capability { add_capabilities, drop_capabilities, add_ambient_capabilities }
     LinuxContainerSecurityContext = LinuxContainerSecurityContext {
         capabilities, privileged, namespace_options, selinux_options, run_as_user, run_as_group, run_as_username,

@@ -67,7 +67,7 @@ special!(ContainerConfig = ContainerConfig:
         stdin_once: own.stdin_once,
         tty: own.tty,
         linux: own.linux.to_wire(),
-        cdi_devices: Vec::new(),
+        cdi_devices: own.cdi_devices.to_wire(),
         stop_signal: signal_to_wire(&own.stop_signal),
     },
     |wire| cri::ContainerConfig {
@@ -79,6 +79,7 @@ special!(ContainerConfig = ContainerConfig:
         envs: Wire::from_wire(wire.envs),
         mounts: Wire::from_wire(wire.mounts),
         devices: Wire::from_wire(wire.devices),
+        cdi_devices: Wire::from_wire(wire.cdi_devices),
         labels: wire.labels,
         annotations: wire.annotations,
         log_path: wire.log_path,

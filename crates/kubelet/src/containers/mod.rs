@@ -8,7 +8,7 @@ pub mod observe;
 pub mod security;
 
 use k8s_openapi::api::core::v1;
-use runtime::cri::{ContainerConfig, ContainerMetadata, ImageSpec, LinuxContainerConfig};
+use runtime::cri::{CDIDevice, ContainerConfig, ContainerMetadata, ImageSpec, LinuxContainerConfig};
 
 use crate::context::Context;
 use crate::fields::Addresses;
@@ -51,14 +51,17 @@ impl Makings<'_> {
         let expanded = |list: &Option<Vec<String>>| {
             list.iter().flatten().map(|text| expansion::expand(text, lookup)).collect::<Vec<_>>()
         };
-        let security_context = security::container(pod, spec, self.image, &context.seccomp(), self.target)?;
+        let users = context.users.of(pod)?;
+        let security_context = security::container(pod, spec, self.image, &context.seccomp(), self.target, users)?;
         let mut mounts = mounts::resolve(self, &envs)?;
         let granted = context.devices.allocate(pod, self.member).await?;
         let (mut devices, mut annotations) =
             (mounts::devices(self)?, labels::annotations(pod, self.member, self.attempt));
         let (command, args) = (expanded(&spec.command), expanded(&spec.args));
         let mut envs = envs.into_vec();
+        let mut cdi_devices = context.claims.devices(pod, self.member)?;
         for needs in granted {
+            cdi_devices.extend(needs.cdi.iter().cloned());
             mounts::grant(needs, &mut mounts, &mut devices, &mut envs, &mut annotations);
         }
         let mut resources = resources::container(pod, self.member, spec.resources.as_ref(), &context.rules);
@@ -78,6 +81,7 @@ impl Makings<'_> {
             working_dir: spec.working_dir.clone().unwrap_or_default(),
             mounts,
             devices,
+            cdi_devices: cdi_devices.into_iter().map(|name| CDIDevice { name }).collect(),
             labels: labels::container(pod, self.member),
             annotations,
             log_path,

@@ -5,7 +5,7 @@ use std::path::Path;
 use k8s_openapi::api::core::v1;
 use runtime::cri::{
     Capability, LinuxContainerSecurityContext, NamespaceMode, NamespaceOption, ProfileType, SELinuxOption,
-    SecurityProfile, SupplementalGroupsPolicy,
+    SecurityProfile, SupplementalGroupsPolicy, UserNamespace,
 };
 
 use crate::pods::memory::Present;
@@ -28,8 +28,8 @@ const MASKED: [&str; 12] = [
 ];
 const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Which namespaces the pod shares with the node.
-pub fn namespaces(pod: &Pod) -> NamespaceOption {
+/// Which namespaces the pod shares with the node, its users being its own where there are any.
+pub fn namespaces(pod: &Pod, users: Option<UserNamespace>) -> NamespaceOption {
     let spec = pod.spec();
     let node = |host: Option<bool>, otherwise| if host.unwrap_or(false) { NamespaceMode::Node } else { otherwise };
     let shared = spec.share_process_namespace.unwrap_or(false);
@@ -37,6 +37,7 @@ pub fn namespaces(pod: &Pod) -> NamespaceOption {
         network: node(spec.host_network, NamespaceMode::Pod),
         ipc: node(spec.host_ipc, NamespaceMode::Pod),
         pid: node(spec.host_pid, if shared { NamespaceMode::Pod } else { NamespaceMode::Container }),
+        userns_options: users,
         ..Default::default()
     }
 }
@@ -109,6 +110,7 @@ pub fn container(
     image: &Present,
     node: &Seccomp<'_>,
     target: Option<&str>,
+    users: Option<UserNamespace>,
 ) -> Result<LinuxContainerSecurityContext, String> {
     let whole = pod.spec().security_context.as_ref();
     let own = container.security_context.as_ref();
@@ -125,7 +127,7 @@ pub fn container(
     let capabilities = own.and_then(|o| o.capabilities.as_ref());
     let unmasked = privileged || own.and_then(|o| o.proc_mount.as_deref()) == Some("Unmasked");
     let paths = |list: &[&str]| if unmasked { Vec::new() } else { list.iter().map(ToString::to_string).collect() };
-    let mut namespace_options = namespaces(pod);
+    let mut namespace_options = namespaces(pod, users);
     if let Some(id) = target {
         namespace_options.pid = NamespaceMode::Target;
         namespace_options.target_id = id.to_owned();

@@ -14,6 +14,8 @@ pub struct Needs {
     pub annotations: BTreeMap<String, String>,
     pub mounts: Vec<Mount>,
     pub devices: Vec<Node>,
+    /// Devices that the runtime knows by these names.
+    pub cdi: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

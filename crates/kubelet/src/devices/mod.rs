@@ -349,7 +349,7 @@ impl Devices {
                 let request = AllocateRequest { container_requests: vec![Ids { devices: devices.clone() }] };
                 let socket = &plugin.as_ref().ok_or_else(gone)?.socket;
                 let told: Allocated = socket.call("/v1beta1.DevicePlugin/Allocate", request).await?;
-                let needs = needs(told.container_responses.into_iter().next().unwrap_or_default())?;
+                let needs = needs(told.container_responses.into_iter().next().unwrap_or_default());
                 let (pod, container, resource) = (pod.uid.clone(), container.clone(), resource.to_owned());
                 let grant = Grant { pod, container, resource, devices, needs };
                 self.state.lock().inventory.grants.push(grant.clone());
@@ -404,20 +404,18 @@ async fn prefer(socket: &Socket, free: &[String], count: usize) -> Result<Vec<St
     Ok(told.container_responses.into_iter().next().unwrap_or_default().devices)
 }
 
-fn needs(told: ContainerAllocated) -> Result<Needs, String> {
-    if let Some(device) = told.cdi_devices.first() {
-        return Err(format!("the CDI device {:?}, which the runtime does not know", device.name));
-    }
+fn needs(told: ContainerAllocated) -> Needs {
     let mount =
         |m: wire::Mount| Mount { container_path: m.container_path, host_path: m.host_path, read_only: m.read_only };
     let node =
         |d: wire::Node| Node { container_path: d.container_path, host_path: d.host_path, permissions: d.permissions };
-    Ok(Needs {
+    Needs {
         envs: told.envs.into_iter().collect(),
         annotations: told.annotations.into_iter().collect(),
         mounts: told.mounts.into_iter().map(mount).collect(),
         devices: told.devices.into_iter().map(node).collect(),
-    })
+        cdi: told.cdi_devices.into_iter().map(|device| device.name).collect(),
+    }
 }
 
 /// Where plugins find the kubelet's socket, below the kubelet's own directory.

@@ -29,15 +29,20 @@ const MIRROR_AGAIN: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(1);
 
 pub async fn create_sandbox(context: Arc<Context>, pod: Arc<Pod>, attempt: u32) -> Result<(), String> {
+    if let Err(error) = context.claims.prepare(&pod).await {
+        let message = format!("Failed to prepare dynamic resources: prepare dynamic resources: {error}");
+        context.warn(&pod, None, "FailedPrepareDynamicResources", message.clone());
+        return Err(message);
+    }
     let made = async {
+        let handler = sandbox::handler(&context, &pod).await?;
+        sandbox::check_user_namespace(&context, &pod, &handler).await?;
         let config = sandbox::config(&context, &pod, attempt)?;
         let logs = context.log_dir(&pod);
         std::fs::create_dir_all(&logs).map_err(|e| format!("create log directory {}: {e}", logs.display()))?;
         for message in sandbox::resolver(&context, &pod).1 {
             context.warn(&pod, None, "DNSConfigForming", message);
         }
-        let handler = sandbox::handler(&context, &pod).await?;
-        sandbox::check_user_namespace(&context, &pod, &handler).await?;
         context.runtime.run_pod_sandbox(config, &handler).await.map_err(|e| rpc(&e))
     };
     match made.await {
@@ -225,12 +230,15 @@ pub async fn call(what: &'static str, pod: &Pod, work: impl Future<Output = runt
 }
 
 pub async fn tear_down(context: Arc<Context>, pod: Arc<Pod>) -> bool {
-    let done = context.volumes.tear_down(&pod.uid).await;
-    if let Err(error) = &done {
-        tracing::warn!(pod = pod.display(), error, "taking down volumes failed");
+    let failed = |what: &str, error: String| tracing::warn!(pod = pod.display(), error, "{what} failed");
+    let claims = context.claims.unprepare(&pod.uid).await.map_err(|e| failed("unpreparing dynamic resources", e));
+    let volumes = context.volumes.tear_down(&pod.uid).await.map_err(|e| failed("taking down volumes", e));
+    if claims.and(volumes).is_err() {
         tokio::time::sleep(AGAIN).await;
+        return false;
     }
-    done.is_ok()
+    context.users.release(&pod.uid);
+    true
 }
 
 /// Brings settings to running containers: first what takes from them, then the pod's own cgroup, then what gives.

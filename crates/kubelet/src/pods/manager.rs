@@ -338,10 +338,12 @@ impl Pods {
             entries.map(|e| (e.file_name().to_string_lossy().into_owned(), e.path())).collect()
         };
         self.context.devices.keep(|uid| known.contains(uid));
+        self.context.claims.clone().keep(|uid| known.contains(uid));
         self.context.placement.keep_only(|uid| known.contains(uid));
         for uid in entries(&self.context.volumes.root).into_keys().filter(|uid| !known.contains(uid)) {
-            if let Err(error) = self.context.volumes.tear_down(&uid).await {
-                tracing::warn!(uid, error, "volumes of a pod long gone cannot be removed");
+            match self.context.volumes.tear_down(&uid).await {
+                Ok(()) => self.context.users.release(&uid),
+                Err(error) => tracing::warn!(uid, error, "volumes of a pod long gone cannot be removed"),
             }
         }
         for (name, path) in entries(&self.context.logs) {

@@ -29,6 +29,8 @@ pub struct State {
     /// What `check NAME` succeeds for.
     pub flags: BTreeSet<String>,
     pub calls: Vec<String>,
+    /// Whether pods can have users of their own.
+    pub maps_users: bool,
     next: u32,
 }
 
@@ -97,7 +99,12 @@ impl RuntimeService for Fake {
 
     async fn status(&self) -> Result<StatusResponse> {
         let yes = |kind: &str| RuntimeCondition { r#type: kind.into(), status: true, ..Default::default() };
-        Ok(StatusResponse { conditions: vec![yes("RuntimeReady"), yes("NetworkReady")], ..Default::default() })
+        let user_namespaces = self.state.lock().maps_users;
+        Ok(StatusResponse {
+            conditions: vec![yes("RuntimeReady"), yes("NetworkReady")],
+            runtime_handlers: vec![RuntimeHandler { user_namespaces, ..Default::default() }],
+            ..Default::default()
+        })
     }
 
     async fn update_runtime_config(&self, _: &str) -> Result<()> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cdi::Edits;
 use super::spec::{self, Input};
 use super::{Container, signal_number};
 use crate::cri::{
@@ -100,7 +101,9 @@ impl Runtime {
         }
 
         let cgroup = self.hierarchies.at(&record.cgroup)?;
+        let cdi: Vec<String> = config.cdi_devices.iter().map(|device| device.name.clone()).collect();
         let mut input = Input {
+            edits: Edits::of(&cdi, &self.config.cdi)?,
             id,
             paths: &self.paths,
             sandbox,
@@ -117,6 +120,9 @@ impl Runtime {
             input.cgroup_mounts = self.hierarchies.mounts_of(&record.cgroup);
         }
         let bundled = spec::build(&input)?;
+        if let Some(users) = &bundled.launch.users {
+            std::os::unix::fs::chown(directory.join("upper"), Some(users.uid), Some(users.gid))?;
+        }
         cgroup.create()?;
         cgroup.apply(&config.linux.resources)?;
         if let Some(rules) = &bundled.devices {

@@ -1,5 +1,6 @@
 //! Containers: what they are made from, and their lives.
 
+mod cdi;
 pub(crate) mod lifecycle;
 pub(crate) mod spec;
 

@@ -8,16 +8,17 @@ use std::path::{Component, Path, PathBuf};
 use nix::mount::MsFlags;
 use serde_json::{Value, json};
 
+use super::cdi::Edits;
 use crate::cgroup::{Access, Rule, default_rules};
 use crate::config::Paths;
 use crate::cri::{
     ContainerConfig, CriError, LinuxContainerSecurityContext, Mount, MountPropagation, NamespaceMode, ProfileType,
-    Result, SupplementalGroupsPolicy,
+    Result, SupplementalGroupsPolicy, UserNamespace, root_of,
 };
 use crate::images::Image;
 use crate::record::SandboxRecord;
 use crate::security::{capabilities, seccomp};
-use crate::shim::{ImageMount, Launch, Process, Rootfs, User};
+use crate::shim::{ImageMount, Launch, Process, Rootfs, User, Users};
 
 /// All that a container is made from.
 pub struct Input<'a> {
@@ -32,8 +33,17 @@ pub struct Input<'a> {
     pub cgroup_path: &'a str,
     pub cgroup_mounts: Vec<(PathBuf, PathBuf)>,
     pub v2: bool,
+    /// What the container gets for devices that vendors describe.
+    pub edits: Edits,
     /// The PID namespace to join, if it is not a new one or the node's.
     pub pid_namespace: Option<PathBuf>,
+}
+
+impl Input<'_> {
+    /// The user namespace of the pod's own.
+    pub fn users(&self) -> Option<&UserNamespace> {
+        self.sandbox.config.linux.security_context.namespace_options.own_users()
+    }
 }
 
 /// A bundle's two files, and what the container's cgroup must allow.
@@ -49,10 +59,25 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 pub fn build(input: &Input<'_>) -> Result<Bundle> {
     let security = &input.config.linux.security_context;
     let mut mounts = standard_mounts(input);
-    let (volumes, propagation, shared) = volume_mounts(input)?;
-    mounts.extend(generated_files(input));
+    let mut mapped = Vec::new();
+    // Where a bind mount takes a file of the node from.
+    let mut place = |source: PathBuf| match input.users() {
+        None => source,
+        Some(_) => {
+            let at = input.paths.bundle(input.id).join("mapped").join(mapped.len().to_string());
+            mapped.push((source, at.clone()));
+            at
+        }
+    };
+    mounts.extend(generated_files(input, &mut place));
+    let (volumes, propagation, shared) = volume_mounts(input, &mut place)?;
     mounts.extend(volumes);
-    let (devices, rules) = devices(input.config)?;
+    mounts.extend(described_mounts(&input.edits, &mut place));
+    let (mut devices, rules) = devices(input.config, &input.edits)?;
+    if input.users().is_some() {
+        mounts.extend(devices.drain(..).map(|device| mount(device.at, "bind", device.host, &["bind"])));
+    }
+    let devices: Vec<_> = devices.iter().map(Node::value).collect();
     let (masked, readonly) = if security.privileged {
         (&[][..], &[][..])
     } else {
@@ -95,6 +120,12 @@ pub fn build(input: &Input<'_>) -> Result<Bundle> {
             work: input.paths.container(input.id).join("work"),
         },
         image_mounts: image_mounts.collect::<Result<_>>()?,
+        users: input.users().map(|users| Users {
+            namespace: input.paths.namespace(&input.sandbox.id, "user"),
+            uid: root_of(&users.uids).unwrap_or_default(),
+            gid: root_of(&users.gids).unwrap_or_default(),
+        }),
+        mapped,
         cgroups: input.cgroups.clone(),
         propagation,
         oom_score_adj: i32::try_from(input.config.linux.resources.oom_score_adj).ok(),
@@ -121,6 +152,9 @@ fn process(input: &Input<'_>) -> Result<Process> {
         return Err(CriError::invalid("no command specified"));
     }
 
+    let image_user = defaults.as_ref().and_then(|defaults| defaults.user().clone()).unwrap_or_default();
+    let mut user = user(security, image_user)?;
+    user.supplemental_groups.extend(&input.edits.additional_gids);
     let capabilities = capabilities::of_container(&security.capabilities, security.privileged)?;
     let image_cwd = defaults.as_ref().and_then(|defaults| defaults.working_dir().clone()).unwrap_or_default();
     let confined = |profile: &Option<crate::cri::SecurityProfile>| {
@@ -133,7 +167,7 @@ fn process(input: &Input<'_>) -> Result<Process> {
         args,
         env: environment(input, &image_args(|defaults| defaults.env())),
         cwd: if config.working_dir.is_empty() { image_cwd } else { config.working_dir.clone() },
-        user: user(security, defaults.as_ref().and_then(|defaults| defaults.user().clone()).unwrap_or_default())?,
+        user,
         capabilities,
         no_new_privs: security.no_new_privs,
         seccomp: seccomp::filters(security.seccomp.as_ref(), capabilities.bounding, security.privileged)?,
@@ -162,6 +196,7 @@ fn environment(input: &Input<'_>, image: &[String]) -> Vec<String> {
     }
     image.iter().for_each(|entry| set(entry));
     input.config.envs.iter().for_each(|variable| set(&format!("{}={}", variable.key, variable.value)));
+    input.edits.env.iter().for_each(|entry| set(entry));
     order.iter().filter_map(|name| values.get(name).cloned()).collect()
 }
 
@@ -192,6 +227,9 @@ fn selinux_label(security: &LinuxContainerSecurityContext) -> Option<String> {
 fn namespaces(input: &Input<'_>) -> Vec<Value> {
     let options = &input.config.linux.security_context.namespace_options;
     let mut all = vec![json!({"type": "mount"})];
+    if input.users().is_some() {
+        all.push(json!({"type": "user", "path": input.paths.namespace(&input.sandbox.id, "user")}));
+    }
     let mut shared = |mode: NamespaceMode, kind: &str, name: &str| {
         if mode != NamespaceMode::Node {
             all.push(json!({"type": kind, "path": input.paths.namespace(&input.sandbox.id, name)}));
@@ -252,7 +290,7 @@ fn standard_mounts(input: &Input<'_>) -> Vec<Value> {
 }
 
 /// Files that the sandbox gives where the kubelet mounts none.
-fn generated_files(input: &Input<'_>) -> Vec<Value> {
+fn generated_files(input: &Input<'_>, place: &mut Place<'_>) -> Vec<Value> {
     let security = &input.config.linux.security_context;
     let access = if security.readonly_rootfs { "ro" } else { "rw" };
     let run = input.paths.sandbox_run(&input.sandbox.id);
@@ -260,7 +298,7 @@ fn generated_files(input: &Input<'_>) -> Vec<Value> {
         .iter()
         .map(|name| (format!("/etc/{name}"), run.join(name)))
         .filter(|(at, source)| source.exists() && !input.config.mounts.iter().any(|m| m.container_path == *at))
-        .map(|(at, source)| mount(at, "bind", source, &["bind", access]))
+        .map(|(at, source)| mount(at, "bind", place(source), &["bind", access]))
         .collect()
 }
 
@@ -280,8 +318,10 @@ fn part_point(input: &Input<'_>, at: usize) -> PathBuf {
 
 type Propagation = Vec<(PathBuf, u64)>;
 
+type Place<'a> = dyn FnMut(PathBuf) -> PathBuf + 'a;
+
 /// The mounts of the configuration, outer ones first; their propagation; whether any is to be seen on the node.
-fn volume_mounts(input: &Input<'_>) -> Result<(Vec<Value>, Propagation, bool)> {
+fn volume_mounts(input: &Input<'_>, place: &mut Place<'_>) -> Result<(Vec<Value>, Propagation, bool)> {
     let mut wanted: Vec<&Mount> = input.config.mounts.iter().collect();
     wanted.sort_by_key(|mount| Path::new(&mount.container_path).components().count());
     let image_index = |wanted: &Mount| {
@@ -304,7 +344,7 @@ fn volume_mounts(input: &Input<'_>) -> Result<(Vec<Value>, Propagation, bool)> {
                         volume.host_path
                     ))
                 })?;
-                path
+                place(path)
             }
         };
         let flag = match volume.propagation {
@@ -341,6 +381,20 @@ fn part_of(volume: &Mount) -> Result<Option<PathBuf>> {
     Ok((!whole).then(|| part.to_owned()))
 }
 
+/// The mounts that come with devices.
+fn described_mounts(edits: &Edits, place: &mut Place<'_>) -> Vec<Value> {
+    let one = |described: &super::cdi::Mount| {
+        let mut options: Vec<&str> = described.options.iter().map(String::as_str).collect();
+        let kind = if described.r#type.is_empty() { "bind" } else { &described.r#type };
+        if kind == "bind" && !options.iter().any(|option| matches!(*option, "bind" | "rbind")) {
+            options.push("rbind");
+        }
+        let source = described.host_path.clone();
+        mount(&described.container_path, kind, if kind == "bind" { place(source) } else { source }, &options)
+    };
+    edits.mounts.iter().map(one).collect()
+}
+
 /// What the mount that holds a path must be, for the propagation that is asked for.
 fn check_propagation(volume: &Mount) -> Result<()> {
     let needs: &[&str] = match volume.propagation {
@@ -367,52 +421,82 @@ fn check_propagation(volume: &Mount) -> Result<()> {
     )))
 }
 
-/// Device nodes to make, and what the cgroup allows.
-fn devices(config: &ContainerConfig) -> Result<(Vec<Value>, Vec<Rule>)> {
-    let (mut nodes, mut rules) = (Vec::new(), default_rules());
-    if config.linux.security_context.privileged {
-        for path in host_devices(Path::new("/dev")) {
-            nodes.extend(node(&path, &path));
+/// A device of the node, and how the container has it.
+struct Node {
+    host: PathBuf,
+    at: PathBuf,
+    block: bool,
+    major: u32,
+    minor: u32,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+}
+
+impl Node {
+    fn of(host: &Path, at: &Path) -> Result<Node> {
+        let metadata =
+            fs::metadata(host).map_err(|error| CriError::invalid(format!("lstat {}: {error}", host.display())))?;
+        let kind = metadata.file_type();
+        if !kind.is_block_device() && !kind.is_char_device() {
+            return Err(CriError::invalid(format!("{} is not a device node", host.display())));
         }
+        Ok(Node {
+            host: host.to_owned(),
+            at: at.to_owned(),
+            block: kind.is_block_device(),
+            major: libc::major(metadata.rdev()),
+            minor: libc::minor(metadata.rdev()),
+            mode: metadata.mode() & 0o7777,
+            uid: metadata.uid(),
+            gid: metadata.gid(),
+        })
+    }
+
+    fn rule(&self, permissions: &str) -> Rule {
+        let (major, minor) = (Some(self.major), Some(self.minor));
+        Rule { block: self.block, major, minor, access: Access::parse(permissions) }
+    }
+
+    fn value(&self) -> Value {
+        let (kind, mode) = (if self.block { "b" } else { "c" }, self.mode);
+        json!({
+            "path": self.at, "type": kind, "major": self.major, "minor": self.minor, "fileMode": mode,
+            "uid": self.uid, "gid": self.gid,
+        })
+    }
+}
+
+/// Device nodes to make, and what the cgroup allows.
+fn devices(config: &ContainerConfig, edits: &Edits) -> Result<(Vec<Node>, Vec<Rule>)> {
+    let (mut nodes, mut rules) = (Vec::new(), default_rules());
+    for described in &edits.device_nodes {
+        let mut node = Node::of(described.host_path(), &described.path)?;
+        node.mode = described.file_mode.map_or(node.mode, |mode| mode & 0o7777);
+        (node.uid, node.gid) = (described.uid.unwrap_or(node.uid), described.gid.unwrap_or(node.gid));
+        rules.push(node.rule(if described.permissions.is_empty() { "rwm" } else { &described.permissions }));
+        nodes.push(node);
+    }
+    if config.linux.security_context.privileged {
+        let all = host_devices(Path::new("/dev")).into_iter().filter(|host| !nodes.iter().any(|node| node.at == *host));
+        let all: Vec<_> = all.filter_map(|host| Node::of(&host, &host).ok()).collect();
+        nodes.extend(all);
         return Ok((nodes, rules));
     }
     for device in &config.devices {
         let host = Path::new(&device.host_path);
-        let metadata =
-            fs::metadata(host).map_err(|error| CriError::invalid(format!("lstat {}: {error}", device.host_path)))?;
         let at = if device.container_path.is_empty() { &device.host_path } else { &device.container_path };
         // A directory stands for all devices in it.
-        let all = if metadata.is_dir() { host_devices(host) } else { vec![host.to_owned()] };
+        let all = if host.is_dir() { host_devices(host) } else { vec![host.to_owned()] };
         for path in all {
             let inside = path.strip_prefix(host).ok().filter(|rest| !rest.as_os_str().is_empty());
             let target = inside.map_or_else(|| PathBuf::from(at), |rest| Path::new(at).join(rest));
-            let node = node(&path, &target)
-                .ok_or_else(|| CriError::invalid(format!("{} is not a device node", path.display())))?;
-            let metadata = fs::metadata(&path)?;
-            rules.push(Rule {
-                block: metadata.file_type().is_block_device(),
-                major: Some(libc::major(metadata.rdev())),
-                minor: Some(libc::minor(metadata.rdev())),
-                access: Access::parse(&device.permissions),
-            });
+            let node = Node::of(&path, &target)?;
+            rules.push(node.rule(&device.permissions));
             nodes.push(node);
         }
     }
     Ok((nodes, rules))
-}
-
-fn node(host: &Path, at: &Path) -> Option<Value> {
-    let metadata = fs::metadata(host).ok()?;
-    let kind = match metadata.file_type() {
-        kind if kind.is_block_device() => "b",
-        kind if kind.is_char_device() => "c",
-        _ => return None,
-    };
-    let (major, minor) = (libc::major(metadata.rdev()), libc::minor(metadata.rdev()));
-    let (mode, uid, gid) = (metadata.mode() & 0o7777, metadata.uid(), metadata.gid());
-    Some(json!({
-        "path": at, "type": kind, "major": major, "minor": minor, "fileMode": mode, "uid": uid, "gid": gid,
-    }))
 }
 
 /// The host's devices, but those that a container has of its own.

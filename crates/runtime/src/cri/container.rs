@@ -80,6 +80,13 @@ pub struct Device {
     pub permissions: String,
 }
 
+/// A device by the name that the Container Device Interface gives it: `vendor.com/class=device`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CDIDevice {
+    pub name: String,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Capability {
@@ -138,6 +145,7 @@ pub struct ContainerConfig {
     pub envs: Vec<KeyValue>,
     pub mounts: Vec<Mount>,
     pub devices: Vec<Device>,
+    pub cdi_devices: Vec<CDIDevice>,
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
     /// Below the sandbox's `log_directory`. Empty for no log.

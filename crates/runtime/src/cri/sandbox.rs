@@ -112,6 +112,13 @@ pub struct NamespaceOption {
     pub userns_options: Option<UserNamespace>,
 }
 
+impl NamespaceOption {
+    /// The user namespace that is the pod's own.
+    pub fn own_users(&self) -> Option<&UserNamespace> {
+        self.userns_options.as_ref().filter(|users| users.mode == NamespaceMode::Pod)
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct UserNamespace {
@@ -126,6 +133,11 @@ pub struct IDMapping {
     pub host_id: u32,
     pub container_id: u32,
     pub length: u32,
+}
+
+/// Whom the host has for the id 0 of a namespace.
+pub fn root_of(ranges: &[IDMapping]) -> Option<u32> {
+    ranges.iter().find(|range| range.container_id == 0 && range.length > 0).map(|range| range.host_id)
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! Making and ending sandboxes.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,27 +11,21 @@ use nix::sched::CloneFlags;
 use super::namespaces::{self, Wanted, unmount};
 use super::{AttachRequest, HANDLER, Sandbox};
 use crate::container::lifecycle::KILL_TIMEOUT;
-use crate::cri::{ContainerEventType, CriError, DNSConfig, NamespaceMode, PodSandboxConfig, Result};
+use crate::cri::{
+    ContainerEventType, CriError, DNSConfig, NamespaceMode, NamespaceOption, PodSandboxConfig, Result, UserNamespace,
+    root_of,
+};
 use crate::record::{SandboxRecord, VERSION, save};
 use crate::runtime::{Runtime, new_id, now, unblock};
-use crate::shim::protocol::{Reply, Request};
-use crate::shim_client;
+use crate::shim::protocol::{Namespaces, Reply, Request};
+use crate::shim_client::{self, ShimClient};
 
 impl Runtime {
     pub(crate) async fn make_sandbox(&self, config: PodSandboxConfig, runtime_handler: &str) -> Result<String> {
         if !matches!(runtime_handler, "" | HANDLER) {
             return Err(CriError::not_found(format!("no runtime for {runtime_handler:?} is configured")));
         }
-        if config
-            .linux
-            .security_context
-            .namespace_options
-            .userns_options
-            .as_ref()
-            .is_some_and(|u| u.mode == NamespaceMode::Pod)
-        {
-            return Err(CriError::invalid("user namespaces are not supported by this runtime"));
-        }
+        check_users(&config.linux.security_context.namespace_options)?;
         let id = new_id();
         let record = SandboxRecord {
             version: VERSION,
@@ -62,6 +56,7 @@ impl Runtime {
     async fn set_up(&self, sandbox: &Arc<Sandbox>, id: &str) -> Result<()> {
         let config = sandbox.record.lock().config.clone();
         let options = config.linux.security_context.namespace_options.clone();
+        let users = options.own_users().cloned();
         let run = self.paths.sandbox_run(id);
         let (paths, program, runtime) = (self.paths.clone(), self.program.clone(), self.clone());
         let (sandbox_id, pod) = (id.to_owned(), config.clone());
@@ -71,7 +66,10 @@ impl Runtime {
             runtime.place_shim(shim);
             runtime.make_pod_cgroup(&pod)?;
             write_files(&run, &pod)?;
-            make_mount(&paths.sandbox_mount(&sandbox_id))?;
+            make_mount(&paths.sandbox_mount(&sandbox_id), users.as_ref())?;
+            if users.is_some() {
+                return Ok(socket);
+            }
             let kind = |wanted: NamespaceMode, flag, name| {
                 (wanted != NamespaceMode::Node).then(|| (flag, name, paths.namespace(&sandbox_id, name)))
             };
@@ -89,6 +87,17 @@ impl Runtime {
         })
         .await?;
         self.connect_shim(sandbox, id, socket).await?;
+        if let Some(users) = options.own_users() {
+            let pins = ["user", "net", "uts", "ipc"].map(|kind| (kind.to_owned(), self.paths.namespace(id, kind)));
+            let wanted = Namespaces {
+                uids: users.uids.clone(),
+                gids: users.gids.clone(),
+                pins: pins.into(),
+                hostname: config.hostname.clone(),
+                sysctls: config.linux.sysctls.clone(),
+            };
+            shim_of(sandbox)?.call(Request::Namespaces(wanted), &[]).await?;
+        }
         if config.linux.security_context.namespace_options.network != NamespaceMode::Node {
             let metadata = config.metadata.clone();
             let ips = self
@@ -121,9 +130,10 @@ impl Runtime {
     async fn make_pause(&self, sandbox: &Arc<Sandbox>, id: &str, config: &PodSandboxConfig) -> Result<()> {
         let cgroup = self.hierarchies.at(&format!("{}/{id}", self.pod_cgroup(config)))?;
         cgroup.create()?;
-        let shim = sandbox.shim.lock().clone();
-        let shim = shim.ok_or_else(|| CriError::internal("the sandbox's shim is gone"))?;
-        let (reply, _) = shim.call(Request::Pause { cgroups: cgroup.directories() }, &[]).await?;
+        let users = config.linux.security_context.namespace_options.own_users();
+        let users = users.map(|_| self.paths.namespace(id, "user"));
+        let request = Request::Pause { cgroups: cgroup.directories(), users };
+        let (reply, _) = shim_of(sandbox)?.call(request, &[]).await?;
         let Reply::Pid(pid) = reply else { return Err(CriError::internal("unexpected answer of a shim")) };
         namespaces::pin(Path::new(&format!("/proc/{pid}/ns/pid")), &self.paths.namespace(id, "pid"))
     }
@@ -192,14 +202,35 @@ impl Runtime {
     }
 }
 
+fn shim_of(sandbox: &Sandbox) -> Result<Arc<ShimClient>> {
+    sandbox.shim.lock().clone().ok_or_else(|| CriError::internal("the sandbox's shim is gone"))
+}
+
+/// A pod with users of its own has all its namespaces to itself, and a root.
+fn check_users(options: &NamespaceOption) -> Result<()> {
+    let Some(users) = options.own_users() else { return Ok(()) };
+    for (kind, mode) in [("network", options.network), ("PID", options.pid), ("IPC", options.ipc)] {
+        if mode == NamespaceMode::Node {
+            return Err(CriError::invalid(format!("the node's {kind} namespace cannot be used with a user namespace")));
+        }
+    }
+    if root_of(&users.uids).and(root_of(&users.gids)).is_none() {
+        return Err(CriError::invalid("a user namespace needs mappings of uid 0 and gid 0"));
+    }
+    Ok(())
+}
+
 /// A small file system with the places for namespaces, and with the memory that the pod's containers share.
-fn make_mount(at: &Path) -> Result<()> {
+fn make_mount(at: &Path, users: Option<&UserNamespace>) -> Result<()> {
     fs::create_dir_all(at)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("shm"), at, Some("tmpfs"), flags, Some("mode=755,size=65536k"))
         .map_err(|error| CriError::internal(format!("mount {}: {error}", at.display())))?;
     fs::create_dir(at.join("ns"))?;
     fs::create_dir(at.join("shm"))?;
+    if let Some(users) = users {
+        chown(at.join("shm"), root_of(&users.uids), root_of(&users.gids))?;
+    }
     Ok(fs::set_permissions(at.join("shm"), fs::Permissions::from_mode(0o1777))?)
 }
 

@@ -12,6 +12,7 @@ use crate::cri::{PodSandbox, PodSandboxState, PodSandboxStatus};
 use crate::record::SandboxRecord;
 use crate::shim_client::ShimClient;
 
+pub(crate) use namespaces::can_map_users;
 pub use namespaces::raise_loopback;
 pub use network::{AttachRequest, Network, NoNetwork};
 

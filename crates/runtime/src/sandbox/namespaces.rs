@@ -30,20 +30,32 @@ pub fn make(wanted: Wanted) -> Result<()> {
 fn make_here(wanted: &Wanted) -> Result<()> {
     let flags = wanted.kinds.iter().fold(CloneFlags::empty(), |flags, (flag, ..)| flags | *flag);
     unshare(flags).map_err(|error| CriError::internal(format!("make the pod's namespaces: {error}")))?;
-    if flags.contains(CloneFlags::CLONE_NEWUTS) && !wanted.hostname.is_empty() {
-        nix::unistd::sethostname(&wanted.hostname)
-            .map_err(|error| CriError::invalid(format!("set hostname {:?}: {error}", wanted.hostname)))?;
-    }
-    if flags.contains(CloneFlags::CLONE_NEWNET) {
-        loopback_up()?;
-    }
-    for (name, value) in &wanted.sysctls {
-        set_sysctl(name, value, flags)?;
-    }
+    furnish(flags, &wanted.hostname, &wanted.sysctls)?;
     for (_, name, pin_at) in &wanted.kinds {
         pin(Path::new(&format!("/proc/thread-self/ns/{name}")), pin_at)?;
     }
     Ok(())
+}
+
+/// Whether pods can have users of their own: the kernel makes user namespaces, and maps the owners of a tmpfs's files.
+pub fn can_map_users() -> bool {
+    let number = |text: &str| text.trim().parse::<u64>().ok();
+    let most = fs::read_to_string("/proc/sys/user/max_user_namespaces");
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut version = release.split(|c: char| !c.is_ascii_digit()).map_while(number);
+    most.is_ok_and(|most| number(&most) > Some(0)) && (version.next(), version.next()) >= (Some(6), Some(3))
+}
+
+/// Gives the new namespaces, which the caller is in, what the pod is to find there.
+pub fn furnish(new: CloneFlags, hostname: &str, sysctls: &BTreeMap<String, String>) -> Result<()> {
+    if new.contains(CloneFlags::CLONE_NEWUTS) && !hostname.is_empty() {
+        nix::unistd::sethostname(hostname)
+            .map_err(|error| CriError::invalid(format!("set hostname {hostname:?}: {error}")))?;
+    }
+    if new.contains(CloneFlags::CLONE_NEWNET) {
+        loopback_up()?;
+    }
+    sysctls.iter().try_for_each(|(name, value)| set_sysctl(name, value, new))
 }
 
 /// Keeps a namespace alive by mounting its file.

@@ -6,8 +6,9 @@
 //! executor runs after privileges are dropped: for libcontainer the process is root with all capabilities.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -73,6 +74,9 @@ fn make(
         set_oom_score(score);
     }
     mount_images(&launch, bundle)?;
+    if let (Some(users), Some(streams)) = (&launch.users, &streams) {
+        streams.iter().for_each(|stream| sys::give_away(stream.as_raw_fd(), users.uid, Some(users.gid)));
+    }
     std::env::set_current_dir(bundle).context(bundle.display())?;
     let container_dir = launch.libcontainer.join(id);
     let launch = Arc::new(launch);
@@ -147,14 +151,22 @@ pub fn set_oom_score(score: i32) {
 fn mount_images(launch: &Launch, bundle: &Path) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("unshare mount namespace")?;
     let rootfs = &launch.rootfs;
+    let users = launch.users.as_ref().map(|users| File::open(&users.namespace).context(users.namespace.display()));
+    let users = users.transpose()?;
+    let users = users.as_ref().map(AsFd::as_fd);
     let links = |at: usize| bundle.join("links").join(at.to_string());
+    let layers = |layers: &[PathBuf], at: usize| match users {
+        Some(users) => map_layers(layers, &bundle.join("layers").join(at.to_string()), users),
+        None => Ok(layers.to_vec()),
+    };
     let writable = format!(",upperdir={},workdir={}", escape(&rootfs.upper), escape(&rootfs.work));
+    let lower = layers(&rootfs.layers, 0).context("mount root file system")?;
     // Nobody mounts this writable directory ever again, so that nothing needs to be synced at the end.
-    mount_overlay(&rootfs.mount_point, &rootfs.layers, &format!("{writable},volatile"), &links(0))
-        .or_else(|_| mount_overlay(&rootfs.mount_point, &rootfs.layers, &writable, &links(0)))
+    mount_overlay(&rootfs.mount_point, &lower, &format!("{writable},volatile"), &links(0))
+        .or_else(|_| mount_overlay(&rootfs.mount_point, &lower, &writable, &links(0)))
         .context("mount root file system")?;
     for (image, at) in launch.image_mounts.iter().zip(1..) {
-        let result = match &image.layers[..] {
+        let result = match &layers(&image.layers, at).context("mount image volume")?[..] {
             [layer] => mount(Some(layer), &image.mount_point, None::<&str>, MsFlags::MS_BIND, None::<&str>)
                 .context(image.mount_point.display()),
             layers => mount_overlay(&image.mount_point, layers, "", &links(at)),
@@ -164,23 +176,38 @@ fn mount_images(launch: &Launch, bundle: &Path) -> Result<()> {
             mount_part(&image.mount_point, path, at).context(format_args!("subpath {:?} of an image volume", path))?;
         }
     }
+    for (source, at) in users.iter().flat_map(|_| &launch.mapped) {
+        let is_dir = std::fs::metadata(source).context(source.display())?.is_dir();
+        make_mount_point(at, is_dir)?;
+        users.map_or(Ok(()), |users| sys::mount_mapped(source, at, users))?;
+    }
     Ok(())
+}
+
+/// Mounts the directory that the layers are in with its owners mapped, and gives the layers there.
+fn map_layers(layers: &[PathBuf], at: &Path, users: BorrowedFd<'_>) -> Result<Vec<PathBuf>> {
+    let base = base_of(layers);
+    make_mount_point(at, true)?;
+    sys::mount_mapped(base, at, users)?;
+    layers.iter().map(|layer| layer.strip_prefix(base).map(|below| at.join(below)).context(layer.display())).collect()
+}
+
+fn make_mount_point(at: &Path, is_dir: bool) -> Result<()> {
+    let parent = if is_dir { Some(at) } else { at.parent() };
+    parent.map_or(Ok(()), std::fs::create_dir_all).context(at.display())?;
+    if is_dir { Ok(()) } else { std::fs::write(at, "").context(at.display()) }
 }
 
 /// Mounts what is at `path` in a mounted image. Its links, made by whoever made the image, lead nowhere else: for them the
 /// image is the root.
 fn mount_part(image: &Path, path: &Path, at: &Path) -> Result<()> {
-    let root = std::fs::File::open(image).context(image.display())?;
+    let root = File::open(image).context(image.display())?;
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     let found = openat2(&root, path, how).map_err(sys::describe).context("open")?;
     let found = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
-    if std::fs::metadata(&found).context("stat")?.is_dir() {
-        std::fs::create_dir_all(at).context(at.display())?;
-    } else {
-        std::fs::write(at, "").context(at.display())?;
-    }
+    make_mount_point(at, std::fs::metadata(&found).context("stat")?.is_dir())?;
     mount(Some(&found), at, None::<&str>, MsFlags::MS_BIND, None::<&str>).context(at.display())
 }
 
@@ -190,7 +217,7 @@ const OPTIONS_MAX: usize = 4095;
 /// Mounts layers, the lowest first. Where their names are too many for a page, short links in `links` stand for them.
 fn mount_overlay(at: &Path, layers: &[PathBuf], more: &str, links: &Path) -> Result<()> {
     // Short relative names, to begin with.
-    let base = layers.first().and_then(|layer| layer.ancestors().nth(2)).unwrap_or(Path::new("/"));
+    let base = base_of(layers);
     let options = |lower: Vec<String>| format!("lowerdir={}{more}", lower.join(":"));
     let mut place = base;
     let mut text =
@@ -210,6 +237,11 @@ fn mount_overlay(at: &Path, layers: &[PathBuf], more: &str, links: &Path) -> Res
     }
     std::env::set_current_dir(place).context(place.display())?;
     mount(Some("overlay"), at, Some("overlay"), MsFlags::empty(), Some(text.as_str())).context(at.display())
+}
+
+/// The directory that all layers are in, each with one of its own in between.
+fn base_of(layers: &[PathBuf]) -> &Path {
+    layers.first().and_then(|layer| layer.ancestors().nth(2)).unwrap_or(Path::new("/"))
 }
 
 /// Overlayfs separates directories by colons and options by commas.

@@ -53,13 +53,21 @@ fn enter(
     if let Some(score) = launch.oom_score_adj {
         set_oom_score(score);
     }
-    let namespaces = libc::CLONE_NEWNS
+    let users = if launch.users.is_some() { libc::CLONE_NEWUSER } else { 0 };
+    let namespaces = users
+        | libc::CLONE_NEWNS
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWNET
         | libc::CLONE_NEWIPC
         | libc::CLONE_NEWUTS
         | libc::CLONE_NEWCGROUP;
+    if let Some(users) = &launch.users {
+        streams.iter().for_each(|stream| sys::give_away(stream.as_raw_fd(), users.uid, Some(users.gid)));
+    }
     sys::setns(pidfd.as_fd(), namespaces).context("enter the container's namespaces")?;
+    if launch.users.is_some() {
+        sys::set_ids(0, 0, &[]).context("become the container's root")?;
+    }
     match sys::fork(true, 0).context("fork")? {
         Fork::Parent(child) => {
             tell(status, &Status::Pid(child.as_raw()), None);

@@ -17,12 +17,25 @@ pub struct Launch {
     pub libcontainer: PathBuf,
     pub rootfs: Rootfs,
     pub image_mounts: Vec<ImageMount>,
+    /// The pod's user namespace, where it is not the node's.
+    pub users: Option<Users>,
+    /// What is mounted, with its owners as that namespace has them, for a bind mount to take it from.
+    pub mapped: Vec<(PathBuf, PathBuf)>,
     /// A directory a hierarchy; all are there and have their limits.
     pub cgroups: Vec<PathBuf>,
     /// Mount points whose propagation is to be set, with `mount(2)`'s flags: libcontainer leaves it as it finds it.
     pub propagation: Vec<(PathBuf, u64)>,
     pub oom_score_adj: Option<i32>,
     pub process: Process,
+}
+
+/// A user namespace, and whom the node has for its root.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Users {
+    pub namespace: PathBuf,
+    pub uid: u32,
+    pub gid: u32,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

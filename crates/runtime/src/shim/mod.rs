@@ -15,12 +15,13 @@ mod progress;
 pub mod protocol;
 mod service;
 pub(crate) mod sys;
+mod users;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 pub use container::kill_cgroup;
-pub use launch::{ImageMount, Launch, Rootfs};
+pub use launch::{ImageMount, Launch, Rootfs, Users};
 pub use process::{Capabilities, Process, User};
 
 use sys::{Context, Result};

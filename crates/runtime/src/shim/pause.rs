@@ -1,7 +1,7 @@
 //! The process that holds the PID namespace of a pod whose containers share one: its first process, which reaps.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -13,10 +13,10 @@ use super::launch::Status;
 use super::sys::{self, Context, Fork, Result};
 
 /// Makes it as a sibling of this child, which ends with this call.
-pub fn run(status: OwnedFd, cgroups: Vec<PathBuf>) -> ! {
+pub fn run(status: OwnedFd, cgroups: Vec<PathBuf>, users: Option<PathBuf>) -> ! {
     let Ok(mut fds) = sys::keep_only(vec![status]) else { sys::exit(1) };
     let status = fds.remove(0);
-    match make(&cgroups) {
+    match make(&cgroups, users.as_deref()) {
         Ok(Fork::Parent(pid)) => tell(&status, &Status::Pid(pid.as_raw()), None),
         Ok(Fork::Child) => {
             if let Err(error) = isolate() {
@@ -31,9 +31,10 @@ pub fn run(status: OwnedFd, cgroups: Vec<PathBuf>) -> ! {
     sys::exit(0)
 }
 
-fn make(cgroups: &[PathBuf]) -> Result<Fork> {
+fn make(cgroups: &[PathBuf], users: Option<&Path>) -> Result<Fork> {
     join_cgroups(cgroups)?;
     set_oom_score(-998);
+    users.map(sys::enter_users).transpose()?;
     sys::fork(true, libc::CLONE_NEWPID).context("make a PID namespace")
 }
 

@@ -99,7 +99,7 @@ impl Process {
             sys::set_rlimit(*resource, &limit);
         }
         for fd in 0..3 {
-            sys::give_away(fd, user.uid as u32);
+            sys::give_away(fd, user.uid as u32, None);
         }
         if let Some(mask) = self.umask {
             nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(mask));

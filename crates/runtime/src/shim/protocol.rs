@@ -4,11 +4,12 @@
 //! so. A shim outlives the server that started it, so that both ends must understand the version before theirs: fields
 //! are only added, with a default.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cri::LinuxContainerUser;
+use crate::cri::{IDMapping, LinuxContainerUser};
 
 pub const VERSION: u32 = 1;
 
@@ -29,9 +30,14 @@ pub enum Request {
     Hello {
         version: u32,
     },
+    /// Makes the pod's namespaces, owned by a user namespace of the pod's own, before anything else is made.
+    Namespaces(Namespaces),
     /// Makes the process that holds the sandbox's PID namespace.
     Pause {
         cgroups: Vec<PathBuf>,
+        /// The user namespace that is to own it, if not the node's.
+        #[serde(default)]
+        users: Option<PathBuf>,
     },
     /// Makes a container whose process waits for `Start`.
     Create(Create),
@@ -68,6 +74,16 @@ pub enum Request {
     },
     /// Kills all that is left and ends the shim, which closes the connection.
     Shutdown,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Namespaces {
+    pub uids: Vec<IDMapping>,
+    pub gids: Vec<IDMapping>,
+    /// The kinds, as in `/proc/PID/ns`, and the file that is to pin each; `user` is made in any case.
+    pub pins: BTreeMap<String, PathBuf>,
+    pub hostname: String,
+    pub sysctls: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

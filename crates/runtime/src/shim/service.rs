@@ -17,6 +17,7 @@ use super::launch::GO;
 use super::pause;
 use super::protocol::{Call, Create, Exec, MESSAGE_MAX, Message, Phase, Reply, Request, VERSION};
 use super::sys::{self, Context, Error, Fork, Result};
+use super::users;
 
 /// Everything that a shim keeps.
 pub struct Service {
@@ -209,9 +210,11 @@ impl Service {
                 let pid = nix::unistd::getpid().as_raw();
                 Ok(Outcome::Now(Reply::Hello { version: VERSION, pid }, None))
             }
-            Request::Pause { cgroups } => {
+            // Nothing else goes on in a sandbox that is being made.
+            Request::Namespaces(wanted) => users::make(&wanted).map(|()| Outcome::Now(Reply::Done, None)),
+            Request::Pause { cgroups, users } => {
                 let (ours, theirs) = status_pair()?;
-                spawn(move || pause::run(theirs, cgroups))?;
+                spawn(move || pause::run(theirs, cgroups, users))?;
                 self.pause = Some(Running { status: Some(ours), waiter: Some(waiter), ..Running::default() });
                 Ok(Outcome::Later)
             }

@@ -1,9 +1,10 @@
 //! The few system calls that need `unsafe`, made safe to call from a process with one thread.
 #![allow(unsafe_code)]
 
+use std::ffi::CString;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -145,6 +146,45 @@ pub fn setns(fd: BorrowedFd<'_>, flags: libc::c_int) -> Result<(), Errno> {
     Errno::result(unsafe { libc::setns(fd.as_raw_fd(), flags) }).map(drop)
 }
 
+/// Becomes root of a user namespace, with all that its root may do. The caller has one thread.
+pub fn enter_users(namespace: &std::path::Path) -> Result<()> {
+    let file = std::fs::File::open(namespace).context(namespace.display())?;
+    setns(file.as_fd(), libc::CLONE_NEWUSER).context("enter the user namespace")?;
+    set_ids(0, 0, &[]).context("become root of the user namespace")
+}
+
+/// Mounts what is at `source` at `target`, with the owners of its files as a user namespace has them. What is mounted below
+/// comes along as it is.
+pub fn mount_mapped(source: &std::path::Path, target: &std::path::Path, users: BorrowedFd<'_>) -> Result<()> {
+    let path = |path: &std::path::Path| CString::new(path.as_os_str().as_encoded_bytes()).context(path.display());
+    let (from, to) = (path(source)?, path(target)?);
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as libc::c_uint;
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: users.as_raw_fd() as u64,
+    };
+    // SAFETY: the names are NUL-terminated and live for the calls, as does the structure; the descriptor is a new one.
+    unsafe {
+        let tree = Errno::result(libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, from.as_ptr(), flags))
+            .context(source.display())?;
+        let tree = OwnedFd::from_raw_fd(tree as RawFd);
+        let size = size_of::<libc::mount_attr>();
+        let empty = c"".as_ptr();
+        let set =
+            libc::syscall(libc::SYS_mount_setattr, tree.as_raw_fd(), empty, libc::AT_EMPTY_PATH, &attributes, size);
+        Errno::result(set).map_err(|errno| {
+            let (shown, why) = (source.display(), describe(errno));
+            let hint = "maybe the filesystem used doesn't support idmap mounts on this kernel?";
+            Error(format!("failed to set MOUNT_ATTR_IDMAP on {shown}: {why} ({hint})"))
+        })?;
+        let flags = libc::MOVE_MOUNT_F_EMPTY_PATH;
+        let moved = libc::syscall(libc::SYS_move_mount, tree.as_raw_fd(), empty, libc::AT_FDCWD, to.as_ptr(), flags);
+        Errno::result(moved).map(drop).context(target.display())
+    }
+}
+
 pub fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
     // SAFETY: no memory is passed; the result is a new descriptor.
     unsafe {
@@ -227,9 +267,9 @@ pub fn set_rlimit(resource: u32, limit: &libc::rlimit) {
     }
 }
 
-/// Makes a pipe or terminal that is a standard stream the user's own, so that it can be opened again by its name in
+/// Makes a pipe or terminal that is a standard stream the user's own (and the group's, where one is given), so that it can be opened again by its name in
 /// `/dev`. Anything else, as `/dev/null`, is left alone.
-pub fn give_away(fd: RawFd, uid: u32) {
+pub fn give_away(fd: RawFd, uid: u32, gid: Option<u32>) {
     // SAFETY: fstat fills the structure; fchown takes numbers.
     unsafe {
         let mut stat: libc::stat = std::mem::zeroed();
@@ -237,7 +277,7 @@ pub fn give_away(fd: RawFd, uid: u32) {
             let kind = stat.st_mode & libc::S_IFMT;
             let terminal = kind == libc::S_IFCHR && libc::major(stat.st_rdev) == 136;
             if kind == libc::S_IFIFO || terminal {
-                libc::fchown(fd, uid, u32::MAX);
+                libc::fchown(fd, uid, gid.unwrap_or(u32::MAX));
             }
         }
     }

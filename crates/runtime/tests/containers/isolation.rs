@@ -450,3 +450,33 @@ async fn paths_are_masked_and_calls_forbidden_as_the_container_says() {
     assert!(error.message.contains("not in a separate kernel namespace"), "{error}");
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_gets_what_a_vendor_describes_for_its_devices() {
+    if !possible() {
+        return;
+    }
+    let world = World::new().await;
+    let (descriptions, library) = (world.path("cdi"), world.path("library"));
+    std::fs::create_dir(&descriptions).unwrap();
+    std::fs::create_dir(&library).unwrap();
+    std::fs::write(library.join("driver"), "driver").unwrap();
+    let spec = serde_json::json!({"cdiVersion": "0.8.0", "kind": "example.com/widget",
+        "containerEdits": {"mounts": [{"hostPath": library, "containerPath": "/lib/widget", "options": ["ro", "nosuid"]}]},
+        "devices": [{"name": "one", "containerEdits": {"env": ["WIDGET=one", "FROM_IMAGE=no"], "additionalGids": [4321],
+            "deviceNodes": [{"path": "/dev/widget", "hostPath": "/dev/null", "fileMode": 0o640, "uid": 7, "permissions": "rw"}]}}]});
+    std::fs::write(descriptions.join("widget.json"), spec.to_string()).unwrap();
+    let mut container = script(
+        "echo $WIDGET $FROM_IMAGE; id -G; cat /lib/widget/driver; touch /lib/widget/x 2>/dev/null || echo read-only; \
+         stat -c '%u %a' /dev/widget; echo x > /dev/widget && echo written",
+    );
+    container.cdi_devices = vec![CDIDevice { name: "example.com/widget=one".into() }];
+    let (_, log) = world.finish("described", container.clone()).await;
+    assert_eq!(log, "one no\n0 4321\ndriverread-only\n7 640\nwritten\n");
+    container.cdi_devices.push(CDIDevice { name: "example.com/widget=two".into() });
+    let pod = world.pod("unknown");
+    let sandbox = world.runtime.run_pod_sandbox(pod.clone(), "").await.unwrap();
+    let error = world.runtime.create_container(&sandbox, container, &pod).await.unwrap_err();
+    assert_eq!(error.message, "CDI device injection failed: unresolvable CDI devices example.com/widget=two");
+    world.end().await;
+}

@@ -3,4 +3,5 @@
 mod faults;
 mod isolation;
 mod lives;
+mod users;
 mod world;

@@ -31,7 +31,7 @@ impl Drop for World {
 
 /// Programs of busybox that the image has by name.
 const APPLETS: &str = "sh cat echo sleep id ls mknod dd mount umount hostname env true false kill head tail wc stty \
-                       tty ps touch rm mkdir grep nc seq yes unshare chroot chmod ln readlink stat test cut sort trap sed";
+                       tty ps touch rm mkdir chown tr grep nc seq yes unshare chroot chmod ln readlink stat test cut sort trap sed";
 
 /// Whether tests can run here. A run that is meant to be whole passes over nothing.
 pub fn possible() -> bool {
@@ -112,6 +112,8 @@ impl World {
 
     pub async fn with_network(network: Arc<dyn Network>) -> World {
         let directory = tempfile::tempdir().unwrap();
+        // As a runtime's directories are: for others to pass through.
+        fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let archive = directory.path().join("busybox.tar");
         image_archive(&archive, "busybox:latest", 0);
         let name = directory.path().file_name().unwrap().to_string_lossy().trim_start_matches('.').to_lowercase();
@@ -278,6 +280,7 @@ pub fn traces(place: &str, id: &str) -> BTreeSet<String> {
 fn config(directory: &Path, id: &str, images: Arc<Images>, network: Arc<dyn Network>) -> Config {
     let mut config = Config::new(&directory.join("root"), &directory.join("run"), id, images, network);
     config.binary = program();
+    config.cdi = vec![directory.join("cdi")];
     config
 }
 

@@ -1,6 +1,6 @@
 //! Volumes of CSI drivers: the drivers that have registered with this node, and what they mount for pods.
 //!
-//! Drivers register by a socket in `<data>/plugins_registry` ([`register`]). A volume is staged once a node and published for each
+//! Drivers register by a socket ([`plugins`](crate::plugins), [`register`]). A volume is staged once a node and published for each
 //! pod ([`mount`]). What was done is on disk before it is done ([`record`]), so that a restarted kubelet takes back what a killed
 //! one began ([`unmount`]).
 
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 pub use expand::{Expansion, serve as serve_expansion};
-pub use register::serve as serve_registration;
+pub use register::{ensure, forget, take};
 use wire::Socket;
 
 /// A driver that serves this node.
@@ -67,11 +67,6 @@ impl Drivers {
     fn rest(&self) {
         self.busy.lock().retain(|_, lock| Arc::strong_count(lock) > 1);
     }
-}
-
-/// Where plugins register, beside the pods' directories.
-pub fn registry(pods: &Path) -> PathBuf {
-    pods.with_file_name("plugins_registry")
 }
 
 /// Where volumes are staged, as drivers know it.

@@ -1,10 +1,8 @@
-//! Registration: a plugin puts a socket into a directory, tells there who it is, and is told whether it is welcome. What a
-//! driver says of the node goes into the node's CSINode, labels and annotation.
+//! Taking drivers in that register ([`plugins`](crate::plugins)): what one says of the node goes into the node's CSINode, labels and
+//! annotation.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
@@ -14,87 +12,15 @@ use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 
-use super::wire::{Empty, InfoRequest, NodeCapabilities, NodeInfo, PluginInfo, RegistrationStatus, Socket};
-use super::{Driver, Drivers, registry};
-use crate::logs::Changes;
+use super::wire::{Empty, NodeCapabilities, NodeInfo, PluginInfo, Socket};
+use super::{Driver, Drivers};
 
 const NODE_ID: &str = "csi.volume.kubernetes.io/nodeid";
 /// Before what failed is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// Serves registrations for ever.
-pub async fn serve(client: kube::Client, drivers: Drivers, pods: PathBuf) {
-    let dir = registry(&pods);
-    loop {
-        if let Err(error) = watch(&client, &drivers, &dir).await {
-            tracing::warn!(%error, dir = %dir.display(), "plugins cannot register");
-        }
-        tokio::time::sleep(AGAIN).await;
-    }
-}
-
-async fn watch(client: &kube::Client, drivers: &Drivers, dir: &Path) -> std::io::Result<()> {
-    fs::create_dir_all(dir)?;
-    let changes = Changes::of(dir)?;
-    ensure(client, &drivers.node).await;
-    let mut known: BTreeMap<PathBuf, Option<String>> = BTreeMap::new();
-    loop {
-        let present = sockets(dir);
-        let gone: Vec<PathBuf> = known.keys().filter(|path| !present.contains(*path)).cloned().collect();
-        for path in gone {
-            if let Some(Some(name)) = known.remove(&path) {
-                drop_driver(client, drivers, &name, &path).await;
-            }
-        }
-        let mut failed = false;
-        for path in present {
-            if known.contains_key(&path) {
-                continue;
-            }
-            match greet(client, drivers, &path).await {
-                Ok(name) => _ = known.insert(path, name),
-                Err(error) => {
-                    failed = true;
-                    tracing::warn!(%error, socket = %path.display(), "a plugin cannot be registered yet");
-                }
-            }
-        }
-        let retry = async {
-            match failed {
-                true => tokio::time::sleep(AGAIN).await,
-                false => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            changed = changes.next() => changed?,
-            () = retry => {}
-        }
-    }
-}
-
-fn sockets(dir: &Path) -> BTreeSet<PathBuf> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let sockets = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()));
-    sockets.map(|entry| entry.path()).collect()
-}
-
-/// Asks a plugin who it is and takes a driver in. Gives the driver's name; none for a plugin of another sort.
-async fn greet(client: &kube::Client, drivers: &Drivers, path: &Path) -> Result<Option<String>, String> {
-    let socket = Socket::new(path)?;
-    let info: PluginInfo = socket.call("/pluginregistration.Registration/GetInfo", InfoRequest {}).await?;
-    if info.kind != "CSIPlugin" {
-        return Ok(None);
-    }
-    let outcome = take(client, drivers, path, &info).await;
-    let status = RegistrationStatus {
-        plugin_registered: outcome.is_ok(),
-        error: outcome.as_ref().err().cloned().unwrap_or_default(),
-    };
-    let _: Empty = socket.call("/pluginregistration.Registration/NotifyRegistrationStatus", status).await?;
-    outcome.map(|()| Some(info.name))
-}
-
-async fn take(client: &kube::Client, drivers: &Drivers, path: &Path, info: &PluginInfo) -> Result<(), String> {
+/// Takes in a driver that has put its socket at `path`.
+pub async fn take(client: &kube::Client, drivers: &Drivers, path: &Path, info: &PluginInfo) -> Result<(), String> {
     // Versions are written 1.2.3 or v1.2.3.
     if !info.supported_versions.iter().any(|version| version.trim_start_matches('v').starts_with("1.")) {
         return Err(format!(
@@ -117,7 +43,8 @@ async fn take(client: &kube::Client, drivers: &Drivers, path: &Path, info: &Plug
     Ok(())
 }
 
-async fn drop_driver(client: &kube::Client, drivers: &Drivers, name: &str, path: &Path) {
+/// A driver's socket is gone.
+pub async fn forget(client: &kube::Client, drivers: &Drivers, name: &str, path: &Path) {
     let ours = drivers.known.lock().get(name).is_some_and(|driver| driver.registered_by == path);
     if !ours {
         return;
@@ -131,7 +58,7 @@ async fn drop_driver(client: &kube::Client, drivers: &Drivers, name: &str, path:
 }
 
 /// Makes the node's CSINode, which is there with or without drivers.
-async fn ensure(client: &kube::Client, node: &str) {
+pub async fn ensure(client: &kube::Client, node: &str) {
     while let Err(error) = change(client, node, |_| ()).await {
         tracing::debug!(%error, "the CSINode cannot be made yet");
         tokio::time::sleep(AGAIN).await;
