@@ -38,17 +38,14 @@ async fn what_has_no_table_is_not_given_as_one() {
 async fn core_events_are_found_by_who_reported_them() {
     let cluster = Cluster::start().await;
     let client = cluster.admin();
-    let event = |name: &str, more: Value| {
-        let mut event = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": name},
-            "eventTime": "2026-01-01T00:00:00.000000Z", "reportingController": "test-controller",
-            "reportingInstance": "i", "action": "Do", "reason": "Test", "type": "Normal",
-            "regarding": {"namespace": "default"}});
-        event.as_object_mut().expect("a map").extend(more.as_object().cloned().unwrap_or_default());
-        event.to_string()
-    };
-    let path = "/apis/events.k8s.io/v1/namespaces/default/events";
-    for (name, more) in [("a", json!({})), ("b", json!({"deprecatedSource": {"component": "other"}}))] {
-        let (code, made) = send(&client, "POST", path, JSON, &event(name, more)).await;
+    let new = json!({"metadata": {"name": "a"}, "eventTime": "2026-01-01T00:00:00.000000Z",
+        "reportingController": "test-controller", "reportingInstance": "i", "action": "Do", "reason": "Test",
+        "type": "Normal", "regarding": {"namespace": "default"}});
+    let old = json!({"metadata": {"name": "b"}, "source": {"component": "other"}, "reason": "Test", "type": "Normal",
+        "involvedObject": {"namespace": "default"}});
+    for (base, event) in [("/apis/events.k8s.io/v1", new), ("/api/v1", old)] {
+        let path = format!("{base}/namespaces/default/events");
+        let (code, made) = send(&client, "POST", &path, JSON, &event.to_string()).await;
         assert_eq!(code, 201, "{made}");
     }
     for (source, found) in [("test-controller", vec!["a"]), ("other", vec!["b"]), ("none", vec![])] {
