@@ -38,7 +38,12 @@ pub async fn down(data_dir: &Path, purge: bool) -> Result<()> {
         }
     }
     match data.running()? {
-        Some(pid) => stop(&data, pid).await?,
+        Some(pid) => {
+            stop(&data, pid).await?;
+            if !purge {
+                println!("stopped; pods keep running until `regatta down --purge`");
+            }
+        }
         None if !purge => println!("the cluster of {} is not running", data.path.display()),
         None => {}
     }
@@ -54,11 +59,7 @@ async fn stop(data: &DataDir, pid: i32) -> Result<()> {
     // The lock is free when the process is gone.
     let gone = tokio::task::spawn_blocking(move || waiting.wait());
     match tokio::time::timeout(PATIENCE, gone).await {
-        Ok(result) => {
-            result??;
-            println!("stopped; pods keep running until `regatta down --purge`");
-            Ok(())
-        }
+        Ok(result) => result?,
         Err(_) => bail!("process {pid} does not stop within {} s", PATIENCE.as_secs()),
     }
 }

@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
@@ -48,7 +48,7 @@ impl Kubeconfig {
     pub fn write_admin(mut self, data: &DataDir, server: &str, pki: &Pki) -> Result<String> {
         let authority = STANDARD.encode(&pki.authority.certificate);
         let name = put(&mut self.content, &data.id, Entry { server, authority: &authority, pki });
-        save(&self.path, &self.content)?;
+        save(&self.path, &self.content).map_err(|e| anyhow!("{e:#}; name another file with --kubeconfig"))?;
         Ok(name)
     }
 }
@@ -269,6 +269,15 @@ mod tests {
 
     fn read(path: &Path) -> Value {
         parse(&fs::read_to_string(path).expect("file")).expect("a kubeconfig")
+    }
+
+    #[test]
+    fn where_a_kubeconfig_cannot_be_written_it_is_said_what_to_do() {
+        let place = Place::new();
+        let file = place.directory.path().join("none/config");
+        let why = "No such file or directory (os error 2); name another file with --kubeconfig";
+        let error = place.write(&file).expect_err("no directory");
+        assert_eq!(format!("{error:#}"), format!("cannot write {}: {why}", file.display()));
     }
 
     #[test]

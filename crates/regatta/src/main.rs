@@ -78,6 +78,7 @@ fn run(command: Command) -> Result<()> {
         Command::Down(options) => runtime()?.block_on(down::down(&options.place.data_dir, options.purge)),
         Command::Status(place) => runtime()?.block_on(status::status(&place.data_dir)),
         Command::Image { place, command } => {
+            log();
             preflight::root("image")?;
             runtime()?.block_on(image::run(&place.data_dir, command))
         }

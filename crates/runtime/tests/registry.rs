@@ -11,8 +11,8 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use runtime::images::{Credentials, Images, Registries, digest_of};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use rustls::server::{WantsServerCert, WebPkiClientVerifier};
+use rustls::{ConfigBuilder, RootCertStore, ServerConfig, ServerConnection, StreamOwned, WantsVerifier};
 use serde_json::json;
 
 /// What the registry answers a request with.
@@ -293,6 +293,18 @@ async fn of_an_index_this_machines_platform_is_taken_and_the_index_gives_the_dig
 }
 
 #[tokio::test]
+async fn why_a_pull_failed_is_said_once() {
+    let registry = Registry::open(HashMap::new());
+    let directory = tempfile::tempdir().expect("directory");
+    let file = format!("mirrors: {{'127.0.0.1:9': {{endpoint: ['http://{}']}}}}", registry.host);
+    let images = images(directory.path(), &file);
+    let error = images.pull("127.0.0.1:9/web:1", None, &|_| {}).await.err().expect("refused");
+    let why = format!("{}: not found; 127.0.0.1:9: cannot connect: Connection refused (os error 111)", registry.host);
+    assert_eq!(error.to_string(), format!("failed to pull image \"127.0.0.1:9/web:1\": {why}"));
+    assert_eq!(runtime::cri::CriError::from(error).message, why);
+}
+
+#[tokio::test]
 async fn a_mirror_below_a_path_is_asked_there() {
     let registry = Registry::open(image("/v2/cache/library/web", "cached").0);
     for endpoint in [format!("http://{}/v2/cache", registry.host), format!("http://{}/v2/cache/", registry.host)] {
@@ -336,10 +348,7 @@ impl Keys {
     }
 
     fn server(&self, wants_certificate: bool) -> ServerConfig {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let chain = vec![CertificateDer::from_pem_file(self.path("server.crt")).expect("certificate")];
-        let key = PrivateKeyDer::from_pem_file(self.path("server.key")).expect("key");
-        let builder = ServerConfig::builder();
+        let builder = server();
         let builder = match wants_certificate {
             false => builder.with_no_client_auth(),
             true => {
@@ -350,7 +359,57 @@ impl Keys {
                 )
             }
         };
-        builder.with_single_cert(chain, key).expect("config")
+        shows(builder, &self.path("server.crt"), &self.path("server.key"))
+    }
+}
+
+fn server() -> ConfigBuilder<ServerConfig, WantsVerifier> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    ServerConfig::builder()
+}
+
+fn shows(builder: ConfigBuilder<ServerConfig, WantsServerCert>, certificate: &Path, key: &Path) -> ServerConfig {
+    let chain = vec![CertificateDer::from_pem_file(certificate).expect("certificate")];
+    builder.with_single_cert(chain, PrivateKeyDer::from_pem_file(key).expect("key")).expect("config")
+}
+
+#[tokio::test]
+async fn a_certificate_that_the_file_names_itself_is_believed_for_its_name_and_its_time() {
+    let directory = tempfile::tempdir().expect("directory");
+    let path = |name: String| directory.path().join(name);
+    let mut opened = Vec::new();
+    let (authority, plain) = (IsCa::Ca(BasicConstraints::Unconstrained), IsCa::NoCa);
+    for (number, (is_ca, name, until, expected)) in [
+        (authority, "127.0.0.1", 4000, Ok("own")),
+        (plain, "127.0.0.1", 4000, Ok("own")),
+        (authority, "elsewhere.example", 4000, Err("not valid for name")),
+        (authority, "127.0.0.1", 2000, Err("expired")),
+        (plain, "127.0.0.1", 2000, Err("expired")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let key = KeyPair::generate().expect("key");
+        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("params");
+        (params.is_ca, params.not_after) = (is_ca, rcgen::date_time_ymd(until, 1, 1));
+        let (certificate, key_file) = (path(format!("{number}.crt")), path(format!("{number}.key")));
+        std::fs::write(&certificate, params.self_signed(&key).expect("certificate").pem()).expect("file");
+        std::fs::write(&key_file, key.serialize_pem()).expect("file");
+        let tls = shows(server().with_no_client_auth(), &certificate, &key_file);
+        let registry = Registry::start(image("/v2/web", "own").0, Some(tls), |_| Box::new(|_| None));
+        opened.push((registry.host, certificate, expected));
+    }
+    for (host, own, expected) in &opened {
+        for (_, named, _) in &opened {
+            let file = format!("configs: {{'{host}': {{tls: {{ca_file: {}}}}}}}", named.display());
+            match (pull(&file, &format!("{host}/web:1"), None).await, expected) {
+                (Ok(_), _) if named != own => panic!("{own:?} is believed by {named:?}"),
+                (Ok(which), Ok(expected)) => assert_eq!(which, *expected),
+                (Err(error), Err(part)) if named == own => assert!(error.contains(part), "{own:?}: {error}"),
+                (Err(error), _) => assert!(named != own && error.contains("certificate"), "{own:?}: {error}"),
+                (got, expected) => panic!("{own:?}: {got:?} in place of {expected:?}"),
+            }
+        }
     }
 }
 
@@ -381,6 +440,92 @@ async fn certificates_are_checked_shown_and_passed_over_as_the_file_says() {
             (Err(error), Err(part)) => assert!(error.contains(part), "{tls}: {error}"),
             (got, expected) => panic!("{tls}: {got:?} in place of {expected:?}"),
         }
+    }
+}
+
+#[tokio::test]
+async fn why_an_archive_cannot_be_imported_is_said_without_its_bytes() {
+    let directory = tempfile::tempdir().expect("directory");
+    let images = images(directory.path(), "");
+    let mut whole = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(4);
+    whole.append_data(&mut header, "file", &b"text"[..]).expect("entry");
+    let whole = whole.into_inner().expect("archive");
+    let noise: Vec<u8> = (0..2048_u32).map(|n| (n * 7 % 251) as u8).collect();
+    let damaged = [&whole[..1024], &noise].concat();
+    for (content, part) in [
+        (noise, "is no tar archive, plain or compressed by gzip or zstd"),
+        (damaged, "is damaged or cut off behind its file 1"),
+        (whole, "holds neither manifest.json (docker save) nor index.json (an OCI image layout)"),
+    ] {
+        let path = directory.path().join("archive.tar");
+        std::fs::write(&path, content).expect("file");
+        let error = images.import(&path).await.err().expect("refused").to_string();
+        assert_eq!(error, format!("{}: {part}", path.display()));
+    }
+    let error = images.import(Path::new("/none.tar")).await.err().expect("refused").to_string();
+    assert_eq!(error, "/none.tar: cannot be read: No such file or directory (os error 2)");
+}
+
+/// A disk of one megabyte, unmounted at its end.
+struct Disk(tempfile::TempDir);
+
+impl Disk {
+    fn new() -> Disk {
+        let disk = Disk(tempfile::tempdir().expect("directory"));
+        let options = Some("size=1m");
+        nix::mount::mount(Some("tmpfs"), disk.0.path(), Some("tmpfs"), nix::mount::MsFlags::empty(), options)
+            .expect("mount");
+        disk
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_not_said_to_be_the_archives_or_the_layers_fault() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root may mount a small disk");
+        return;
+    }
+    // The first does not fit as it is, the other when it is unpacked.
+    for compressed in [false, true] {
+        let disk = Disk::new();
+        let images = images(disk.0.path(), "");
+        let mut content = image("", &"x".repeat(2 << 20)).0;
+        let manifest = content.remove("/manifests/1").expect("manifest");
+        let mut parsed: serde_json::Value = serde_json::from_slice(&manifest).expect("manifest");
+        let digest = parsed["layers"][0]["digest"].as_str().expect("digest").to_owned();
+        let mut layer = content.remove(&format!("/blobs/{digest}")).expect("layer");
+        if compressed {
+            layer = zstd::encode_all(&layer[..], 1).expect("compressed");
+            parsed["layers"][0]["digest"] = digest_of(&layer).into();
+        }
+        let manifest = parsed.to_string().into_bytes();
+        let index = json!({"schemaVersion": 2, "manifests": [{"mediaType": parsed["mediaType"],
+            "digest": digest_of(&manifest), "size": manifest.len()}]});
+        let outside = tempfile::NamedTempFile::new().expect("archive");
+        let mut archive = tar::Builder::new(outside.as_file());
+        let mut add = |name: &str, bytes: &[u8]| {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            archive.append_data(&mut header, name, bytes).expect("entry");
+        };
+        add("index.json", index.to_string().as_bytes());
+        let blobs = content.into_iter().filter(|(path, _)| path.contains("/blobs/")).map(|(_, bytes)| bytes);
+        for bytes in blobs.chain([manifest, layer]) {
+            add(&format!("blobs/{}", digest_of(&bytes).replace(':', "/")), &bytes);
+        }
+        archive.finish().expect("archive");
+        let error = images.import(outside.path()).await.err().expect("refused").to_string();
+        let store = format!("image store {}", disk.0.path().join("images/work").display());
+        assert!(error.starts_with(&store) && error.contains("No space left on device"), "{compressed}: {error}");
+        assert_eq!(error.matches("No space").count(), 1, "{error}");
     }
 }
 

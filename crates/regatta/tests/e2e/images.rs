@@ -182,7 +182,14 @@ fn pods_pull_from_registries_by_policy_and_with_secrets_and_recover_when_an_imag
 
     cluster.apply(&pod("missing", "tool:late", "IfNotPresent", ""));
     waits(&cluster, "missing", &["ErrImagePull", "ImagePullBackOff"]);
-    events(&cluster, "missing", &["Failed to pull image \"tool:late\"", "Error: ErrImagePull"]);
+    events(
+        &cluster,
+        "missing",
+        &[
+            "Failed to pull image \"tool:late\": 127.0.0.1:5000: not found; registry-1.docker.io: ",
+            "Error: ErrImagePull",
+        ],
+    );
     waits(&cluster, "missing", &["ImagePullBackOff"]);
     open.push(&archive, "library/tool", "late", "late");
     said(&cluster, "missing", "late");
@@ -289,5 +296,8 @@ fn a_registry_that_serves_something_else_is_told_and_nothing_of_it_runs() {
     runs(&cluster, "good", &format!("127.0.0.1:5000/tool@{manifest}"), "Always", "good");
     let output = cluster.regatta(&["image", "pull", "127.0.0.1:9/tool:1"]).output().expect("regatta runs");
     let error = text(&output.stderr);
-    assert!(!output.status.success() && error.contains("cannot connect to 127.0.0.1:9"), "{error}");
+    assert!(
+        !output.status.success() && error.contains("\"127.0.0.1:9/tool:1\": 127.0.0.1:9: cannot connect: "),
+        "{error}"
+    );
 }

@@ -72,15 +72,21 @@ fn a_damaged_store_is_told_and_nothing_of_it_is_changed() {
     cluster.kubectl(&["create", "configmap", "kept", "--from-literal=a=b"]);
     cluster.interrupt();
     let store = cluster.data.join("store");
-    let good: Vec<(PathBuf, Vec<u8>)> =
-        files(&store).into_iter().map(|(f, _)| (f.clone(), std::fs::read(f).expect("file"))).collect();
+    let contents = || -> Vec<(PathBuf, Vec<u8>)> {
+        let kept = files(&store).into_iter().filter(|(file, _)| !file.ends_with("lock"));
+        kept.map(|(file, _)| (file.clone(), std::fs::read(file).expect("file"))).collect()
+    };
+    let good = contents();
     for (file, content) in &good {
         let mut bad = content.clone();
         let length = bad.len().min(4096);
         bad[..length].fill(0xa5);
         std::fs::write(file, bad).expect("damage");
     }
+    let damaged = contents();
+    assert_eq!(damaged.len(), good.len());
     let output = cluster.regatta(&["up", "--node-name", "node"]).output().expect("regatta runs");
+    assert!(contents() == damaged, "the failed start changed the store");
     let error = text(&output.stderr);
     let last = error.lines().last().unwrap_or("");
     assert!(!output.status.success() && last.starts_with("regatta: "), "{error}");

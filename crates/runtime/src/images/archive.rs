@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Write};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -43,10 +43,10 @@ impl Images {
         let adding = self.lock(FlockArg::LockShared)?;
         let opened = self.work_path("import");
         let (from, to) = (path.to_owned(), opened.clone());
-        let extracted = tokio::task::spawn_blocking(move || extract(&from, &to)).await.map_err(io::Error::other);
-        let result = match extracted.and_then(|e| e) {
+        let extracted = tokio::task::spawn_blocking(move || extract(&from, &to)).await;
+        let result = match extracted.map_err(|e| bad(path, format!("its reading ended: {e}"))).and_then(|e| e) {
             Ok(()) => self.import_opened(path, &opened).await,
-            Err(error) => Err(bad(path, format!("cannot be read as an archive: {error}"))),
+            Err(error) => Err(error),
         };
         let _ = tokio::fs::remove_dir_all(&opened).await;
         drop(adding);
@@ -103,7 +103,7 @@ impl Images {
                 None => {
                     // A copy by link, since unpacking takes its archive away and another image may share it.
                     let own = self.work_path(diff_id);
-                    fs::hard_link(blob, &own).map_err(|e| bad(path, format!("layer {}: {e}", blob.display())))?;
+                    self.io(&own, |own| fs::hard_link(blob, own))?;
                     self.add_layer(own, Some(diff_id.clone()), &path.display().to_string()).await?
                 }
             };
@@ -119,15 +119,25 @@ fn nameless(config: &str) -> String {
 }
 
 /// Writes the archive's plain files below `target`; links and devices have no business there.
-fn extract(archive: &Path, target: &Path) -> io::Result<()> {
-    fs::create_dir(target)?;
-    let mut archive = tar::Archive::new(layer::decompressed(archive)?);
-    for entry in archive.entries()? {
-        let mut entry = entry?;
-        let path = entry.path()?.into_owned();
+fn extract(archive: &Path, target: &Path) -> Result<(), ImageError> {
+    let unwritten = |error| ImageError::Io { path: target.to_owned(), error };
+    let unread = |error: io::Error| bad(archive, format!("cannot be read: {error}"));
+    // What the reader says of a header has its bytes.
+    let malformed = |read: usize| {
+        move |error: io::Error| match (error.raw_os_error(), read) {
+            (Some(_), _) => unread(error),
+            (None, 0) => bad(archive, "is no tar archive, plain or compressed by gzip or zstd".to_owned()),
+            (None, _) => bad(archive, format!("is damaged or cut off behind its file {read}")),
+        }
+    };
+    fs::create_dir(target).map_err(unwritten)?;
+    let mut opened = tar::Archive::new(layer::decompressed(archive).map_err(unread)?);
+    for (read, entry) in opened.entries().map_err(unread)?.enumerate() {
+        let mut entry = entry.map_err(malformed(read))?;
+        let path = entry.path().map_err(malformed(read))?.into_owned();
         let plain = path.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
         if !plain {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{}: a bad name", path.display())));
+            return Err(bad(archive, format!("{path:?} is a bad name")));
         }
         let kind = entry.header().entry_type();
         if !(kind.is_file() || kind.is_symlink()) {
@@ -135,15 +145,23 @@ fn extract(archive: &Path, target: &Path) -> io::Result<()> {
         }
         let place = target.join(&path);
         if let Some(parent) = place.parent() {
-            fs::create_dir_all(parent)?;
+            fs::create_dir_all(parent).map_err(unwritten)?;
         }
-        if let Some(link) = entry.link_name()?.filter(|_| kind.is_symlink()) {
+        if let Some(link) = entry.link_name().map_err(malformed(read))?.filter(|_| kind.is_symlink()) {
             // Old `docker save` links equal layers to one another, `../<id>/layer.tar`.
             let source =
-                resolve_link(&path, &link).ok_or_else(|| io::Error::other("a link leads out of the archive"))?;
-            fs::hard_link(target.join(source), place)?;
-        } else {
-            io::copy(&mut entry, &mut File::create(place)?)?;
+                resolve_link(&path, &link).ok_or_else(|| bad(archive, format!("{path:?} leads out of the archive")))?;
+            fs::hard_link(target.join(source), place)
+                .map_err(|e| bad(archive, format!("{path:?} leads nowhere: {e}")))?;
+            continue;
+        }
+        let mut file = File::create(place).map_err(unwritten)?;
+        let mut chunk = vec![0; 64 << 10];
+        loop {
+            match entry.read(&mut chunk).map_err(unread)? {
+                0 => break,
+                length => file.write_all(&chunk[..length]).map_err(unwritten)?,
+            }
         }
     }
     Ok(())

@@ -22,6 +22,7 @@ mod pull;
 mod registries;
 mod registry;
 mod service;
+mod trust;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
@@ -70,8 +71,18 @@ pub enum ImageError {
     Broken { image: String, message: String },
     #[error("{path}: {message}")]
     Archive { path: PathBuf, message: String },
-    #[error("image store {path}: {source}")]
-    Io { path: PathBuf, source: io::Error },
+    #[error("image store {path}: {error}")]
+    Io { path: PathBuf, error: io::Error },
+}
+
+impl ImageError {
+    /// What is wrong, for those who have said with which image.
+    fn cause(&self) -> String {
+        match self {
+            ImageError::Pull { message, .. } | ImageError::Broken { message, .. } => message.clone(),
+            other => other.to_string(),
+        }
+    }
 }
 
 /// The record of an image as it lies on disk.
@@ -391,7 +402,7 @@ impl Images {
     fn changing(&self) -> Result<Flock<File>, ImageError> {
         let path = self.root.join("changing");
         let file = self.io(&path, |p| File::create(p))?;
-        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| ImageError::Io { path, source: error.into() })
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| ImageError::Io { path, error: error.into() })
     }
 
     fn lock(&self, how: FlockArg) -> Result<Option<Flock<File>>, ImageError> {
@@ -400,7 +411,7 @@ impl Images {
         match Flock::lock(file, how) {
             Ok(lock) => Ok(Some(lock)),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
-            Err((_, error)) => Err(ImageError::Io { path, source: error.into() }),
+            Err((_, error)) => Err(ImageError::Io { path, error: error.into() }),
         }
     }
 
@@ -409,7 +420,7 @@ impl Images {
     }
 
     fn io<T>(&self, path: &Path, work: impl FnOnce(&Path) -> io::Result<T>) -> Result<T, ImageError> {
-        work(path).map_err(|source| ImageError::Io { path: path.to_owned(), source })
+        work(path).map_err(|error| ImageError::Io { path: path.to_owned(), error })
     }
 }
 

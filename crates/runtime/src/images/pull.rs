@@ -83,7 +83,7 @@ impl Images {
                     self.sweep()?;
                     return Ok(image);
                 }
-                Err(error) => errors.push(format!("{}: {}", endpoint.host, error)),
+                Err(error) => errors.push(format!("{}: {}", endpoint.host, error.cause())),
             }
         }
         let message = errors.join("; ");
@@ -174,7 +174,7 @@ impl Images {
         let failed = |message: String| ImageError::Pull { image: text.to_owned(), message };
         let blob = self.work_path(&descriptor.digest);
         let mut file =
-            tokio::fs::File::create(&blob).await.map_err(|source| ImageError::Io { path: blob.clone(), source })?;
+            tokio::fs::File::create(&blob).await.map_err(|error| ImageError::Io { path: blob.clone(), error })?;
         let mut stream = std::pin::pin!(source.blob(descriptor).await.map_err(failed)?);
         let mut bytes = 0;
         while let Some(chunk) = stream.next().await {
@@ -183,10 +183,10 @@ impl Images {
             if i64::try_from(bytes).is_ok_and(|bytes| bytes > descriptor.size) {
                 return Err(failed(format!("layer {} is larger than its manifest says", descriptor.digest)));
             }
-            file.write_all(&chunk).await.map_err(|source| ImageError::Io { path: blob.clone(), source })?;
+            file.write_all(&chunk).await.map_err(|error| ImageError::Io { path: blob.clone(), error })?;
             report(Progress::Fetched { digest: descriptor.digest.clone(), bytes });
         }
-        file.flush().await.map_err(|source| ImageError::Io { path: blob.clone(), source })?;
+        file.flush().await.map_err(|error| ImageError::Io { path: blob.clone(), error })?;
         drop(file);
         let record = self.add_layer(blob, Some(diff_id.to_owned()), text).await?;
         done();
@@ -204,7 +204,7 @@ impl Images {
                 nix::unistd::syncfs(&directory).map_err(io::Error::from)
             })
         };
-        synced.await.map_err(io::Error::other).and_then(|done| done).map_err(|source| ImageError::Io { path, source })
+        synced.await.map_err(io::Error::other).and_then(|done| done).map_err(|error| ImageError::Io { path, error })
     }
 
     /// The layer, if it is there already.
@@ -240,8 +240,14 @@ impl Images {
         .map_err(io::Error::other)
         .and_then(|unpacked| unpacked);
         let _ = tokio::fs::remove_file(&blob).await;
-        let outcome =
-            result.map_err(|e| broken(image, format!("a layer cannot be unpacked: {e}"))).and_then(|unpacked| {
+        let outcome = result
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    ImageError::Io { path: target.clone(), error }
+                }
+                _ => broken(image, format!("a layer cannot be unpacked: {error}")),
+            })
+            .and_then(|unpacked| {
                 if let Some(expected) = expected.filter(|e| *e != unpacked.diff_id) {
                     let message =
                         format!("a layer's content has digest {}, its configuration says {expected}", unpacked.diff_id);
@@ -251,7 +257,7 @@ impl Images {
                 match std::fs::rename(&target, &place) {
                     // Another process was first; its copy is the same.
                     Err(_) if place.is_dir() => {}
-                    other => other.map_err(|source| ImageError::Io { path: place.clone(), source })?,
+                    other => other.map_err(|error| ImageError::Io { path: place.clone(), error })?,
                 }
                 Ok(LayerRecord { diff_id: unpacked.diff_id, size: unpacked.size })
             });

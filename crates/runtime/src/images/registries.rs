@@ -104,8 +104,8 @@ pub(super) struct Endpoint {
 /// What is wrong with a registries file.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistriesError {
-    #[error("cannot read the registries file {path}: {source}")]
-    Read { path: PathBuf, source: std::io::Error },
+    #[error("cannot read the registries file {path}: {error}")]
+    Read { path: PathBuf, error: std::io::Error },
     #[error("the registries file {path} is not valid: {message}")]
     Invalid { path: PathBuf, message: String },
 }
@@ -114,10 +114,11 @@ impl Registries {
     /// Reads and checks a registries file.
     pub fn load(path: &Path) -> Result<Self, RegistriesError> {
         let text =
-            std::fs::read_to_string(path).map_err(|source| RegistriesError::Read { path: path.to_owned(), source })?;
+            std::fs::read_to_string(path).map_err(|error| RegistriesError::Read { path: path.to_owned(), error })?;
         let invalid = |message| RegistriesError::Invalid { path: path.to_owned(), message };
-        for key in unknown_keys(&text).map_err(invalid)? {
-            tracing::warn!(file = %path.display(), "{key} is not known in a registries file and is passed over");
+        for (key, known) in unknown_keys(&text).map_err(invalid)? {
+            let known = known.join(", ");
+            tracing::warn!("{key} in the registries file {} is ignored; known there: {known}", path.display());
         }
         Self::parse(&text).map_err(invalid)
     }
@@ -126,14 +127,19 @@ impl Registries {
         if text.trim().is_empty() {
             return Ok(Self::default());
         }
-        let registries: Option<Registries> = serde_saphyr::from_str(text).map_err(|e| e.to_string())?;
+        let registries: Option<Registries> = read(text)?;
         let registries = registries.unwrap_or_default();
         for (name, mirror) in registries.mirrors.iter().filter_map(|(name, mirror)| Some((name, mirror.as_ref()?))) {
             for url in &mirror.endpoint {
                 Place::parse(url).map_err(|e| format!("mirrors.{name}.endpoint: {e}"))?;
             }
             for pattern in mirror.rewrite.keys() {
-                regex::Regex::new(pattern).map_err(|e| format!("mirrors.{name}.rewrite: {e}"))?;
+                regex::Regex::new(pattern).map_err(|error| {
+                    // The lines before the last show the pattern.
+                    let why = error.to_string();
+                    let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ");
+                    format!("mirrors.{name}.rewrite: {pattern:?} is no regular expression: {why}")
+                })?;
             }
         }
         for (name, config) in registries.configs.iter().filter_map(|(name, config)| Some((name, config.as_ref()?))) {
@@ -231,26 +237,40 @@ impl Place<'_> {
     }
 }
 
-/// Where a file has keys that mean nothing.
-fn unknown_keys(text: &str) -> Result<Vec<String>, String> {
+/// The file's content, or in one line what is wrong with it and where.
+fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    let options = serde_saphyr::options! { with_snippet: false };
+    serde_saphyr::from_str_with_options(text, options).map_err(|e| e.to_string())
+}
+
+/// The keys that mean nothing, each with those that would mean something in its place.
+fn unknown_keys(text: &str) -> Result<Vec<(String, &'static [&'static str])>, String> {
     if text.trim().is_empty() {
         return Ok(Vec::new());
     }
-    let file: serde_json::Value = serde_saphyr::from_str(text).map_err(|e| e.to_string())?;
+    let file: serde_json::Value = read(text)?;
     let mut unknown = Vec::new();
-    let mut look = |place: &str, value: &serde_json::Value, known: &[&str]| {
+    let mut look = |place: &str, value: &serde_json::Value, known: &'static [&'static str]| {
         let keys = value.as_object().into_iter().flat_map(|object| object.keys());
-        unknown.extend(keys.filter(|key| !known.contains(&key.as_str())).map(|key| format!("{place}{key}")));
+        unknown.extend(keys.filter(|key| !known.contains(&key.as_str())).map(|key| (format!("{place}{key}"), known)));
     };
     look("", &file, &["mirrors", "configs"]);
     for (name, mirror) in file["mirrors"].as_object().into_iter().flatten() {
         look(&format!("mirrors.{name}."), mirror, &["endpoint", "endpoints", "rewrite"]);
     }
-    let auth =
-        ["username", "password", "auth", "token", "registrytoken", "registry_token", "identity_token", "identitytoken"];
+    let auth = &[
+        "username",
+        "password",
+        "auth",
+        "token",
+        "registrytoken",
+        "registry_token",
+        "identity_token",
+        "identitytoken",
+    ];
     for (name, config) in file["configs"].as_object().into_iter().flatten() {
         look(&format!("configs.{name}."), config, &["auth", "tls"]);
-        look(&format!("configs.{name}.auth."), &config["auth"], &auth);
+        look(&format!("configs.{name}.auth."), &config["auth"], auth);
         look(
             &format!("configs.{name}.tls."),
             &config["tls"],
@@ -314,8 +334,9 @@ mod tests {
         let odd = "mirror: {}\nmirrors: {x: {endpiont: [a], endpoint: [b]}}\nconfigs: {y: {auth: {user: a}, tls: {ca: b}, more: 1}}\n";
         let mut unknown = unknown_keys(odd).expect("read");
         unknown.sort();
+        assert_eq!(unknown[3], ("mirror".to_owned(), &["mirrors", "configs"][..]));
         assert_eq!(
-            unknown,
+            unknown.into_iter().map(|(key, _)| key).collect::<Vec<_>>(),
             ["configs.y.auth.user", "configs.y.more", "configs.y.tls.ca", "mirror", "mirrors.x.endpiont"]
         );
         assert_eq!(places(odd, "x", "a").len(), 2);
@@ -340,15 +361,19 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_told_where_it_is_wrong() {
+        let error = Registries::load(Path::new("/none.yaml")).expect_err("missing");
+        let why = "cannot read the registries file /none.yaml: No such file or directory (os error 2)";
+        assert!(error.to_string() == why && std::error::Error::source(&error).is_none(), "{error:?}");
         for (file, part) in [
             ("mirrors: {docker.io: {endpoint: ['ftp://x']}}", "mirrors.docker.io.endpoint"),
-            ("mirrors: [docker.io]", "mirrors"),
+            ("mirrors: [docker.io]", "expected mapping start at line 1"),
+            ("mirrors:\n  docker.io:\n    endpoint: {a: [b\n", "line "),
             ("configs: {x: {auth: {auth: '%'}}}", "configs.x.auth"),
             ("mirrors: {docker.io: {rewrite: {'(': ''}}}", "mirrors.docker.io.rewrite"),
             ("configs: {x: {tls: {cert_file: /a}}}", "need each other"),
         ] {
             let error = Registries::parse(file).expect_err(file);
-            assert!(error.contains(part), "{error}");
+            assert!(error.contains(part) && error.lines().count() == 1, "{error}");
         }
     }
 }

@@ -1,6 +1,5 @@
 //! A registry over HTTP: manifests and blobs of one repository, by the distribution specification, with its ways to sign in.
 
-use std::path::Path;
 use std::time::Duration;
 
 use base64::Engine;
@@ -9,12 +8,12 @@ use oci_client::client::current_platform_resolver;
 use oci_client::manifest::{OciDescriptor, OciImageManifest, OciManifest};
 use parking_lot::Mutex;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
-use reqwest::{Certificate, Client, Identity, RequestBuilder, Response, StatusCode};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::digest_of;
-use super::registries::{Credentials, Endpoint, Tls};
+use super::registries::{Credentials, Endpoint};
+use super::{digest_of, trust};
 
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long a registry may send nothing.
@@ -44,19 +43,11 @@ pub(super) struct Resolved {
 
 impl<'a> Registry<'a> {
     pub(super) fn new(endpoint: &'a Endpoint, credentials: Option<&'a Credentials>) -> Result<Registry<'a>, String> {
-        let mut builder = Client::builder()
+        let builder = Client::builder()
             .user_agent(concat!("regatta/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT)
             .read_timeout(SILENCE)
-            .danger_accept_invalid_certs(endpoint.tls.insecure_skip_verify);
-        if let Some(path) = &endpoint.tls.ca_file {
-            let authorities = Certificate::from_pem_bundle(&read("ca_file", path)?)
-                .map_err(|e| format!("ca_file {} holds no certificates: {}", path.display(), deepest(&e)))?;
-            builder = builder.tls_certs_merge(authorities);
-        }
-        if let Some(identity) = identity(&endpoint.tls)? {
-            builder = builder.identity(identity);
-        }
+            .tls_backend_preconfigured(trust::client(&endpoint.tls)?);
         let http = builder.build().map_err(|e| format!("its TLS settings cannot be used: {}", deepest(&e)))?;
         let registry = Registry { http, endpoint, credentials, authorization: Mutex::default() };
         registry.credentials.map_or(Ok(()), |credentials| credentials.check())?;
@@ -245,29 +236,13 @@ impl<'a> Registry<'a> {
 
     fn failed(&self, error: reqwest::Error) -> String {
         match error.is_connect() {
-            true => format!("cannot connect to {}: {}", self.endpoint.host, deepest(&error)),
+            true => format!("cannot connect: {}", deepest(&error)),
             false => deepest(&error),
         }
     }
 }
 
 const REFUSED: &str = "authorization failed: the image may not exist or may need other credentials";
-
-fn read(what: &str, path: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|e| format!("cannot read {what} {}: {e}", path.display()))
-}
-
-/// The certificate that is shown to the registry.
-fn identity(tls: &Tls) -> Result<Option<Identity>, String> {
-    let (Some(certificate), Some(key)) = (&tls.cert_file, &tls.key_file) else { return Ok(None) };
-    let mut pem = read("key_file", key)?;
-    pem.push(b'\n');
-    pem.extend(read("cert_file", certificate)?);
-    let named = |e| {
-        format!("cert_file {} and key_file {} cannot be used: {}", certificate.display(), key.display(), deepest(&e))
-    };
-    Identity::from_pem(&pem).map(Some).map_err(named)
-}
 
 fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}")))

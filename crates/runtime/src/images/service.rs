@@ -16,7 +16,8 @@ impl From<ImageError> for CriError {
         match error {
             ImageError::Name { .. } => CriError::invalid(message),
             ImageError::NotFound(_) => CriError::not_found(message),
-            ImageError::Pull { .. } => CriError::new(cri::Code::Unavailable, message),
+            // The client says which image.
+            ImageError::Pull { message, .. } => CriError::new(cri::Code::Unavailable, message),
             ImageError::Broken { .. } | ImageError::Archive { .. } | ImageError::Io { .. } => {
                 CriError::internal(message)
             }

@@ -230,6 +230,7 @@ impl<'a> Cluster<'a> {
     pub fn purge(&mut self) {
         let output = self.regatta(&["down", "--purge"]).output().expect("regatta runs");
         assert!(output.status.success(), "{}\n{}", text(&output.stderr), self.log());
+        assert_eq!(text(&output.stdout), format!("removed the cluster of {}\n", self.data.display()));
         if let Some(mut process) = self.process.take() {
             process.wait().expect("wait");
         }
