@@ -31,6 +31,7 @@ mod side_by_side;
 mod start;
 mod storage;
 mod streams;
+mod users;
 mod volumes;
 mod walk;
 mod walkthroughs;

@@ -79,7 +79,8 @@ fn the_kubelets_port_asks_who_calls_and_what_for_and_the_api_reaches_it() {
         let resource = get("/metrics/resource");
         let line = "container_memory_working_set_bytes{container=\"main\",namespace=\"default\",pod=\"p\"} ";
         assert!(resource.contains(line), "{resource}");
-        assert!(get("/metrics/cadvisor").contains("container_cpu_usage_seconds_total{container=\"main\""));
+        let line = "container_cpu_usage_seconds_total{container=\"main\",id=\"/kubepods/besteffort/pod";
+        assert!(get("/metrics/cadvisor").contains(line));
         assert!(get("/metrics/probes").contains("probe_type=\"Readiness\",result=\"successful\""));
         assert!(get("/metrics").contains("kubelet_running_pods 1\n"));
         assert!(get("/logs/").contains("<pre>"));
