@@ -179,6 +179,8 @@ impl Cluster {
     /// Ends everything but the containers.
     async fn stop(self, shutdown: CancellationToken) -> Result<()> {
         shutdown.cancel();
+        // Before the API, whose answers it would miss.
+        drop(self.kubelet);
         let tasks = self.parts.tasks();
         tasks.close();
         if tokio::time::timeout(STOP, tasks.wait()).await.is_err() {

@@ -83,8 +83,8 @@ fn waiting(cluster: &Cluster) {
         ("root", &["CreateContainerConfigError"]),
         ("no-folder", &["ContainerCreating"]),
         ("bad-command", &["CrashLoopBackOff", "RunContainerError"]),
-        ("bad-directory", &["CrashLoopBackOff", "RunContainerError", "CreateContainerError"]),
-        ("bad-mount", &["CrashLoopBackOff", "RunContainerError", "CreateContainerError"]),
+        ("bad-directory", &["CrashLoopBackOff", "RunContainerError"]),
+        ("bad-mount", &["CrashLoopBackOff", "RunContainerError"]),
     ] {
         cluster.wait_for(&format!("{pod} to wait"), || {
             let pod = cluster.pod(pod);
@@ -96,12 +96,14 @@ fn waiting(cluster: &Cluster) {
             }
         });
     }
-    let bad = cluster.wait_for("how a bad command ends", || {
-        let status = cluster.pod("bad-command")["status"]["containerStatuses"][0].clone();
-        if status["lastState"]["terminated"].is_null() { Err(status.to_string()) } else { Ok(status) }
-    });
-    let ended = &bad["lastState"]["terminated"];
-    assert_eq!((&ended["reason"], &ended["exitCode"]), (&"StartError".into(), &128.into()), "{ended}");
+    for pod in ["bad-command", "bad-directory", "bad-mount"] {
+        let bad = cluster.wait_for(&format!("how {pod} ends"), || {
+            let status = cluster.pod(pod)["status"]["containerStatuses"][0].clone();
+            if status["lastState"]["terminated"].is_null() { Err(status.to_string()) } else { Ok(status) }
+        });
+        let ended = &bad["lastState"]["terminated"];
+        assert_eq!((&ended["reason"], &ended["exitCode"]), (&"StartError".into(), &128.into()), "{pod}: {ended}");
+    }
 }
 
 fn lines(cluster: &Cluster) {
