@@ -84,7 +84,7 @@ fn waiting(cluster: &Cluster) {
         ("no-folder", &["ContainerCreating"]),
         ("bad-command", &["CrashLoopBackOff", "RunContainerError"]),
         ("bad-directory", &["CrashLoopBackOff", "RunContainerError"]),
-        ("bad-mount", &["CrashLoopBackOff", "RunContainerError"]),
+        ("bad-mount", &["CreateContainerError"]),
     ] {
         cluster.wait_for(&format!("{pod} to wait"), || {
             let pod = cluster.pod(pod);
@@ -96,7 +96,7 @@ fn waiting(cluster: &Cluster) {
             }
         });
     }
-    for pod in ["bad-command", "bad-directory", "bad-mount"] {
+    for pod in ["bad-command", "bad-directory"] {
         let bad = cluster.wait_for(&format!("how {pod} ends"), || {
             let status = cluster.pod(pod)["status"]["containerStatuses"][0].clone();
             if status["lastState"]["terminated"].is_null() { Err(status.to_string()) } else { Ok(status) }

@@ -107,7 +107,7 @@ fn a_pod_with_users_of_its_own_has_its_volumes_and_no_rights_on_the_node() {
             "echo x > /disk/user; echo x > /memory/user; stat -c %u:%g /disk/user /memory/user",
             "1000:4000\n1000:4000\n",
         ),
-        ("user", "nc -w 5 -z kubernetes.default 443 && echo reached", "reached\n"),
+        ("user", "nc -w 5 kubernetes.default 443 </dev/null && echo reached", "reached\n"),
     ] {
         assert_eq!(exec(&cluster, "apart", container, command), expected, "{command}");
     }
